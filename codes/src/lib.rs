@@ -1,0 +1,398 @@
+//! Every code that Sidegate shows a person: in a log line, a metric, an API answer, the CLI or the docs.
+//! One enum, one table; `docs/reference/error-codes.md` and `sidegate explain-code` are printed from it.
+//!
+//! A code is a promise: once released it keeps its meaning and is never used again for another.
+#![forbid(unsafe_code)]
+
+use std::{error, fmt, str::FromStr};
+
+/// What a code is about; the first two digits of its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Group {
+    /// `SG01xx`: traffic that left or nearly left the mesh's protection.
+    Exposure,
+    /// `SG02xx`: a verdict of a policy, or a policy that does not load.
+    Policy,
+    /// `SG03xx`: certificates, handshakes, issuance.
+    Identity,
+    /// `SG04xx`: configuration of a Sidegate process.
+    Configuration,
+    /// `SG05xx`: injection of sidecars into workloads.
+    Injection,
+    /// `SG06xx`: connections, requests, limits.
+    Connectivity,
+}
+
+impl Group {
+    /// Every group, in the order of its numbers.
+    pub const ALL: [Self; 6] = [
+        Self::Exposure,
+        Self::Policy,
+        Self::Identity,
+        Self::Configuration,
+        Self::Injection,
+        Self::Connectivity,
+    ];
+
+    /// The group's name in a heading.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Exposure => "Exposure",
+            Self::Policy => "Policy",
+            Self::Identity => "Identity",
+            Self::Configuration => "Configuration",
+            Self::Injection => "Injection",
+            Self::Connectivity => "Connectivity",
+        }
+    }
+
+    /// The digits that the group's codes begin with, as in `SG02`.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Exposure => "SG01",
+            Self::Policy => "SG02",
+            Self::Identity => "SG03",
+            Self::Configuration => "SG04",
+            Self::Injection => "SG05",
+            Self::Connectivity => "SG06",
+        }
+    }
+}
+
+macro_rules! codes {
+    ($($variant:ident = $id:literal, $group:ident, $title:literal, $why:literal, $next:literal;)+) => {
+        /// A stable code, shown as `SG0202`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Code {
+            $(#[doc = concat!($id, ": ", $title)] $variant,)+
+        }
+
+        impl Code {
+            /// Every code, in the order of its numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The stable id, as in `SG0202`.
+            pub const fn id(self) -> &'static str {
+                match self { $(Self::$variant => $id,)+ }
+            }
+
+            /// The group that the id's first digits name.
+            pub const fn group(self) -> Group {
+                match self { $(Self::$variant => Group::$group,)+ }
+            }
+
+            /// What happened, in one line.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)+ }
+            }
+
+            /// Why it happens.
+            pub const fn why(self) -> &'static str {
+                match self { $(Self::$variant => $why,)+ }
+            }
+
+            /// What to do next.
+            pub const fn next_step(self) -> &'static str {
+                match self { $(Self::$variant => $next,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    PlaintextRefused = "SG0101", Exposure,
+        "plaintext on a port that takes only mutual TLS",
+        "The first bytes of an inbound connection were not a TLS ClientHello. The sidecar closes such a connection before a byte reaches the application.",
+        "Call the service through a sidecar, or with a client that presents an SVID of the mesh.";
+    NoPolicy = "SG0201", Policy,
+        "denied: no policy selects this workload",
+        "Without a policy nothing is allowed: default deny holds from the first minute.",
+        "Write an AuthorizationPolicy with action Allow whose selector matches the workload, then `sidegate get policies`.";
+    NoRuleMatched = "SG0202", Policy,
+        "denied: no Allow rule matches",
+        "Policies select the workload, but none of their Allow rules matches this caller and operation.",
+        "The log line's `nearest` field names the closest rule and what kept it from matching; extend that rule if the call is wanted.";
+    DeniedByRule = "SG0203", Policy,
+        "denied: a Deny rule matches",
+        "Deny rules are judged first and nothing overrides them.",
+        "The log line names policy and rule. Narrow the Deny rule if the call is wanted; an Allow cannot override it.";
+    RequirementNotMet = "SG0204", Policy,
+        "denied: a Require policy is not met",
+        "A Require policy is a guardrail: a request passes only if one of its rules matches.",
+        "The log line names the policy. Meet one of its rules, or have its owner widen it.";
+    Undecidable = "SG0205", Policy,
+        "denied: a Deny or Require rule could not be evaluated",
+        "A rule needs an attribute that this connection does not have, such as a method or path on an opaque port. Doubt denies.",
+        "Declare the port's protocol as http, or write the rule without HTTP conditions.";
+    NoVerifiedPeer = "SG0206", Policy,
+        "denied: the peer has no verified identity",
+        "Authorization needs a peer identity verified by mutual TLS; there was none.",
+        "Call through a sidecar, or with a client that presents an SVID of the mesh.";
+    CutByPolicy = "SG0207", Policy,
+        "connection cut: a new policy set no longer permits it",
+        "Open connections are judged again whenever policies change; this one would not be admitted now.",
+        "If the cut is a surprise, compare the policy change with `sidegate get policies`.";
+    PolicySyntax = "SG0210", Policy,
+        "policy refused: not valid YAML",
+        "The file cannot be parsed. The whole set is refused and the last good set stays in force.",
+        "Fix the line the message names; the file is read again when it changes.";
+    PolicyUnknownField = "SG0211", Policy,
+        "policy refused: unknown field",
+        "A field that is not understood could be a condition that would be ignored, so it refuses the whole set.",
+        "Correct the field's name; the message lists the fields that exist there.";
+    PolicyBadValue = "SG0212", Policy,
+        "policy refused: a value cannot be understood",
+        "A CIDR, SPIFFE ID, port, path pattern, host or method is malformed. A value that cannot be parsed never matches more than its author meant, so it refuses the whole set.",
+        "Correct the value that the message shows.";
+    PolicyUnknownKind = "SG0213", Policy,
+        "policy refused: unknown action, mode, kind or apiVersion",
+        "The word is not one that this version knows. Guessing its meaning could widen access.",
+        "Use one of the words that the message lists.";
+    PolicyDuplicate = "SG0214", Policy,
+        "policy refused: two policies or rules share a name",
+        "Names identify policies and rules in logs, metrics and explanations, so they must be unique within their namespace or policy.",
+        "Rename one of the two places that the message names.";
+    PolicyIncomplete = "SG0215", Policy,
+        "policy refused: something is missing",
+        "A required field is absent or a list is empty. An empty list could be read as 'none' or 'any'; neither is guessed.",
+        "Add the field, or leave the list out if any value is meant.";
+    PolicyTooLarge = "SG0216", Policy,
+        "policy refused: over a limit",
+        "The set is larger than a named limit: file size, policies, rules, list entries or nesting.",
+        "Split or shorten it; the message names the limit and the size seen.";
+    PolicyUnreadable = "SG0217", Policy,
+        "policy refused: a file or folder cannot be read",
+        "The set would be incomplete without it, so the last good set stays in force.",
+        "Check that it exists and that the process may read it.";
+    PolicyStale = "SG0218", Policy,
+        "the last good policy set is in force, not the newest",
+        "The newest policies were refused; the reason is logged with its own code.",
+        "Fix what the newest error names: `sidegate status` shows it.";
+    NoClientCertificate = "SG0301", Identity,
+        "handshake refused: the peer sent no certificate",
+        "Every inbound connection needs a client certificate: an X.509-SVID of the mesh.",
+        "Call the service through a sidecar, or with a client that presents an SVID.";
+    UntrustedCertificate = "SG0302", Identity,
+        "handshake refused: the peer's certificate does not lead to a trusted authority of its trust domain",
+        "Each trust domain is verified against its own bundle alone. A foreign CA, or an authority of another trust domain, vouches for nobody here.",
+        "Check which CA issued the peer's certificate and whether its trust domain's bundle is distributed.";
+    CertificateNotValidNow = "SG0303", Identity,
+        "handshake refused: the peer's certificate has expired or is not yet valid",
+        "Its validity period does not contain the present moment: a renewal that failed, or a clock that is wrong.",
+        "Check the clock on both hosts, then the peer's renewals: `sidegate get proxies`.";
+    NotAnSvid = "SG0304", Identity,
+        "handshake refused: the peer's certificate is not a well-formed X.509-SVID",
+        "It breaks a rule of the SPIFFE X.509-SVID standard: exactly one SPIFFE ID as URI SAN, not a CA, key usage digitalSignature, both extended key usages, a bounded lifetime.",
+        "The log names the rule. Have the peer's certificate issued by the mesh's CA or a conforming SPIFFE provider.";
+    UnexpectedServerIdentity = "SG0305", Identity,
+        "connection refused: the server is not the service that was called",
+        "The endpoint presented a valid identity, but not one that this service runs under. Traffic for one service never goes to another.",
+        "Check the service's endpoints and its expected identities; an endpoint may have been reused by another workload.";
+    IssuanceRefused = "SG0306", Identity,
+        "the control plane refused to issue a certificate",
+        "The caller could not be attested: its join token is unknown, or its current certificate does not entitle it.",
+        "Check the join token file of the sidecar and the `services` in mesh.yaml.";
+    RenewalFailed = "SG0307", Identity,
+        "a certificate renewal failed; the current certificate stays in use",
+        "The control plane could not be reached or refused. Renewal begins at half of the lifetime and is retried with backoff, so there is time.",
+        "Check the control plane: `sidegate status`.";
+    NoCredentials = "SG0308", Identity,
+        "the sidecar has no valid certificate of its own",
+        "It was never issued one, or it expired before a renewal succeeded. Nothing is sent or accepted without one.",
+        "Check the control plane and the join token: `sidegate check`.";
+    HandshakeFailed = "SG0309", Identity,
+        "a TLS handshake failed",
+        "The peer does not speak TLS 1.3 with a common key exchange, closed early, or sent something that is not TLS.",
+        "Check that the peer is a sidecar or a TLS 1.3 client.";
+    HandshakeTimeout = "SG0310", Identity,
+        "a TLS handshake took too long",
+        "The handshake did not finish within its limit. Slow or silent peers may not hold a slot.",
+        "Check the network between the two; the limit is `limits.handshakeTimeout`.";
+    PeerCertificateEnded = "SG0311", Identity,
+        "connection closed: the peer's certificate is no longer valid",
+        "A connection never outlives its peer's certificate, and closes when the peer's authority is removed from its bundle.",
+        "The peer reconnects with its renewed certificate by itself; if it does not, check its renewals.";
+    UnsafeKeyFile = "SG0312", Identity,
+        "a private key's file may be read or written by others",
+        "Key files must be 0600 and owned by the process's user, in a folder that only its user may write.",
+        "chmod 600 the file and chmod 700 its folder, then consider the key known to others.";
+    BadCredentials = "SG0313", Identity,
+        "a certificate, key or trust bundle cannot be used",
+        "It cannot be parsed, key and certificate do not belong together, or the certificate does not pass the mesh's own verification.",
+        "The message names the file and the reason.";
+    ConfigUnreadable = "SG0401", Configuration,
+        "the configuration cannot be read",
+        "The file does not exist or may not be read.",
+        "Check the path that the message shows.";
+    ConfigSyntax = "SG0402", Configuration,
+        "the configuration is not valid YAML, or has an unknown or missing field",
+        "Unknown fields are errors: a misspelt limit that is ignored protects nobody.",
+        "Fix the line the message names; `docs/reference/config.md` lists every field.";
+    ConfigBadValue = "SG0403", Configuration,
+        "a configuration value cannot be used",
+        "The value is malformed, out of range, or contradicts another. All such errors are reported together.",
+        "Correct the values that the message lists.";
+    ConfigStale = "SG0404", Configuration,
+        "the last good configuration is in force, not the newest",
+        "The newest configuration was refused; the reason is logged with its own code.",
+        "Fix what the newest error names; the file is read again when it changes.";
+    SnapshotRefused = "SG0405", Configuration,
+        "a sidecar refused an update from the control plane",
+        "One element of the update cannot be understood, so all of it was refused and the last good snapshot stays. The path of the element is named.",
+        "Usually the control plane is newer than the sidecar: upgrade the sidecar.";
+    CacheUnusable = "SG0406", Configuration,
+        "the cache on disk cannot be used",
+        "It is damaged, belongs to another identity, or its permissions are too wide. The sidecar starts without it.",
+        "Delete the cache folder; the sidecar fills it again from the control plane.";
+    ListenFailed = "SG0407", Configuration,
+        "a listener cannot be opened",
+        "The address is in use, does not exist here, or needs a privilege.",
+        "Choose another address in the configuration, or stop the program that holds it.";
+    StateUnusable = "SG0408", Configuration,
+        "the control plane's state cannot be used",
+        "A file of its state folder is damaged or its permissions are too wide. It does not guess, and makes no new root over an old one.",
+        "Restore the state folder from its backup, or fix its permissions.";
+    UpstreamUnreachable = "SG0601", Connectivity,
+        "the upstream cannot be reached",
+        "The connection was refused, reset or timed out before a request was sent.",
+        "Check that the endpoint, or the application behind this sidecar, is running and listening.";
+    UpstreamTimeout = "SG0602", Connectivity,
+        "the upstream did not answer in time",
+        "No response began within the limit.",
+        "Check the application; the limit is `limits.responseTimeout`.";
+    NoEndpoints = "SG0603", Connectivity,
+        "the service has no endpoints",
+        "No sidecar of this service is registered and none is configured.",
+        "Start the service's sidecar, then `sidegate get proxies`.";
+    UnknownService = "SG0604", Connectivity,
+        "the service is unknown",
+        "The control plane's mesh.yaml has no service of this name.",
+        "Check the listener's `service` against the `services` of mesh.yaml.";
+    ControlPlaneUnreachable = "SG0605", Connectivity,
+        "the control plane cannot be reached",
+        "Traffic flows on under the last good snapshot; policy changes and renewals wait.",
+        "Check that it runs and that `controlPlane.address` is right: `sidegate status`.";
+    TooManyConnections = "SG0606", Connectivity,
+        "connection refused: too many connections",
+        "A connection limit is reached, in all or for this source.",
+        "Find the source in `sidegate_connections_active`; the limits are `limits.connections` and `limits.connectionsPerSource`.";
+    TooManyRequests = "SG0607", Connectivity,
+        "request refused: too many requests in flight",
+        "A request limit is reached; the sidecar sheds load rather than queue without end.",
+        "Slow the callers down, or raise `limits.requests`.";
+    BadPath = "SG0610", Connectivity,
+        "request refused: ambiguous path",
+        "Two programs could read this path in two ways: dot segments, empty segments, backslashes, encoded slashes, path parameters or bytes that do not belong in a path. What cannot be judged with certainty is refused.",
+        "Send the path in its plain form, or set the listener's `paths: compatible`.";
+    BadAuthority = "SG0611", Connectivity,
+        "request refused: missing, doubled or malformed host",
+        "Host and :authority must name one and the same authority.",
+        "Send exactly one valid Host.";
+    BadFraming = "SG0612", Connectivity,
+        "request refused: ambiguous framing",
+        "Content-Length and Transfer-Encoding disagree or are repeated: the mark of request smuggling.",
+        "Send exactly one of them; if the client is trusted, look for a proxy in between that rewrites messages.";
+    HeadersTooLarge = "SG0613", Connectivity,
+        "request refused: headers or target too large",
+        "The head of the request is over a limit.",
+        "Shorten it; the limits are `limits.headerBytes`, `limits.headers` and `limits.pathBytes`.";
+    BadHeader = "SG0614", Connectivity,
+        "request refused: a header that attacks",
+        "A Connection header named a security header, so that this proxy would have removed it.",
+        "Look at the client: no ordinary one does this.";
+    ProtocolMismatch = "SG0615", Connectivity,
+        "connection refused: not the protocol that the port carries",
+        "The port is declared as one protocol and the connection carried another. A port with HTTP policies is never downgraded to opaque bytes.",
+        "Correct the listener's `protocol`, or the client.";
+    Draining = "SG0616", Connectivity,
+        "refused: the sidecar is shutting down",
+        "It received SIGTERM and finishes what is in flight.",
+        "Retry; another endpoint or the restarted sidecar answers.";
+    UpstreamFailed = "SG0617", Connectivity,
+        "the upstream failed while answering",
+        "The connection to the upstream broke, or it sent something that is not the protocol, after the request was sent.",
+        "Check the application's log at the time of the request id.";
+    UnsupportedRequest = "SG0618", Connectivity,
+        "request refused: CONNECT and upgrades are not carried here",
+        "A tunnel would carry bytes that no policy judges.",
+        "Declare the port as tcp if the service speaks such a protocol.";
+    DetectTimeout = "SG0619", Connectivity,
+        "connection closed: no first bytes in time",
+        "The protocol could not be detected within the limit.",
+        "Declare the listener's `protocol`; the limit is `limits.detectTimeout`.";
+    DownstreamFailed = "SG0620", Connectivity,
+        "the downstream went away",
+        "The client closed or reset the connection, or broke the protocol, before its answer was complete.",
+        "Look at the client; nothing is wrong on this side.";
+    ConnectionPanicked = "SG0690", Connectivity,
+        "a connection ended by a fault of Sidegate itself",
+        "A bug. It ended this connection and no other.",
+        "Please report it with the log line before it.";
+}
+
+/// The text was not the id of a code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownCode(String);
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id())
+    }
+}
+
+impl FromStr for Code {
+    type Err = UnknownCode;
+
+    /// Reads `SG0202`, in either case.
+    fn from_str(text: &str) -> Result<Self, UnknownCode> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|code| code.id().eq_ignore_ascii_case(text))
+            .ok_or_else(|| UnknownCode(text.to_owned()))
+    }
+}
+
+impl fmt::Display for UnknownCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a Sidegate code; codes look like SG0202", self.0)
+    }
+}
+
+impl error::Error for UnknownCode {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_ascending_and_belong_to_their_group() {
+        for pair in Code::ALL.windows(2) {
+            assert!(pair[0].id() < pair[1].id(), "{} before {}", pair[0], pair[1]);
+        }
+        for code in Code::ALL {
+            assert_eq!(code.id().len(), 6, "{code}");
+            assert!(code.id().starts_with(code.group().prefix()), "{code}");
+        }
+    }
+
+    #[test]
+    fn every_code_says_what_why_and_what_next() {
+        for code in Code::ALL {
+            assert!(!code.title().ends_with('.'), "{code}: a title is no sentence");
+            assert!(code.why().ends_with('.'), "{code}");
+            assert!(code.next_step().ends_with('.'), "{code}");
+        }
+    }
+
+    #[test]
+    fn ids_read_back_in_either_case_and_nothing_else_does() {
+        for code in Code::ALL {
+            assert_eq!(code.id().parse(), Ok(*code));
+            assert_eq!(code.id().to_lowercase().parse(), Ok(*code));
+        }
+        assert!("SG9999".parse::<Code>().is_err());
+        assert!("".parse::<Code>().is_err());
+    }
+}
