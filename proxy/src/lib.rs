@@ -1,1 +1,3 @@
-//! Soon.
+//! The sidecar.
+#![forbid(unsafe_code)]
+pub mod cli;
