@@ -1,0 +1,382 @@
+//! TLS between sidecars: TLS 1.3, both sides verified by [`crate::verify`], nothing resumed, nothing early.
+//! Receives a key with its chain and the trust bundles, hands on rustls configurations, and refuses a peer with
+//! the very error that verification found.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, NoKeyLog, OtherError,
+    PeerIncompatible, ServerConfig, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{
+        CryptoProvider, WebPkiSupportedAlgorithms,
+        aws_lc_rs::{self, cipher_suite, kx_group},
+        verify_tls13_signature,
+    },
+    server::{
+        NoServerSessionStorage,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::{CertifiedKey, SingleCertAndKey},
+    version::TLS13,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use sidegate_codes::Code;
+use thiserror::Error as ThisError;
+use zeroize::Zeroize;
+
+use crate::{SpiffeId, SvidError, SvidLimits, TrustBundles, Usage, VerifiedSvid, verify};
+
+/// A workload's own key and certificate chain, found usable before they are used. Cheap to clone.
+#[derive(Clone)]
+pub struct Credentials(Arc<Verified>);
+
+struct Verified {
+    key: Arc<CertifiedKey>,
+    svid: VerifiedSvid,
+}
+
+/// Why a key and chain cannot be this workload's credentials.
+#[derive(Clone, Debug, PartialEq, ThisError)]
+pub enum CredentialsError {
+    /// The chain would be refused by our own peers.
+    #[error("the certificate does not pass verification: {0}")]
+    Svid(#[from] SvidError),
+    /// The private key is damaged or of an unknown kind.
+    #[error("the private key cannot be used: {0}")]
+    Key(Error),
+    /// The private key is not the one that the leaf certifies.
+    #[error("the private key does not belong to the certificate")]
+    KeyMismatch,
+}
+
+/// What a server asks of its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// No handshake without a client's SVID.
+    Required,
+    /// A client may come without a certificate; one that it presents must be valid all the same.
+    Optional,
+}
+
+/// Which servers a client will talk to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// The server must prove one of these identities; an empty list refuses every server.
+    OneOf(Arc<[SpiffeId]>),
+}
+
+/// The server's side: TLS 1.3 with a fresh, complete handshake for each connection.
+///
+/// ALPN is in the order of preference; a client that offers protocols, but none of these, is refused.
+pub fn server_config(
+    credentials: &Credentials,
+    bundles: Arc<TrustBundles>,
+    clients: ClientAuth,
+    alpn: &[&[u8]],
+) -> Arc<ServerConfig> {
+    let verifier = Arc::new(ClientVerifier {
+        trust: Trust::new(bundles),
+        clients,
+    });
+    let mut config = fixed(ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]))
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&credentials.0.key))));
+    config.alpn_protocols = owned(alpn);
+    // A resumed session does not present a certificate, so it would outlive the certificate it began with.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    // Early data can be replayed, and half-RTT data is sent before the client has proved who it is.
+    config.max_early_data_size = 0;
+    config.send_half_rtt_data = false;
+    config.key_log = Arc::new(NoKeyLog);
+    Arc::new(config)
+}
+
+/// The client's side: TLS 1.3 with a fresh, complete handshake for each connection, to an expected server only.
+///
+/// Without `credentials` the client is anonymous: good for a control plane that attests it by other means. The
+/// `ServerName` given to rustls is not sent and not compared; the server is known by its SPIFFE ID.
+pub fn client_config(
+    credentials: Option<&Credentials>,
+    bundles: Arc<TrustBundles>,
+    expected: Expected,
+    alpn: &[&[u8]],
+) -> Arc<ClientConfig> {
+    let verifier = Arc::new(ServerVerifier {
+        trust: Trust::new(bundles),
+        expected,
+    });
+    let builder = fixed(ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]))
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match credentials {
+        Some(own) => {
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&own.0.key))))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = owned(alpn);
+    // As on the server's side: no resumption, no early data.
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    // A server name in the clear tells the network who is called.
+    config.enable_sni = false;
+    config.key_log = Arc::new(NoKeyLog);
+    Arc::new(config)
+}
+
+/// aws-lc-rs with the key exchanges and cipher suites of the mesh; X25519MLKEM768 is the client's first offer.
+///
+/// The lists are written out, so that no cargo feature of another crate changes them.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups: vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+        ],
+        ..aws_lc_rs::default_provider()
+    })
+}
+
+/// Why this side refused the peer's certificate, if that is what `error` is about.
+///
+/// `None` for every other failure, also when it was the peer that refused us.
+pub fn peer_error(error: &Error) -> Option<&SvidError> {
+    match error {
+        Error::NoCertificatesPresented => Some(&SvidError::NoCertificate),
+        Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.downcast_ref(),
+        _ => None,
+    }
+}
+
+impl Credentials {
+    /// Takes a key and its chain (leaf first) into use, if peers that trust `bundles` would accept them in both
+    /// directions at `now`. The key's bytes are overwritten, whether it is used or refused.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        mut key: PrivateKeyDer<'static>,
+        bundles: &TrustBundles,
+        now: UnixTime,
+    ) -> Result<Self, CredentialsError> {
+        let signing_key = aws_lc_rs::sign::any_supported_type(&key);
+        key.zeroize();
+        let limits = SvidLimits::default();
+        verify(&chain, Usage::Client, bundles, &limits, now)?;
+        let svid = verify(&chain, Usage::Server, bundles, &limits, now)?;
+        let key = CertifiedKey::new(chain, signing_key.map_err(CredentialsError::Key)?);
+        key.keys_match().map_err(|_| CredentialsError::KeyMismatch)?;
+        Ok(Self(Arc::new(Verified {
+            key: Arc::new(key),
+            svid,
+        })))
+    }
+
+    /// Our own identity and its terms.
+    pub fn svid(&self) -> &VerifiedSvid {
+        &self.0.svid
+    }
+
+    /// Our own chain, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.0.key.cert
+    }
+}
+
+impl fmt::Debug for Credentials {
+    /// Names the identity; the key has no representation.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("id", self.0.svid.id())
+            .finish_non_exhaustive()
+    }
+}
+
+impl CredentialsError {
+    /// The code that people see.
+    pub fn code(&self) -> Code {
+        Code::BadCredentials
+    }
+}
+
+impl Expected {
+    fn admits(&self, id: &SpiffeId) -> bool {
+        match self {
+            Self::OneOf(ids) => ids.contains(id),
+        }
+    }
+}
+
+/// What both verifiers have in common: whom we trust, and how signatures are checked.
+#[derive(Debug)]
+struct Trust {
+    bundles: Arc<TrustBundles>,
+    limits: SvidLimits,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+struct ClientVerifier {
+    trust: Trust,
+    clients: ClientAuth,
+}
+
+#[derive(Debug)]
+struct ServerVerifier {
+    trust: Trust,
+    expected: Expected,
+}
+
+impl Trust {
+    fn new(bundles: Arc<TrustBundles>) -> Self {
+        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+        Self {
+            bundles,
+            limits: SvidLimits::default(),
+            algorithms,
+        }
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<VerifiedSvid, SvidError> {
+        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).map(borrowed).collect();
+        verify(&chain, usage, &self.bundles, &self.limits, now)
+    }
+
+    fn verify_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.clients == ClientAuth::Required
+    }
+
+    /// No hints: a workload has one SVID, and strangers need not learn whom we trust.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.trust
+            .verify(end_entity, intermediates, Usage::Client, now)
+            .map_err(refusal)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.trust.verify_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let svid = self
+            .trust
+            .verify(end_entity, intermediates, Usage::Server, now)
+            .map_err(refusal)?;
+        if !self.expected.admits(svid.id()) {
+            return Err(refusal(SvidError::UnexpectedServerIdentity(svid.id().clone())));
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(tls12())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.trust.verify_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust.algorithms.supported_schemes()
+    }
+}
+
+fn borrowed<'c>(certificate: &'c CertificateDer<'_>) -> CertificateDer<'c> {
+    CertificateDer::from(certificate.as_ref())
+}
+
+/// The form in which [`peer_error`] finds the cause again.
+fn refusal(error: SvidError) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+}
+
+/// TLS 1.2 is not configured; should it ever be, its signatures still count for nothing.
+fn tls12() -> Error {
+    Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered)
+}
+
+fn owned(alpn: &[&[u8]]) -> Vec<Vec<u8>> {
+    alpn.iter().map(|protocol| protocol.to_vec()).collect()
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "rustls checks constants: no peer, file or caller can change the outcome"
+)]
+fn fixed<B>(builder: Result<B, Error>) -> B {
+    builder.expect("the provider has TLS 1.3 suites and a key exchange for them")
+}
