@@ -1,2 +1,67 @@
-//! The operator's program.
-fn main() {}
+//! `sidegate`, the operator's program: reads what a person typed, runs one command and ends with its exit code.
+//! Answers go to stdout, everything else to stderr.
+#![forbid(unsafe_code)]
+
+mod api;
+mod args;
+mod check;
+mod demo;
+mod exit;
+mod explain;
+mod failure;
+mod get;
+mod http1;
+mod reference;
+mod short;
+mod status;
+mod table;
+mod terminal;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    args::{Cli, Command},
+    exit::Exit,
+    failure::Failure,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.print();
+            failure.exit().into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let Some(command) = cli.command else {
+        return status::run(&cli.read).map(Into::into);
+    };
+    match command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Status(read) => status::run(&read).map(Into::into),
+        Command::Check(read) => check::run(&read).map(Into::into),
+        Command::Get { what } => get::run(&what).map(Into::into),
+        Command::Proxy(args) => Ok(sidegate_proxy::cli::run(args)),
+        Command::ControlPlane(args) => Ok(sidegate_control_plane::cli::run(args)),
+        Command::ExplainCode(args) => explain::run(&args).map(Into::into),
+        Command::Completion { shell } => reference::completion(shell).map(Into::into),
+        Command::Version(args) => version::run(&args).map(Into::into),
+        Command::Reference { page } => reference::run(page).map(Into::into),
+        Command::DemoPart(part) => Ok(demo::parts::run(part)),
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.number())
+    }
+}

@@ -1,0 +1,233 @@
+//! The control plane's HTTP API as this program reads it: one struct per document, times parsed.
+//! New fields of a newer control plane are ignored; a missing field is an error of the document.
+
+pub(crate) mod client;
+
+use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, serde::rfc3339};
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    #[serde(with = "rfc3339")]
+    pub(crate) started_at: OffsetDateTime,
+    pub(crate) trust_domain: String,
+    /// `Enforce` or `Observe`.
+    pub(crate) enforcement: String,
+    pub(crate) root: Root,
+    pub(crate) policies: PolicySet,
+    pub(crate) mesh: MeshFile,
+    pub(crate) proxies: Connected,
+    pub(crate) ledger: Ledger,
+}
+
+/// The root that signs.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Root {
+    #[serde(with = "rfc3339")]
+    pub(crate) not_after: OffsetDateTime,
+    pub(crate) fingerprint: String,
+}
+
+/// The policy set in force, and why it is not the newest one, if so.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PolicySet {
+    pub(crate) count: u64,
+    pub(crate) digest: String,
+    #[serde(with = "rfc3339")]
+    pub(crate) loaded_at: OffsetDateTime,
+    #[serde(default)]
+    pub(crate) last_error: Option<Vec<FileError>>,
+}
+
+/// The mesh's configuration file.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MeshFile {
+    #[serde(default)]
+    pub(crate) last_error: Option<Vec<FileError>>,
+}
+
+/// One place in a file that could not be taken over.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FileError {
+    pub(crate) code: String,
+    pub(crate) file: String,
+    #[serde(default)]
+    pub(crate) line: Option<u32>,
+    #[serde(default)]
+    pub(crate) column: Option<u32>,
+    #[serde(default)]
+    pub(crate) field: Option<String>,
+    pub(crate) message: String,
+    #[serde(default, with = "rfc3339::option")]
+    pub(crate) at: Option<OffsetDateTime>,
+}
+
+/// How many sidecars are there.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Connected {
+    pub(crate) connected: u64,
+    pub(crate) total: u64,
+}
+
+/// How full the ledger is.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Ledger {
+    pub(crate) cells: u64,
+    pub(crate) dropped: u64,
+}
+
+/// `GET /v1/proxies`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Proxies {
+    pub(crate) proxies: Vec<Proxy>,
+}
+
+/// One sidecar.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Proxy {
+    pub(crate) instance: String,
+    pub(crate) identity: String,
+    pub(crate) release: String,
+    pub(crate) connected: bool,
+    #[serde(default)]
+    pub(crate) address: Option<String>,
+    #[serde(with = "rfc3339")]
+    pub(crate) since: OffsetDateTime,
+    /// The version last sent to it.
+    pub(crate) version: u64,
+    /// The version it has in force.
+    pub(crate) acked: u64,
+    #[serde(default)]
+    pub(crate) nack: Option<Nack>,
+    #[serde(default)]
+    pub(crate) inbound: Vec<Inbound>,
+    /// The services it calls, as `namespace/name`.
+    #[serde(default)]
+    pub(crate) services: Vec<String>,
+    #[serde(default)]
+    pub(crate) certificate: Option<Certificate>,
+}
+
+/// Why a sidecar refused an update.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Nack {
+    pub(crate) version: u64,
+    pub(crate) path: String,
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+/// Where a sidecar accepts connections, and the application's port behind it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Inbound {
+    pub(crate) address: String,
+    pub(crate) port: u16,
+}
+
+/// The newest certificate issued to a sidecar.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Certificate {
+    pub(crate) serial: String,
+    #[serde(default, with = "rfc3339::option")]
+    pub(crate) issued_at: Option<OffsetDateTime>,
+    #[serde(with = "rfc3339")]
+    pub(crate) not_after: OffsetDateTime,
+}
+
+/// `GET /v1/policies`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Policies {
+    pub(crate) policies: Vec<Policy>,
+}
+
+/// One policy in force.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Policy {
+    pub(crate) name: String,
+    pub(crate) action: String,
+    pub(crate) mode: String,
+    pub(crate) source: String,
+    #[serde(default)]
+    pub(crate) selects: Vec<String>,
+    #[serde(default)]
+    pub(crate) rules: Vec<String>,
+}
+
+/// `GET /v1/edges`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Edges {
+    pub(crate) edges: Vec<Edge>,
+}
+
+/// What was seen between one source and one destination, under one verdict.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Edge {
+    /// `inbound`: reported by the destination's sidecar; `outbound`: by the source's.
+    pub(crate) direction: String,
+    #[serde(default)]
+    pub(crate) source: Option<String>,
+    #[serde(default)]
+    pub(crate) destination: Option<String>,
+    pub(crate) port: u16,
+    pub(crate) protocol: String,
+    #[serde(default)]
+    pub(crate) route: Option<String>,
+    /// `mutual`, `plaintext` or `failed`.
+    pub(crate) tls: String,
+    /// `allowed`, `denied`, `would_deny` or `failed`.
+    pub(crate) verdict: String,
+    #[serde(default)]
+    pub(crate) code: Option<String>,
+    #[serde(default)]
+    pub(crate) policy: Option<String>,
+    #[serde(default)]
+    pub(crate) rule: Option<String>,
+    #[serde(default)]
+    pub(crate) shadow: Option<String>,
+    pub(crate) count: u64,
+    pub(crate) errors: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) bytes_sent: u64,
+    #[serde(default)]
+    pub(crate) rps: f64,
+    #[serde(default)]
+    pub(crate) p50_ms: Option<f64>,
+    #[serde(default)]
+    pub(crate) p99_ms: Option<f64>,
+    #[serde(with = "rfc3339")]
+    pub(crate) first_seen: OffsetDateTime,
+    #[serde(with = "rfc3339")]
+    pub(crate) last_seen: OffsetDateTime,
+}
+
+impl FileError {
+    /// `policies/a.yaml:7:13: spec.rules[0]`, as far as it is known.
+    pub(crate) fn place(&self) -> String {
+        let mut place = self.file.clone();
+        for number in [self.line, self.line.and(self.column)].into_iter().flatten() {
+            place.push_str(&format!(":{number}"));
+        }
+        if let Some(field) = &self.field {
+            place.push_str(&format!(": {field}"));
+        }
+        place
+    }
+}

@@ -1,0 +1,165 @@
+//! What a person can type. Every command's long help ends with an example that works.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{api::client::ApiUrl, demo, explain, get::What, reference::Page, table::Format};
+
+/// Sidegate: a zero-trust service mesh. Sidecars beside your services speak mutual TLS, and nothing passes
+/// that a policy does not allow.
+///
+/// Without a command: the state of the mesh in ten lines and what to do next.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sidegate",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_long_help = "Examples:
+  sidegate demo                 a whole mesh on this machine, with a live table
+  sidegate check                is everything as it should be, and if not, what to do
+  sidegate get edges            who talks to whom, under which policy and rule
+  sidegate explain-code SG0202  what a code in a log line means
+
+Exit codes:
+  0 done   1 findings or failed checks   2 usage   3 control plane not reachable   4 denied
+
+Answers go to stdout, everything else to stderr. NO_COLOR is honoured."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) read: Read,
+}
+
+/// How the control plane is read and its answer printed.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Read {
+    /// The control plane's API; loopback only for now.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "SIDEGATE_API",
+        default_value = "http://127.0.0.1:15180"
+    )]
+    pub(crate) api: ApiUrl,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// The form of an answer.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// The form of the answer.
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole mesh on this machine: control plane, services, sidecars, load, and attackers.
+    ///
+    /// Everything runs as real processes on loopback, from this one executable, in a temporary folder that is
+    /// removed at the end. The table shows who talks to whom, the TLS state, the verdict, and the policy and rule
+    /// that decided. Edit a file in the policies folder it prints and watch the verdicts change. Ctrl-C ends it.
+    #[command(after_long_help = "Examples:
+  sidegate demo
+  sidegate demo --check --for 20s -o json    prove every promise, exit 1 if one is broken
+  sidegate demo --keep                       leave the folder with configs and logs behind")]
+    Demo(demo::Args),
+
+    /// Show the state of the mesh: control plane, policies, sidecars.
+    #[command(after_long_help = "Examples:
+  sidegate status
+  sidegate status -o wide     with every sidecar
+  sidegate status -o json | jq .policies.lastError")]
+    Status(Read),
+
+    /// Check that everything is as it should be; each finding has a code, a reason and a fix.
+    #[command(after_long_help = "Examples:
+  sidegate check              exit 1 when a check fails, 3 when the control plane cannot be reached
+  sidegate check -o json | jq '.checks[] | select(.level != \"ok\")'")]
+    Check(Read),
+
+    /// List what the control plane knows: proxies, policies or edges.
+    #[command(after_long_help = "Examples:
+  sidegate get proxies
+  sidegate get policies -o wide
+  sidegate get edges --window 5m -o json")]
+    Get {
+        #[command(subcommand)]
+        what: What,
+    },
+
+    /// Run a sidecar (the same as `sidegate-proxy`).
+    #[command(after_long_help = "Examples:
+  sidegate proxy --config sidecar.yaml")]
+    Proxy(sidegate_proxy::cli::Args),
+
+    /// Run the control plane (the same as `sidegate-control-plane`).
+    #[command(after_long_help = "Examples:
+  sidegate control-plane --config mesh.yaml")]
+    ControlPlane(sidegate_control_plane::cli::Args),
+
+    /// Explain a code from a log line, a metric or an answer: what happened, why, what to do.
+    #[command(after_long_help = "Examples:
+  sidegate explain-code SG0202
+  sidegate explain-code sg0305 -o json")]
+    ExplainCode(explain::Args),
+
+    /// Print a completion script for a shell.
+    #[command(after_long_help = "Examples:
+  sidegate completion bash > ~/.local/share/bash-completion/completions/sidegate
+  sidegate completion zsh > ~/.zfunc/_sidegate")]
+    Completion {
+        /// The shell to complete in.
+        shell: clap_complete::Shell,
+    },
+
+    /// Print the version of this program.
+    #[command(after_long_help = "Examples:
+  sidegate version -o json")]
+    Version(Output),
+
+    /// Print a generated page of the documentation as Markdown.
+    #[command(after_long_help = "Examples:
+  sidegate reference cli > docs/reference/cli.md
+  sidegate reference error-codes > docs/reference/error-codes.md")]
+    Reference {
+        /// The page.
+        page: Page,
+    },
+
+    /// One process of the demo; started by the demo itself.
+    #[command(hide = true)]
+    DemoPart(demo::parts::PartArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_teaches_by_an_example() {
+        for command in Cli::command()
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
+            let help = command
+                .get_after_long_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains(&format!("sidegate {}", command.get_name())),
+                "{}",
+                command.get_name()
+            );
+        }
+    }
+}

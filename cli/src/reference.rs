@@ -1,0 +1,99 @@
+//! `sidegate reference` and `sidegate completion`: pages and scripts generated from the code itself, so that they
+//! cannot disagree with it.
+
+use std::fmt::Write;
+
+use clap::CommandFactory;
+use sidegate_codes::{Code, Group};
+
+use crate::{args::Cli, exit::Exit, failure::Failure, table};
+
+/// A generated page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Page {
+    /// Every code: what, why, next step.
+    #[value(alias = "errors")]
+    ErrorCodes,
+    /// Every command with its help.
+    Cli,
+}
+
+/// Prints a page as Markdown.
+pub(crate) fn run(page: Page) -> Result<Exit, Failure> {
+    let text = match page {
+        Page::ErrorCodes => error_codes(),
+        Page::Cli => cli(),
+    };
+    table::print(&text).map(|()| Exit::Ok)
+}
+
+/// Prints a completion script.
+pub(crate) fn completion(shell: clap_complete::Shell) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "sidegate", &mut script);
+    table::print(&String::from_utf8_lossy(&script)).map(|()| Exit::Ok)
+}
+
+fn error_codes() -> String {
+    let mut page = String::from(
+        "# Error codes\n\n\
+         The same code appears in logs, metrics, API answers and the CLI; `sidegate explain-code SG0202` prints one.\n\
+         A released code keeps its meaning and is never used for another.\n\n\
+         <!-- Generated: sidegate reference error-codes > docs/reference/error-codes.md -->\n",
+    );
+    for group in Group::ALL {
+        let codes: Vec<_> = Code::ALL.iter().filter(|code| code.group() == group).collect();
+        if codes.is_empty() {
+            continue;
+        }
+        let _ = write!(page, "\n## {}xx {}\n", group.prefix(), group.title());
+        for code in codes {
+            let _ = write!(
+                page,
+                "\n### {code}\n\n**{}**\n\n{}\n\nNext: {}\n",
+                capitalised(code.title()),
+                code.why(),
+                code.next_step()
+            );
+        }
+    }
+    page
+}
+
+fn cli() -> String {
+    let mut page = String::from(
+        "# The `sidegate` command\n\n\
+         Answers go to stdout, everything else to stderr. Exit codes: 0 done, 1 findings or failed checks, 2 usage,\n\
+         3 control plane not reachable, 4 denied.\n\n\
+         <!-- Generated: sidegate reference cli > docs/reference/cli.md -->\n",
+    );
+    // A fixed width: the page must not depend on the terminal that printed it.
+    let mut command = Cli::command()
+        .term_width(100)
+        .max_term_width(100)
+        .disable_help_subcommand(true);
+    command.build();
+    section(&mut page, &mut command, "sidegate");
+    page
+}
+
+fn section(page: &mut String, command: &mut clap::Command, path: &str) {
+    let help = command.render_long_help().to_string();
+    let help: String = help.lines().flat_map(|line| [line.trim_end(), "\n"]).collect();
+    let _ = write!(page, "\n## {path}\n\n```text\n{}\n```\n", help.trim_end());
+    for subcommand in command
+        .get_subcommands_mut()
+        .filter(|subcommand| !subcommand.is_hide_set())
+    {
+        let path = format!("{path} {}", subcommand.get_name());
+        section(page, subcommand, &path);
+    }
+}
+
+fn capitalised(title: &str) -> String {
+    let mut chars = title.chars();
+    chars
+        .next()
+        .map(|first| first.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
+}
