@@ -1,0 +1,28 @@
+//! Every bound on what a policy set may hold, in one place. Over a bound is SG0216, and the whole set is refused.
+
+/// Bytes of one file or document. Ten thousand ordinary rules fit.
+pub(crate) const FILE_BYTES: usize = 4 << 20;
+/// Nesting of lists and maps; the language itself needs eight.
+pub(crate) const DEPTH: usize = 16;
+/// Values in one file after aliases are expanded, so that a small file cannot unfold into a large one.
+pub(crate) const NODES: usize = 500_000;
+/// Policies in one set.
+pub(crate) const POLICIES: usize = 10_000;
+/// Rules in all policies of one set.
+pub(crate) const RULES: usize = 100_000;
+/// Rules in one policy.
+pub(crate) const RULES_PER_POLICY: usize = 10_000;
+/// Entries of one rule's `from` or `to`.
+pub(crate) const ENTRIES: usize = 64;
+/// Values in one list, such as `paths`.
+pub(crate) const VALUES: usize = 256;
+/// Trust domains in one source: each multiplies its `serviceAccounts` in the index.
+pub(crate) const TRUST_DOMAINS: usize = 16;
+/// Labels in one selector.
+pub(crate) const LABELS: usize = 16;
+/// Bytes of a name: they end up in log lines and metric labels.
+pub(crate) const NAME_BYTES: usize = 128;
+/// Bytes of a path pattern.
+pub(crate) const PATTERN_BYTES: usize = 1024;
+/// Rules that an explanation looks at for the nearest miss: denied callers must not buy unbounded work with it.
+pub(crate) const EXPLAINED_RULES: usize = 256;

@@ -1,0 +1,56 @@
+//! The values that rules are made of. Each is parsed once from text, and afterwards nobody checks it again; each
+//! prints as the text that parses to it.
+
+use std::borrow::Cow;
+
+mod date;
+mod host;
+mod ip;
+mod method;
+mod name;
+mod path;
+
+pub use date::Date;
+pub use host::HostPattern;
+pub use ip::IpBlock;
+pub use method::Method;
+pub use name::{Name, ServiceAccount};
+pub use path::PathPattern;
+
+/// Text that is not what its place in a policy asks for. Says what would be; the place is added by who knows it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(Cow<'static, str>);
+
+impl InvalidValue {
+    const fn because(reason: &'static str) -> Self {
+        Self(Cow::Borrowed(reason))
+    }
+}
+
+impl From<String> for InvalidValue {
+    fn from(reason: String) -> Self {
+        Self(Cow::Owned(reason))
+    }
+}
+
+/// Prints a value in JSON as its text.
+macro_rules! serialize_as_text {
+    ($($value:ty),+) => {
+        $(impl serde::Serialize for $value {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        })+
+    };
+}
+
+serialize_as_text!(
+    Date,
+    HostPattern,
+    IpBlock,
+    Method,
+    Name,
+    PathPattern,
+    ServiceAccount
+);
