@@ -1,0 +1,188 @@
+//! The policy as its author wrote it, made of values that are already checked. `None` means the condition was left
+//! out, so anything meets it; a list that is present is never empty.
+
+use std::{collections::BTreeMap, fmt, ops::Deref};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sidegate_identity::{SpiffeId, TrustDomain};
+
+use crate::{
+    document::{Cursor, Node},
+    read,
+    values::{Date, HostPattern, IpBlock, Method, Name, PathPattern, ServiceAccount},
+};
+
+/// The `apiVersion` of every document of the language.
+pub(crate) const API_VERSION: &str = "sidegate.dev/v1alpha1";
+/// The `kind` of an authorization policy.
+pub(crate) const KIND: &str = "AuthorizationPolicy";
+
+/// Who may do what to the workloads that it selects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorizationPolicy {
+    /// What it is called.
+    pub metadata: Metadata,
+    /// What it says.
+    pub spec: Spec,
+}
+
+/// A policy's name, unique in its namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Metadata {
+    /// The name.
+    pub name: Name,
+    /// The namespace, whose workloads it can select; the root namespace's policies can select all.
+    pub namespace: Name,
+}
+
+/// What a policy says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Spec {
+    /// Labels that a workload must all have. `None`: the whole namespace, or the whole mesh in the root namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<BTreeMap<String, String>>,
+    /// What a match means.
+    pub action: Action,
+    /// Whether its verdict is applied.
+    pub mode: Mode,
+    /// The rules; one that matches is enough.
+    pub rules: OneOf<Rule>,
+}
+
+/// What it means when a rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Action {
+    /// Permits, unless a Deny or Require policy refuses.
+    Allow,
+    /// Refuses, whatever else permits.
+    Deny,
+    /// Refuses when none of the policy's rules matches.
+    Require,
+}
+
+/// Whether a policy's verdict is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Mode {
+    /// Applied.
+    Enforce,
+    /// Judged and counted, never applied.
+    Shadow,
+}
+
+/// Matches when one entry of `from` and one entry of `to` match; at least one of the two is given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rule {
+    /// Unique in its policy; `rule-1`, `rule-2`, … by position if the author gave none.
+    pub name: Name,
+    /// Who calls. `None`: any verified peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<OneOf<Peer>>,
+    /// What is asked. `None`: any operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<OneOf<Operation>>,
+    /// The day from which the rule no longer grants anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Date>,
+}
+
+/// Conditions on the peer, all of which must hold; at least one is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// SPIFFE IDs, compared byte for byte.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_texts")]
+    pub principals: Option<OneOf<SpiffeId>>,
+    /// Service accounts of the workload's own trust domain, or of `trust_domains` where that is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_accounts: Option<OneOf<ServiceAccount>>,
+    /// Namespaces of the workload's own trust domain, or of `trust_domains` where that is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<OneOf<Name>>,
+    /// Trust domains.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_texts")]
+    pub trust_domains: Option<OneOf<TrustDomain>>,
+    /// Addresses from which the connection comes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip_blocks: Option<OneOf<IpBlock>>,
+}
+
+/// Conditions on what is asked, all of which must hold; at least one is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Operation {
+    /// HTTP methods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub methods: Option<OneOf<Method>>,
+    /// Patterns of the HTTP path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paths: Option<OneOf<PathPattern>>,
+    /// Patterns of the HTTP host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<OneOf<HostPattern>>,
+    /// The application's ports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<OneOf<u16>>,
+}
+
+/// A list that is not empty, any one of which is enough.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct OneOf<T>(Box<[T]>);
+
+impl<T> OneOf<T> {
+    /// `None` if there is nothing in the list: "none" and "any" must not be confused.
+    pub fn new(items: Vec<T>) -> Option<Self> {
+        (!items.is_empty()).then(|| Self(items.into()))
+    }
+}
+
+impl<T> Deref for OneOf<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl Serialize for AuthorizationPolicy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Document<'p> {
+            api_version: &'static str,
+            kind: &'static str,
+            metadata: &'p Metadata,
+            spec: &'p Spec,
+        }
+        let Self { metadata, spec } = self;
+        Document {
+            api_version: API_VERSION,
+            kind: KIND,
+            metadata,
+            spec,
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for AuthorizationPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let node = Node::deserialize(deserializer)?;
+        let (policy, _) = read::policy(&Cursor::root("policy", &node), None).map_err(de::Error::custom)?;
+        Ok(policy)
+    }
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde calls")]
+fn as_texts<T: fmt::Display, S: Serializer>(
+    texts: &Option<OneOf<T>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    struct Text<'t, T>(&'t T);
+
+    impl<T: fmt::Display> Serialize for Text<'_, T> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_str(self.0)
+        }
+    }
+    serializer.collect_seq(texts.iter().flat_map(|texts| texts.iter().map(Text)))
+}

@@ -1,0 +1,294 @@
+//! Receives a document; hands on the policies in it, each with the place where it is written. The first thing that
+//! is not understood refuses the whole document.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use sidegate_codes::Code;
+
+use crate::{
+    PolicyError,
+    document::{self, Cursor, Fields, Node},
+    limits,
+    model::{
+        API_VERSION, Action, AuthorizationPolicy, KIND, Metadata, Mode, OneOf, Operation, Peer, Rule, Spec,
+    },
+    values::Name,
+};
+
+/// A policy, and where it is written.
+#[derive(Clone, Debug)]
+pub struct Sourced {
+    policy: AuthorizationPolicy,
+    /// `namespace/name`
+    name: Arc<str>,
+    /// `policies/payments.yaml:12`
+    source: Arc<str>,
+    file: Arc<str>,
+    line: Option<u32>,
+    /// Of the policy's rules, in their order.
+    rule_sources: Box<[Arc<str>]>,
+}
+
+impl Sourced {
+    /// `namespace/name`, unique in a set.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Where the policy is written, as in `policies/payments.yaml:12`.
+    pub fn source(&self) -> &Arc<str> {
+        &self.source
+    }
+
+    /// The policy itself.
+    pub fn policy(&self) -> &AuthorizationPolicy {
+        &self.policy
+    }
+
+    /// The form that the wire carries; [`parse_json`] reads it back.
+    pub fn to_json(&self) -> String {
+        // Maps of text and lists cannot fail to print; an empty document would be refused by the reader.
+        serde_json::to_string(&self.policy).unwrap_or_default()
+    }
+
+    /// An error about the policy as a whole, at its first line.
+    pub(crate) fn error(&self, code: Code, field: &str, message: String) -> PolicyError {
+        PolicyError {
+            code,
+            file: self.file.to_string(),
+            line: self.line,
+            column: None,
+            field: Some(field.to_owned()),
+            message,
+        }
+    }
+
+    /// The rules in their order, each with where it is written.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = (&Rule, &Arc<str>)> {
+        self.policy.spec.rules.iter().zip(&self.rule_sources)
+    }
+}
+
+/// Reads every policy of a YAML file; `file` names it in messages. `default_namespace` stands in where
+/// `metadata.namespace` is missing.
+///
+/// A file that holds no policy is refused: an editor that empties a file before it writes it anew must not switch
+/// off the Deny policies in it.
+pub fn parse_yaml(
+    file: &str,
+    text: &str,
+    default_namespace: Option<&str>,
+) -> Result<Vec<Sourced>, PolicyError> {
+    let documents = document::from_yaml(file, text)?;
+    if documents.is_empty() {
+        return Err(no_policy(file));
+    }
+    documents
+        .iter()
+        .map(|node| sourced(file, node, default_namespace))
+        .collect()
+}
+
+/// Reads the form of the wire. `source` says where the author wrote it, as in `policies/payments.yaml:12`.
+pub fn parse_json(document: &str, source: &str) -> Result<Sourced, PolicyError> {
+    let node = document::from_json(source, document)?;
+    sourced(source, &node, None)
+}
+
+/// The line of each rule, where the document has lines.
+type RuleLines = Vec<Option<u32>>;
+
+/// Reads one policy.
+pub(crate) fn policy(
+    root: &Cursor<'_>,
+    default_namespace: Option<&str>,
+) -> Result<(AuthorizationPolicy, RuleLines), PolicyError> {
+    let fields = root.fields(&["apiVersion", "kind", "metadata", "spec"])?;
+    fields.required("apiVersion")?.word(&[(API_VERSION, ())])?;
+    fields.required("kind")?.word(&[(KIND, ())])?;
+    let metadata = metadata(&fields.required("metadata")?, default_namespace)?;
+    let (spec, rule_lines) = spec(&fields.required("spec")?)?;
+    Ok((AuthorizationPolicy { metadata, spec }, rule_lines))
+}
+
+fn no_policy(file: &str) -> PolicyError {
+    PolicyError {
+        code: Code::PolicyIncomplete,
+        file: file.to_owned(),
+        line: None,
+        column: None,
+        field: None,
+        message: "holds no policy; delete the file if none is meant".to_owned(),
+    }
+}
+
+fn sourced(file: &str, node: &Node, default_namespace: Option<&str>) -> Result<Sourced, PolicyError> {
+    let root = Cursor::root(file, node);
+    let (policy, rule_lines) = policy(&root, default_namespace)?;
+    Ok(Sourced {
+        name: format!("{}/{}", policy.metadata.namespace, policy.metadata.name).into(),
+        source: place(file, root.line()),
+        rule_sources: rule_lines.into_iter().map(|line| place(file, line)).collect(),
+        file: file.into(),
+        line: root.line(),
+        policy,
+    })
+}
+
+fn place(file: &str, line: Option<u32>) -> Arc<str> {
+    line.map_or_else(|| file.into(), |line| format!("{file}:{line}").into())
+}
+
+fn metadata(cursor: &Cursor<'_>, default_namespace: Option<&str>) -> Result<Metadata, PolicyError> {
+    let fields = cursor.fields(&["name", "namespace"])?;
+    let namespace = match (fields.name("namespace")?, default_namespace) {
+        (Some(namespace), _) => namespace,
+        (None, Some(namespace)) => namespace.parse().map_err(|reason| {
+            cursor.error(Code::PolicyBadValue, format!("namespace {namespace:?}: {reason}"))
+        })?,
+        (None, None) => fields.required("namespace")?.value()?,
+    };
+    Ok(Metadata {
+        name: fields.required("name")?.value()?,
+        namespace,
+    })
+}
+
+fn spec(cursor: &Cursor<'_>) -> Result<(Spec, RuleLines), PolicyError> {
+    let fields = cursor.fields(&["selector", "action", "mode", "rules"])?;
+    let rules = fields.required("rules")?.items(limits::RULES_PER_POLICY)?;
+    let spec = Spec {
+        selector: fields
+            .optional("selector")
+            .map(|cursor| selector(&cursor))
+            .transpose()?,
+        action: fields.required("action")?.word(&[
+            ("Allow", Action::Allow),
+            ("Deny", Action::Deny),
+            ("Require", Action::Require),
+        ])?,
+        mode: fields.optional("mode").map_or(Ok(Mode::Enforce), |cursor| {
+            cursor.word(&[("Enforce", Mode::Enforce), ("Shadow", Mode::Shadow)])
+        })?,
+        rules: named_apart(&rules, &fields.required("rules")?)?,
+    };
+    Ok((spec, rules.iter().map(Cursor::line).collect()))
+}
+
+fn selector(cursor: &Cursor<'_>) -> Result<BTreeMap<String, String>, PolicyError> {
+    let label = |(key, value): &(&str, Cursor<'_>)| {
+        let text = value.text()?;
+        if is_label_key(key) && is_label_value(text) {
+            Ok(((*key).to_owned(), text.to_owned()))
+        } else {
+            Err(value.error(Code::PolicyBadValue, format!("{key:?}: {text:?} is not a label")))
+        }
+    };
+    cursor.pairs(limits::LABELS)?.iter().map(label).collect()
+}
+
+fn is_label_key(text: &str) -> bool {
+    let (prefix, name) = text.split_once('/').unwrap_or(("a", text));
+    prefix.parse::<Name>().is_ok() && name.parse::<Name>().is_ok()
+}
+
+fn is_label_value(text: &str) -> bool {
+    text.is_empty() || text.parse::<Name>().is_ok()
+}
+
+fn named_apart(items: &[Cursor<'_>], list: &Cursor<'_>) -> Result<OneOf<Rule>, PolicyError> {
+    let mut names: BTreeMap<Name, usize> = BTreeMap::new();
+    let mut rules = Vec::new();
+    for (position, item) in (1_usize..).zip(items) {
+        let rule = rule(item, position)?;
+        if let Some(first) = names.insert(rule.name.clone(), position) {
+            let message = format!("rule {position} has the name of rule {first}: {}", rule.name);
+            return Err(item.error(Code::PolicyDuplicate, message));
+        }
+        rules.push(rule);
+    }
+    OneOf::new(rules).ok_or_else(|| list.error(Code::PolicyIncomplete, "has no rules"))
+}
+
+fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
+    let fields = cursor.fields(&["name", "from", "to", "expires"])?;
+    let from = fields
+        .optional("from")
+        .map(|from| from.each(limits::ENTRIES, peer))
+        .transpose()?;
+    let to = fields
+        .optional("to")
+        .map(|to| to.each(limits::ENTRIES, operation))
+        .transpose()?;
+    if from.is_none() && to.is_none() {
+        // Forgotten or meant? Who means it writes `to: [{paths: ["/**"]}]`, or the trust domains it is for.
+        let message = "matches everything; a rule needs `from`, `to` or both";
+        return Err(cursor.error(Code::PolicyIncomplete, message));
+    }
+    Ok(Rule {
+        name: match fields.name("name")? {
+            Some(name) => name,
+            None => default_name(cursor, position)?,
+        },
+        from,
+        to,
+        expires: fields
+            .optional("expires")
+            .map(|expires| expires.value())
+            .transpose()?,
+    })
+}
+
+fn default_name(cursor: &Cursor<'_>, position: usize) -> Result<Name, PolicyError> {
+    let name = format!("rule-{position}");
+    name.parse()
+        .map_err(|reason| cursor.error(Code::PolicyBadValue, format!("{name}: {reason}")))
+}
+
+fn peer(cursor: &Cursor<'_>) -> Result<Peer, PolicyError> {
+    let fields = cursor.fields(&[
+        "principals",
+        "serviceAccounts",
+        "namespaces",
+        "trustDomains",
+        "ipBlocks",
+    ])?;
+    Ok(Peer {
+        principals: fields.values("principals")?,
+        service_accounts: fields.values("serviceAccounts")?,
+        namespaces: fields.values("namespaces")?,
+        trust_domains: fields
+            .optional("trustDomains")
+            .map(|cursor| cursor.each(limits::TRUST_DOMAINS, Cursor::value))
+            .transpose()?,
+        ip_blocks: fields.values("ipBlocks")?,
+    })
+}
+
+fn operation(cursor: &Cursor<'_>) -> Result<Operation, PolicyError> {
+    let fields = cursor.fields(&["methods", "paths", "hosts", "ports"])?;
+    Ok(Operation {
+        methods: fields.values("methods")?,
+        paths: fields.values("paths")?,
+        hosts: fields.values("hosts")?,
+        ports: ports(&fields)?,
+    })
+}
+
+fn ports(fields: &Fields<'_>) -> Result<Option<OneOf<u16>>, PolicyError> {
+    fields
+        .optional("ports")
+        .map(|ports| ports.each(limits::VALUES, port))
+        .transpose()
+}
+
+fn port(cursor: &Cursor<'_>) -> Result<u16, PolicyError> {
+    let number = cursor.integer()?;
+    match u16::try_from(number) {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(cursor.error(
+            Code::PolicyBadValue,
+            format!("{number}: a port is between 1 and 65535"),
+        )),
+    }
+}
