@@ -1,1 +1,37 @@
-//! Soon.
+//! What they may do: the policy language, its reading, compilation, evaluation and explanation.
+//!
+//! Receives text (YAML files, the JSON of the wire) and requests whose peer is already verified and whose path is
+//! already normalised. Hands on verdicts that name their policy and rule. Refuses, as a whole, whatever it does not
+//! understand. Pure: no clock, no files, no threads. The language is described in `docs/policy.md`.
+#![forbid(unsafe_code)]
+// A policy engine that can panic can be switched off by whoever finds the input.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,          // a value from a file or a peer is never "surely there"
+        clippy::expect_used,          // nor here: what structure guarantees, types express
+        clippy::panic,                // an error denies; a panic ends the thread that would have denied
+        clippy::indexing_slicing,     // an index out of range is a panic in disguise
+        clippy::arithmetic_side_effects, // an overflow is a panic in debug and a wrong number in release
+    )
+)]
+
+mod compile;
+mod document;
+mod error;
+mod explain;
+mod judge;
+mod limits;
+mod model;
+mod read;
+mod set;
+mod values;
+
+pub use compile::Policies;
+pub use error::PolicyError;
+pub use explain::Explanation;
+pub use judge::{Decision, Http, Request, Source, Verdict};
+pub use model::{Action, AuthorizationPolicy, Metadata, Mode, OneOf, Operation, Peer, Rule, Spec};
+pub use read::{Sourced, parse_json, parse_yaml};
+pub use set::{PolicySet, Workload};
+pub use values::{Date, HostPattern, InvalidValue, IpBlock, Method, Name, PathPattern, ServiceAccount};
