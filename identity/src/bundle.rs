@@ -200,7 +200,7 @@ impl std::fmt::Debug for TrustBundle {
         f.debug_struct("TrustBundle")
             .field("trust_domain", &self.trust_domain.as_str())
             .field("authorities", &self.authorities.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -111,7 +111,7 @@ impl<'a> Certificate<'a> {
             ParsedExtension::BasicConstraints(constraints) => self.is_ca = constraints.ca,
             ParsedExtension::KeyUsage(usage) => {
                 self.key_usage = Some(Critical {
-                    value: usage.clone(),
+                    value: *usage,
                     critical: extension.critical,
                 });
             }
@@ -157,7 +157,7 @@ impl Validity {
 ///
 /// Nothing is skipped: code that passes over names it cannot read does not see the second URI that another
 /// program acts on. Kinds that no mesh certificate needs, and that hide bytes from the parsers (otherName,
-/// X.400, EDI), are refused with them, and so are NUL and other bytes outside IA5String's printable part.
+/// X.400, EDI), are refused with them, and so are NUL and other bytes that do not print.
 fn uris<'a>(names: &[GeneralName<'a>]) -> Result<Vec<&'a str>, Malformed> {
     let mut uris = Vec::new();
     for name in names {

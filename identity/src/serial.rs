@@ -4,23 +4,26 @@
 
 /// Marks this format, and keeps the INTEGER positive and of one length.
 const FORMAT: u8 = 0x01;
+const LENGTH: usize = 16;
 
 /// The serial number of a certificate issued at `unix_ms`. `random` must come from a secure source, anew each time.
 ///
 /// Of `unix_ms` the low 48 bits are kept; they last until the year 10889.
-pub fn compose(unix_ms: u64, random: [u8; 9]) -> [u8; 16] {
-    let [_, _, a, b, c, d, e, f] = unix_ms.to_be_bytes();
-    let [g, h, i, j, k, l, m, n, o] = random;
-    [FORMAT, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o]
+pub fn compose(unix_ms: u64, random: [u8; 9]) -> [u8; LENGTH] {
+    let [_, _, time @ ..] = unix_ms.to_be_bytes();
+    let mut serial = [FORMAT; LENGTH];
+    for (place, byte) in serial.iter_mut().skip(1).zip(time.into_iter().chain(random)) {
+        *place = byte;
+    }
+    serial
 }
 
 /// When a certificate with this serial number was issued, in Unix milliseconds; `None` if the number is not in
 /// this format. `serial` is the content of the DER INTEGER.
 pub fn issued_at_ms(serial: &[u8]) -> Option<u64> {
-    match <[u8; 16]>::try_from(serial).ok()? {
-        [FORMAT, a, b, c, d, e, f, ..] => Some(u64::from_be_bytes([0, 0, a, b, c, d, e, f])),
-        _ => None,
-    }
+    let (&format, rest) = <&[u8; LENGTH]>::try_from(serial).ok()?.split_first()?;
+    let time: &[u8; 6] = rest.first_chunk()?;
+    (format == FORMAT).then(|| time.iter().fold(0, |ms, byte| (ms << 8) | u64::from(*byte)))
 }
 
 #[cfg(test)]

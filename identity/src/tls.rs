@@ -5,30 +5,25 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, NoKeyLog, OtherError,
-    PeerIncompatible, ServerConfig, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    CertificateError, ClientConfig, Error, NoKeyLog, OtherError, ServerConfig,
+    client::Resumption,
     crypto::{
-        CryptoProvider, WebPkiSupportedAlgorithms,
+        CryptoProvider,
         aws_lc_rs::{self, cipher_suite, kx_group},
-        verify_tls13_signature,
     },
-    server::{
-        NoServerSessionStorage,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::NoServerSessionStorage,
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use sidegate_codes::Code;
 use thiserror::Error as ThisError;
 use zeroize::Zeroize;
 
+use self::verifier::{ClientVerifier, ServerVerifier};
 use crate::{SpiffeId, SvidError, SvidLimits, TrustBundles, Usage, VerifiedSvid, verify};
+
+mod verifier;
 
 /// A workload's own key and certificate chain, found usable before they are used. Cheap to clone.
 #[derive(Clone)]
@@ -78,10 +73,7 @@ pub fn server_config(
     clients: ClientAuth,
     alpn: &[&[u8]],
 ) -> Arc<ServerConfig> {
-    let verifier = Arc::new(ClientVerifier {
-        trust: Trust::new(bundles),
-        clients,
-    });
+    let verifier = Arc::new(ClientVerifier::new(bundles, clients));
     let mut config = fixed(ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]))
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&credentials.0.key))));
@@ -106,10 +98,7 @@ pub fn client_config(
     expected: Expected,
     alpn: &[&[u8]],
 ) -> Arc<ClientConfig> {
-    let verifier = Arc::new(ServerVerifier {
-        trust: Trust::new(bundles),
-        expected,
-    });
+    let verifier = Arc::new(ServerVerifier::new(bundles, expected));
     let builder = fixed(ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]))
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -207,166 +196,6 @@ impl CredentialsError {
     pub fn code(&self) -> Code {
         Code::BadCredentials
     }
-}
-
-impl Expected {
-    fn admits(&self, id: &SpiffeId) -> bool {
-        match self {
-            Self::OneOf(ids) => ids.contains(id),
-        }
-    }
-}
-
-/// What both verifiers have in common: whom we trust, and how signatures are checked.
-#[derive(Debug)]
-struct Trust {
-    bundles: Arc<TrustBundles>,
-    limits: SvidLimits,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-#[derive(Debug)]
-struct ClientVerifier {
-    trust: Trust,
-    clients: ClientAuth,
-}
-
-#[derive(Debug)]
-struct ServerVerifier {
-    trust: Trust,
-    expected: Expected,
-}
-
-impl Trust {
-    fn new(bundles: Arc<TrustBundles>) -> Self {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        Self {
-            bundles,
-            limits: SvidLimits::default(),
-            algorithms,
-        }
-    }
-
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        usage: Usage,
-        now: UnixTime,
-    ) -> Result<VerifiedSvid, SvidError> {
-        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).map(borrowed).collect();
-        verify(&chain, usage, &self.bundles, &self.limits, now)
-    }
-
-    fn verify_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
-    }
-}
-
-impl ClientCertVerifier for ClientVerifier {
-    fn client_auth_mandatory(&self) -> bool {
-        self.clients == ClientAuth::Required
-    }
-
-    /// No hints: a workload has one SVID, and strangers need not learn whom we trust.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.trust
-            .verify(end_entity, intermediates, Usage::Client, now)
-            .map_err(refusal)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.trust.verify_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.trust.algorithms.supported_schemes()
-    }
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let svid = self
-            .trust
-            .verify(end_entity, intermediates, Usage::Server, now)
-            .map_err(refusal)?;
-        if !self.expected.admits(svid.id()) {
-            return Err(refusal(SvidError::UnexpectedServerIdentity(svid.id().clone())));
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.trust.verify_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.trust.algorithms.supported_schemes()
-    }
-}
-
-fn borrowed<'c>(certificate: &'c CertificateDer<'_>) -> CertificateDer<'c> {
-    CertificateDer::from(certificate.as_ref())
-}
-
-/// The form in which [`peer_error`] finds the cause again.
-fn refusal(error: SvidError) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
-}
-
-/// TLS 1.2 is not configured; should it ever be, its signatures still count for nothing.
-fn tls12() -> Error {
-    Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered)
 }
 
 fn owned(alpn: &[&[u8]]) -> Vec<Vec<u8>> {

@@ -19,7 +19,7 @@ fn fault_of(root: &Authority) -> AuthorityFault {
 
 fn named(uri: &str) -> Authority {
     Authority::root_with("shop.test", |ca| {
-        ca.custom_extensions = vec![names(&[(URI, uri.as_bytes())])]
+        ca.custom_extensions = vec![names(&[(URI, uri.as_bytes())])];
     })
 }
 

@@ -104,9 +104,9 @@ fn payments(root: &Authority, bundles: TrustBundles) -> Arc<ServerConfig> {
 }
 
 /// A client with an SVID of its own that calls `payments`.
-fn caller(issued: &Issued, issuer: &Authority, bundles: TrustBundles) -> Arc<ClientConfig> {
+fn caller(issued: &Issued, root: &Authority, bundles: TrustBundles) -> Arc<ClientConfig> {
     client_config(
-        Some(&credentials(issued, issuer)),
+        Some(&credentials(issued, root)),
         Arc::new(bundles),
         one_of(&[PAYMENTS]),
         &[],

@@ -367,7 +367,7 @@ fn an_intermediate_with_a_workloads_or_a_foreign_name_is_refused() {
 #[test]
 fn a_trusted_authority_cannot_present_its_own_certificate() {
     let root = Authority::root_with("shop.test", |ca| {
-        ca.custom_extensions = vec![names(&[(URI, b"spiffe://shop.test")])]
+        ca.custom_extensions = vec![names(&[(URI, b"spiffe://shop.test")])];
     });
     let chain = [root.certificate.clone()];
     let error = verify(
@@ -445,7 +445,7 @@ fn an_empty_subject_needs_critical_alternative_names() {
 #[test]
 fn a_leaf_that_lives_longer_than_the_limit_is_refused() {
     let limit = SvidLimits::default().max_leaf_life;
-    assert_eq!(limit, Duration::from_secs(25 * 3600));
+    assert_eq!(limit, Duration::from_hours(25));
     // Both ends from one reading of the clock.
     let lasting = |seconds: i64| {
         move |leaf: &mut CertificateParams| {
