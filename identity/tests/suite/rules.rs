@@ -507,6 +507,13 @@ fn a_second_uri_in_constructed_form_is_seen() {
     );
 }
 
+/// Rule 20: webpki and x509-parser read a lone URI in constructed form differently.
+#[test]
+fn a_certificate_that_the_two_parsers_read_differently_is_refused() {
+    let error = refusal(|leaf| leaf.custom_extensions[0] = names(&[(URI | 0x20, PAYMENTS.as_bytes())]));
+    assert_eq!(error, Malformed::Ambiguous.into());
+}
+
 /// Rule 20: names that cannot be read, or that no mesh certificate needs, are refused rather than skipped.
 #[test]
 fn alternative_names_that_cannot_be_read_are_refused() {
