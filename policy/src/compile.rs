@@ -55,7 +55,6 @@ pub(crate) struct RuleIndex {
 /// A rule that a caller may match. Both lists of an index are in the order of rules.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    order: usize,
     pub(crate) rule: Arc<CompiledRule>,
     pub(crate) peer: PeerTest,
 }
@@ -71,6 +70,8 @@ pub(crate) struct PeerTest {
 /// A rule with the names under which it is reported.
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
+    /// Its place in the index.
+    pub(crate) order: usize,
     pub(crate) policy: Arc<str>,
     pub(crate) name: Arc<str>,
     pub(crate) source: Arc<str>,
@@ -137,6 +138,7 @@ impl RuleIndex {
             }
             self.push(
                 Arc::new(CompiledRule {
+                    order: self.rules.len(),
                     policy: Arc::clone(sourced.name()),
                     name: rule.name.shared(),
                     source: Arc::clone(source),
@@ -148,9 +150,7 @@ impl RuleIndex {
     }
 
     fn push(&mut self, rule: Arc<CompiledRule>, local: Option<&TrustDomain>) {
-        let order = self.rules.len();
         let candidate = |peer: PeerTest| Candidate {
-            order,
             rule: Arc::clone(&rule),
             peer,
         };
@@ -252,7 +252,7 @@ impl<'c> Iterator for Merged<'c> {
 
     fn next(&mut self) -> Option<&'c Candidate> {
         let from_exact = match (self.exact.first(), self.open.first()) {
-            (Some(exact), Some(open)) => exact.order <= open.order,
+            (Some(exact), Some(open)) => exact.rule.order <= open.rule.order,
             (exact, _) => exact.is_some(),
         };
         let list = if from_exact {

@@ -3,13 +3,16 @@
 //!
 //! The tree exists so that every later refusal can name line, column and field path, for both forms alike.
 
-use std::{collections::BTreeSet, fmt};
+use std::{borrow::Cow, collections::BTreeSet, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
 };
-use serde_saphyr::{MergeKeyPolicy, Spanned};
+use serde_saphyr::{
+    DefaultMessageFormatter, ExternalMessageSource, Localizer, Location, MergeKeyPolicy, Spanned,
+    granit_parser::ErrorKind,
+};
 use sidegate_codes::Code;
 
 use crate::{PolicyError, limits};
@@ -52,34 +55,35 @@ struct Key {
 /// Reads every document of a YAML file.
 pub(crate) fn from_yaml(file: &str, text: &str) -> Result<Vec<Node>, PolicyError> {
     within_size(file, text)?;
-    serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| yaml_error(file, &error))
+    let nodes: Vec<Child<Yaml>> = serde_saphyr::from_multiple_with_options(text, options())
+        .map_err(|error| yaml_error(file, &error))?;
+    Ok(nodes.into_iter().map(|Child(node, _)| node).collect())
 }
 
 /// Reads one JSON document.
 pub(crate) fn from_json(file: &str, text: &str) -> Result<Node, PolicyError> {
     within_size(file, text)?;
-    serde_json::from_str(text).map_err(|error| PolicyError {
-        code: Code::PolicySyntax,
-        file: file.to_owned(),
-        line: None,
-        column: None,
-        field: None,
-        message: format!("not valid JSON: {error}"),
-    })
+    serde_json::from_str(text)
+        .map(|Child::<Json>(node, _)| node)
+        .map_err(|error| PolicyError {
+            code: Code::PolicySyntax,
+            file: file.to_owned(),
+            line: None,
+            column: None,
+            field: None,
+            message: format!("not valid JSON: {error}"),
+        })
 }
 
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        Ok(Self {
-            at: Position::of(spanned.referenced),
-            value: spanned.value,
-        })
+impl Node {
+    /// A node of a form without places, such as JSON.
+    pub(crate) fn without_places<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Json::node(deserializer)
     }
 }
 
 impl Position {
-    fn of(location: serde_saphyr::Location) -> Self {
+    fn of(location: Location) -> Self {
         // Line 0 is the parser's "unknown".
         let known = |number: u64| u32::try_from(number).ok().filter(|number| *number > 0);
         Self {
@@ -89,15 +93,74 @@ impl Position {
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
+/// A form of text: what it tells of places.
+trait Form {
+    fn node<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error>;
+
+    fn next_key<'de, A: MapAccess<'de>>(entries: &mut A) -> Result<Option<Key>, A::Error>;
+}
+
+struct Yaml;
+
+struct Json;
+
+impl Form for Yaml {
+    fn node<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
+        let tree = Spanned::<Tree<Self>>::deserialize(deserializer)?;
+        Ok(Node {
+            value: tree.value.0,
+            at: Position::of(tree.referenced),
+        })
+    }
+
+    fn next_key<'de, A: MapAccess<'de>>(entries: &mut A) -> Result<Option<Key>, A::Error> {
+        let key = entries.next_key::<Spanned<String>>()?;
+        Ok(key.map(|key| Key {
+            name: key.value,
+            at: Position::of(key.referenced),
+        }))
     }
 }
 
-struct ValueVisitor;
+impl Form for Json {
+    fn node<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
+        let tree = Tree::<Self>::deserialize(deserializer)?;
+        Ok(Node {
+            value: tree.0,
+            at: Position::default(),
+        })
+    }
 
-impl<'de> Visitor<'de> for ValueVisitor {
+    fn next_key<'de, A: MapAccess<'de>>(entries: &mut A) -> Result<Option<Key>, A::Error> {
+        Ok(entries.next_key()?.map(|name| Key {
+            name,
+            at: Position::default(),
+        }))
+    }
+}
+
+/// A node as serde wants it: one type per form.
+struct Child<F>(Node, PhantomData<F>);
+
+impl<'de, F: Form> Deserialize<'de> for Child<F> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        F::node(deserializer).map(|node| Self(node, PhantomData))
+    }
+}
+
+/// A value as serde wants it, likewise.
+struct Tree<F>(Value, PhantomData<F>);
+
+impl<'de, F: Form> Deserialize<'de> for Tree<F> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = deserializer.deserialize_any(ValueVisitor::<F>(PhantomData))?;
+        Ok(Self(value, PhantomData))
+    }
+}
+
+struct ValueVisitor<F>(PhantomData<F>);
+
+impl<'de, F: Form> Visitor<'de> for ValueVisitor<F> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,7 +176,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        Value::deserialize(deserializer)
+        deserializer.deserialize_any(self)
     }
 
     fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
@@ -151,7 +214,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
+        while let Some(Child(item, _)) = items.next_element::<Child<F>>()? {
             list.push(item);
         }
         Ok(Value::List(list))
@@ -161,12 +224,12 @@ impl<'de> Visitor<'de> for ValueVisitor {
         let mut map = Vec::new();
         // The YAML parser refuses duplicates by itself; serde_json would let the last one win.
         let mut seen = BTreeSet::new();
-        while let Some(key) = entries.next_key::<Spanned<String>>()? {
-            if !seen.insert(key.value.clone()) {
-                return Err(de::Error::custom(format!("duplicate key `{}`", key.value)));
+        while let Some(key) = F::next_key(&mut entries)? {
+            if !seen.insert(key.name.clone()) {
+                return Err(de::Error::custom(format!("duplicate key `{}`", key.name)));
             }
-            let at = Position::of(key.referenced);
-            map.push((Key { name: key.value, at }, entries.next_value()?));
+            let Child(value, _) = entries.next_value::<Child<F>>()?;
+            map.push((key, value));
         }
         Ok(Value::Map(map))
     }
@@ -195,7 +258,8 @@ fn options() -> serde_saphyr::Options {
             max_documents: limits::POLICIES,
         },
         alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: limits::NODES,
+            // A small file must not unfold into a large one.
+            max_total_replayed_events: limits::REPEATED,
             max_replay_stack_depth: limits::DEPTH,
         },
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
@@ -219,18 +283,79 @@ fn yaml_error(file: &str, error: &serde_saphyr::Error) -> PolicyError {
         line: at.line,
         column: at.column,
         field: None,
-        message: format!("not valid YAML: {error}"),
+        message: format!("not valid YAML: {}", without_place(error)),
     }
+}
+
+/// The parser's message; the place stands in fields of its own.
+fn without_place(error: &serde_saphyr::Error) -> String {
+    struct NoPlace;
+
+    impl Localizer for NoPlace {
+        fn attach_location<'t>(&self, message: Cow<'t, str>, _: Location) -> Cow<'t, str> {
+            message
+        }
+    }
+    error.render_with_formatter(&DefaultMessageFormatter.with_localizer(&NoPlace))
 }
 
 fn is_over_budget(error: &serde_saphyr::Error) -> bool {
     use serde_saphyr::Error;
-    matches!(
-        error.without_snippet(),
+    match error.without_snippet() {
+        Error::AliasError { error, .. } => is_over_budget(error),
+        Error::ExternalMessage { source, .. } => match &**source {
+            ExternalMessageSource::Parser(error) => matches!(error.kind(), ErrorKind::RecursionLimitExceeded),
+            _ => false,
+        },
         Error::Budget { .. }
-            | Error::AliasReplayCounterOverflow { .. }
-            | Error::AliasReplayLimitExceeded { .. }
-            | Error::AliasExpansionLimitExceeded { .. }
-            | Error::AliasReplayStackDepthExceeded { .. }
-    )
+        | Error::AliasReplayCounterOverflow { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> Code {
+        from_yaml("a.yaml", text).map(|_| ()).unwrap_err().code
+    }
+
+    #[test]
+    fn deep_and_large_files_are_refused_before_they_cost_anything() {
+        assert_eq!(refused(&"[".repeat(100_000)), Code::PolicyTooLarge);
+        assert_eq!(refused(&"- ".repeat(1000)), Code::PolicyTooLarge);
+        assert_eq!(refused(&"a".repeat(limits::FILE_BYTES + 1)), Code::PolicyTooLarge);
+        assert!(from_json("wire", &"[".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn an_alias_that_holds_itself_is_refused() {
+        assert_eq!(refused("a: &a [*a]"), Code::PolicySyntax);
+    }
+
+    #[test]
+    fn json_refuses_a_key_written_twice() {
+        let error = from_json("wire", r#"{"a": 1, "a": 2}"#).unwrap_err();
+        assert_eq!(error.code, Code::PolicySyntax);
+        assert!(error.message.contains("duplicate key `a`"), "{error}");
+    }
+
+    #[test]
+    fn columns_and_lines_are_counted_from_one() {
+        let nodes = from_yaml("a.yaml", "# first\na:\n  - b\n").unwrap();
+        let root = Cursor::root("a.yaml", &nodes[0]);
+        assert_eq!(root.line(), Some(2));
+        let fields = root.fields(&["a"]).unwrap();
+        let item = &fields.required("a").unwrap().items(1).unwrap()[0];
+        let error = item.error(Code::PolicyBadValue, "x");
+        assert_eq!(
+            (error.line, error.column, error.field.as_deref()),
+            (Some(3), Some(5), Some("a[0]"))
+        );
+        assert_eq!(error.to_string(), "a.yaml:3:5: a[0]: x (SG0212)");
+    }
 }

@@ -56,7 +56,7 @@ impl Policies {
         own.chain(&rules.rules)
             .take(limits::EXPLAINED_RULES)
             .map(|rule| (rule, self.compare(rule, caller, request)))
-            .min_by_key(|(_, seen)| seen.distance())
+            .min_by_key(|(rule, seen)| (seen.distance(), rule.order))
             .map(|(rule, seen)| seen.sentence(rule))
     }
 

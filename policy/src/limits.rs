@@ -4,8 +4,10 @@
 pub(crate) const FILE_BYTES: usize = 4 << 20;
 /// Nesting of lists and maps; the language itself needs eight.
 pub(crate) const DEPTH: usize = 16;
-/// Values in one file after aliases are expanded, so that a small file cannot unfold into a large one.
+/// Values in one file.
 pub(crate) const NODES: usize = 500_000;
+/// Values of one file that aliases repeat.
+pub(crate) const REPEATED: usize = 50_000;
 /// Policies in one set.
 pub(crate) const POLICIES: usize = 10_000;
 /// Rules in all policies of one set.

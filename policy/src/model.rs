@@ -166,7 +166,7 @@ impl Serialize for AuthorizationPolicy {
 
 impl<'de> Deserialize<'de> for AuthorizationPolicy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let node = Node::deserialize(deserializer)?;
+        let node = Node::without_places(deserializer)?;
         let (policy, _) = read::policy(&Cursor::root("policy", &node), None).map_err(de::Error::custom)?;
         Ok(policy)
     }
