@@ -1,0 +1,239 @@
+//! Runs the vectors of `tests/conformance`, which say what the language means, against this crate.
+#![expect(clippy::panic, reason = "a failed test says so by panicking")]
+
+use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
+
+use serde::Deserialize;
+use sidegate_identity::SpiffeId;
+use sidegate_policy::{Http, Policies, PolicyError, PolicySet, Request, Source, Workload, parse_yaml};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vectors {
+    #[serde(rename = "about")]
+    _about: String,
+    #[serde(default)]
+    cases: Vec<Case>,
+    #[serde(default)]
+    refused: Vec<Refused>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    policies: String,
+    #[serde(default)]
+    workload: Selected,
+    requests: Vec<Asked>,
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+struct Selected {
+    namespace: String,
+    labels: BTreeMap<String, String>,
+    trust_domain: String,
+    root_namespace: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    from: Option<String>,
+    #[serde(default = "address")]
+    ip: IpAddr,
+    #[serde(default = "port")]
+    port: u16,
+    #[serde(default = "moment", deserialize_with = "time::serde::rfc3339::deserialize")]
+    at: time::OffsetDateTime,
+    http: Option<AskedHttp>,
+    want: Want,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AskedHttp {
+    method: String,
+    host: String,
+    path: String,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Want {
+    verdict: String,
+    code: Option<String>,
+    policy: Option<String>,
+    rule: Option<String>,
+    pattern: Option<String>,
+    shadow: Option<String>,
+    /// Not compared where a vector leaves it out.
+    nearest: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refused {
+    name: String,
+    text: String,
+    want: WantError,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantError {
+    code: String,
+    line: Option<u32>,
+    field: Option<String>,
+    #[serde(default)]
+    says: String,
+}
+
+#[test]
+fn every_request_of_the_vectors_gets_the_verdict_it_must_get() {
+    let mut requests = 0;
+    for case in vectors().into_iter().flat_map(|vectors| vectors.cases) {
+        let policies = case.compile();
+        for asked in &case.requests {
+            assert_eq!(
+                asked.judged(&policies),
+                asked.want,
+                "in {:?}: {asked:#?}",
+                case.name
+            );
+            requests += 1;
+        }
+    }
+    assert!(requests > 100, "only {requests} requests: are the vectors found?");
+}
+
+#[test]
+fn every_text_that_must_not_load_is_refused_with_its_code_and_place() {
+    let mut texts = 0;
+    for Refused { name, text, want } in vectors().into_iter().flat_map(|vectors| vectors.refused) {
+        let error = load(&text).err().map(|errors| errors.into_iter().next());
+        let error = error
+            .flatten()
+            .unwrap_or_else(|| panic!("{name:?} must not load:\n{text}"));
+        assert_eq!(error.code.id(), want.code, "{name:?}: {error}");
+        assert_eq!(error.field, want.field, "{name:?}: {error}");
+        assert!(
+            want.line.is_none() || error.line == want.line,
+            "{name:?}: {error}"
+        );
+        assert!(error.message.contains(&want.says), "{name:?}: {error}");
+        assert!(
+            error.to_string().starts_with("policies.yaml"),
+            "{name:?}: {error}"
+        );
+        texts += 1;
+    }
+    assert!(texts > 50, "only {texts} texts: are the vectors found?");
+}
+
+impl Case {
+    fn compile(&self) -> Policies {
+        // A mesh without any policy has no file either: an empty file is an error.
+        let set = if self.policies.is_empty() {
+            Ok(PolicySet::default())
+        } else {
+            load(&self.policies)
+        };
+        let set = set.unwrap_or_else(|errors| panic!("in {:?}: {errors:?}", self.name));
+        let Selected {
+            namespace,
+            labels,
+            trust_domain,
+            root_namespace,
+        } = &self.workload;
+        set.compile(&Workload {
+            namespace,
+            labels,
+            trust_domain,
+            root_namespace: root_namespace.as_deref(),
+        })
+    }
+}
+
+impl Asked {
+    fn judged(&self, policies: &Policies) -> Want {
+        let identity = self
+            .from
+            .as_deref()
+            .map(|id| SpiffeId::parse(id).expect("a vector names valid IDs"));
+        let request = Request {
+            source: Source {
+                identity: identity.as_ref(),
+                ip: self.ip,
+            },
+            port: self.port,
+            http: self
+                .http
+                .as_ref()
+                .map(|AskedHttp { method, host, path }| Http { method, host, path }),
+            now: u64::try_from(self.at.unix_timestamp()).expect("a vector plays after 1970"),
+        };
+        let explanation = policies.explain(&request);
+        let decision = policies.judge(&request);
+        assert_eq!(explanation.decision, decision, "explain and judge differ");
+        Want {
+            verdict: format!("{:?}", decision.verdict),
+            code: decision.code.map(|code| code.id().to_owned()),
+            policy: decision.policy.map(ToString::to_string),
+            rule: decision.rule.map(ToString::to_string),
+            pattern: decision.path_pattern.map(ToString::to_string),
+            shadow: decision.shadow.map(|verdict| format!("{verdict:?}")),
+            nearest: self.want.nearest.as_ref().and(explanation.nearest),
+        }
+    }
+}
+
+fn load(text: &str) -> Result<PolicySet, Vec<PolicyError>> {
+    PolicySet::new(parse_yaml("policies.yaml", text, None).map_err(|error| vec![error])?)
+}
+
+fn vectors() -> Vec<Vectors> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance");
+    let entries = fs::read_dir(&folder).expect("the vectors are part of the repository");
+    let files = entries.map(|entry| entry.expect("a readable folder").path());
+    let yaml = files.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    yaml.map(|path| {
+        let text = fs::read_to_string(&path).expect("a readable file");
+        serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    })
+    .collect()
+}
+
+impl Default for Selected {
+    fn default() -> Self {
+        Self {
+            namespace: "shop".to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), "payments".to_owned())]),
+            trust_domain: "shop.test".to_owned(),
+            root_namespace: Some("sidegate".to_owned()),
+        }
+    }
+}
+
+impl Default for AskedHttp {
+    fn default() -> Self {
+        Self {
+            method: "GET".to_owned(),
+            host: "payments.shop.test".to_owned(),
+            path: "/".to_owned(),
+        }
+    }
+}
+
+fn address() -> IpAddr {
+    IpAddr::from([10, 0, 0, 7])
+}
+
+fn port() -> u16 {
+    8080
+}
+
+fn moment() -> time::OffsetDateTime {
+    time::macros::datetime!(2026-06-01 00:00 UTC)
+}

@@ -1,0 +1,101 @@
+//! Every policy of `docs/policy.md` loads, and decides what the page says that it decides.
+#![expect(clippy::panic, reason = "a failed test says so by panicking")]
+
+use std::{collections::BTreeMap, fs, net::IpAddr};
+
+use sidegate_identity::SpiffeId;
+use sidegate_policy::{Decision, Http, Policies, PolicySet, Request, Source, Workload, parse_yaml};
+
+/// A fenced block: its language, and its text.
+type Block = (String, String);
+
+#[test]
+fn every_example_of_the_page_loads_and_decides_as_written() {
+    let mut policies = Policies::default();
+    let (mut examples, mut verdicts) = (0, 0);
+    for (language, text) in blocks() {
+        match language.as_str() {
+            "yaml" => {
+                policies = compile(&text);
+                examples += 1;
+            }
+            "verdicts" => {
+                for line in text.lines() {
+                    check(&policies, line);
+                    verdicts += 1;
+                }
+            }
+            "text" => {}
+            other => panic!("the page has a block that nothing tests: {other:?}"),
+        }
+    }
+    assert!(
+        examples >= 4 && verdicts >= 10,
+        "{examples} examples, {verdicts} verdicts"
+    );
+}
+
+#[test]
+fn the_error_that_the_page_shows_is_the_one_that_is_printed() {
+    let shown = blocks()
+        .into_iter()
+        .find(|(language, _)| language == "text")
+        .map(|(_, text)| text);
+    let text = "apiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: b}\n\
+                spec:\n  selector: {app: payments}\n  acton: Allow\n";
+    let error = parse_yaml("policies/payments.yaml", text, None).expect_err("acton is no field");
+    assert_eq!(shown.as_deref().map(str::trim), Some(error.to_string().as_str()));
+}
+
+fn compile(text: &str) -> Policies {
+    let policies = parse_yaml("docs/policy.md", text, None).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let set = PolicySet::new(policies).unwrap_or_else(|errors| panic!("{errors:?}\n{text}"));
+    set.compile(&Workload {
+        namespace: "shop",
+        labels: &BTreeMap::from([("app".to_owned(), "payments".to_owned())]),
+        trust_domain: "shop.test",
+        root_namespace: Some("sidegate"),
+    })
+}
+
+/// `CALLER METHOD PATH = Allow RULE`, or a code instead of `Allow`.
+fn check(policies: &Policies, line: &str) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [caller, method, path, "=", wanted, rule @ ..] = words.as_slice() else {
+        panic!("not a verdict: {line:?}");
+    };
+    let caller = SpiffeId::parse(caller).expect("the page names valid IDs");
+    let http = Http {
+        method,
+        host: "payments.shop.test",
+        path,
+    };
+    let source = Source {
+        identity: Some(&caller),
+        ip: IpAddr::from([10, 0, 0, 7]),
+    };
+    let Decision {
+        code, rule: decided, ..
+    } = policies.judge(&Request {
+        source,
+        port: 8080,
+        http: Some(http),
+        now: 1_780_000_000,
+    });
+    assert_eq!(code.map_or("Allow", |code| code.id()), *wanted, "{line}");
+    assert_eq!(decided.map(|rule| &**rule), rule.first().copied(), "{line}");
+}
+
+fn blocks() -> Vec<Block> {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/policy.md");
+    let page = fs::read_to_string(page).expect("the page is part of the repository");
+    let fences: Vec<&str> = page.split("```").collect();
+    let inside = fences.into_iter().skip(1).step_by(2);
+    let block = |text: &str| {
+        text.split_once('\n')
+            .map(|(head, body)| (head.to_owned(), body.to_owned()))
+    };
+    inside
+        .map(|text| block(text).expect("a fence names its language"))
+        .collect()
+}
