@@ -1,0 +1,175 @@
+//! The mesh as its `mesh.yaml` says it: read here and nowhere else, into values that need no second check.
+//! Everything wrong is reported together, each with file, line and field.
+
+mod document;
+pub(crate) mod folder;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::Read,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sidegate_codes::Code;
+use sidegate_identity::{SpiffeId, TrustDomain};
+
+use crate::problem::Problem;
+
+/// A whole `mesh.yaml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The trust domain that this control plane issues for.
+    pub trust_domain: TrustDomain,
+    /// Policies in this namespace hold for the whole mesh.
+    pub root_namespace: Option<String>,
+    /// Whether sidecars apply verdicts or only record them.
+    pub enforcement: Enforcement,
+    /// The folder of the policies, absolute or relative to the working directory.
+    pub policies: PathBuf,
+    /// The folder of root key, registry and lock.
+    pub state: PathBuf,
+    /// Where sidecars connect (gRPC over TLS).
+    pub grpc: SocketAddr,
+    /// Where the operator's API listens; always a loopback address.
+    pub api: SocketAddr,
+    /// How long a workload's certificate lives.
+    pub leaf_life: Duration,
+    /// How long a root lives that is made at first start.
+    pub root_life: Duration,
+    /// How often sidecars report their edges.
+    pub report_interval: Duration,
+    /// In the order of the file.
+    pub services: Vec<Service>,
+}
+
+/// What sidecars do with a denial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+pub enum Enforcement {
+    /// Deny.
+    Enforce,
+    /// Admit, and record what would have been denied.
+    Observe,
+}
+
+/// A service of the mesh and the workload behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name in the mesh.
+    pub name: ServiceName,
+    /// The identity that its workloads run under.
+    pub identity: SpiffeId,
+    /// What policies select it by.
+    pub labels: BTreeMap<String, String>,
+    /// Who presents one of these tokens is a workload of this service.
+    pub join_tokens: Vec<TokenDigest>,
+    /// Endpoints besides those that sidecars register.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// `namespace/name`, both DNS labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName {
+    /// The namespace.
+    pub namespace: String,
+    /// The name within it.
+    pub name: String,
+}
+
+/// SHA-256 of a join token. The token itself is never stored.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TokenDigest(pub(crate) [u8; 32]);
+
+impl Config {
+    /// Reads and checks the file. Relative paths in it are relative to its folder.
+    pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
+        let text = read_bounded(path, MAX_CONFIG_BYTES).map_err(|error| {
+            vec![Problem::of_file(
+                Code::ConfigUnreadable,
+                path.display().to_string(),
+                error.to_string(),
+            )]
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks the text of a file at `path`.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, Vec<Problem>> {
+        document::parse(path, text)
+    }
+
+    /// The identity that the control plane itself serves under.
+    pub fn control_plane_identity(&self) -> SpiffeId {
+        control_plane_identity(&self.trust_domain)
+    }
+
+    /// The first service of the file that runs under this identity: its labels are the workload's.
+    pub(crate) fn workload(&self, identity: &SpiffeId) -> Option<&Service> {
+        self.services.iter().find(|service| service.identity == *identity)
+    }
+
+    /// The service of this name.
+    pub(crate) fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == *name)
+    }
+}
+
+impl ServiceName {
+    /// Reads `namespace/name`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (namespace, name) = text.split_once('/')?;
+        (is_label(namespace) && is_label(name)).then(|| Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for TokenDigest {
+    /// Redacted: the digest of a weak token would give it away to a dictionary.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenDigest(…)")
+    }
+}
+
+/// Reads a UTF-8 file of at most `limit` bytes.
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > limit {
+        return Err(std::io::Error::other(format!("is larger than {limit} bytes")));
+    }
+    Ok(text)
+}
+
+fn control_plane_identity(trust_domain: &TrustDomain) -> SpiffeId {
+    SpiffeId::for_workload(trust_domain, CONTROL_PLANE_NAMESPACE, CONTROL_PLANE_ACCOUNT)
+        .expect("a trust domain that parsed and two constant segments make an ID")
+}
+
+/// Whether this is a DNS label as Kubernetes names namespaces and services by (RFC 1123): it fits every place that
+/// joins names with `/`.
+fn is_label(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| plain(byte) || byte == b'-')
+        && text.bytes().next().is_some_and(plain)
+        && text.bytes().last().is_some_and(plain)
+}
+
+const CONTROL_PLANE_NAMESPACE: &str = "sidegate";
+const CONTROL_PLANE_ACCOUNT: &str = "control-plane";
+/// A mesh of a thousand services is some 200 KiB.
+const MAX_CONFIG_BYTES: u64 = 4 << 20;
+
+#[cfg(test)]
+mod tests;

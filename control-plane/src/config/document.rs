@@ -1,0 +1,362 @@
+//! `mesh.yaml` as it is written, and the checks that turn it into a `Config`. A field that is not known is an error.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+use sidegate_codes::Code;
+use sidegate_identity::{SpiffeId, TrustDomain};
+
+use super::{Config, Enforcement, Service, ServiceName, TokenDigest, control_plane_identity, is_label};
+use crate::problem::Problem;
+
+/// Parses and checks; every wrong value is reported, not only the first.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
+    let file = path.display().to_string();
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
+    let document: Document = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| vec![syntax_problem(&file, &error)])?;
+    let mut check = Check {
+        file,
+        problems: Vec::new(),
+    };
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let config = check.document(folder, document);
+    match config {
+        Some(config) if check.problems.is_empty() => Ok(config),
+        _ => Err(check.problems),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document {
+    api_version: Spanned<String>,
+    kind: Spanned<String>,
+    trust_domain: Spanned<String>,
+    #[serde(default)]
+    root_namespace: Option<Spanned<String>>,
+    #[serde(default = "enforce")]
+    enforcement: Enforcement,
+    policies: PathBuf,
+    state: PathBuf,
+    listen: Listen,
+    #[serde(default)]
+    certificates: Certificates,
+    #[serde(default)]
+    report_interval: Option<Spanned<String>>,
+    services: Vec<ServiceDocument>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    grpc: Spanned<String>,
+    api: Spanned<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Certificates {
+    #[serde(default)]
+    leaf_life: Option<Spanned<String>>,
+    #[serde(default)]
+    root_life: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ServiceDocument {
+    namespace: Spanned<String>,
+    name: Spanned<String>,
+    #[serde(default)]
+    service_account: Option<Spanned<String>>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    join_tokens: Vec<Spanned<String>>,
+    #[serde(default)]
+    endpoints: Vec<Spanned<String>>,
+}
+
+/// Collects what is wrong while the values are turned.
+struct Check {
+    file: String,
+    problems: Vec<Problem>,
+}
+
+impl Check {
+    fn document(&mut self, folder: &Path, document: Document) -> Option<Config> {
+        self.word(&document.api_version, "apiVersion", "sidegate.dev/v1alpha1");
+        self.word(&document.kind, "kind", "Mesh");
+        let trust_domain = self.value(&document.trust_domain, "trustDomain", |text| {
+            TrustDomain::parse(text).map_err(display)
+        });
+        let root_namespace = document
+            .root_namespace
+            .and_then(|name| self.value(&name, "rootNamespace", |text| label(text)));
+        let grpc = self.value(&document.listen.grpc, "listen.grpc", socket_address);
+        let api = self.value(&document.listen.api, "listen.api", loopback_address);
+        let leaf_life = self.duration(
+            document.certificates.leaf_life.as_ref(),
+            "certificates.leafLife",
+            Bounds {
+                default: LEAF_LIFE,
+                least: Duration::from_secs(2),
+                most: Duration::from_hours(24),
+            },
+        );
+        let root_life = self.duration(
+            document.certificates.root_life.as_ref(),
+            "certificates.rootLife",
+            Bounds {
+                default: ROOT_LIFE,
+                least: Duration::from_hours(1),
+                most: Duration::from_hours(24 * 3653),
+            },
+        );
+        let report_interval = self.duration(
+            document.report_interval.as_ref(),
+            "reportInterval",
+            Bounds {
+                default: REPORT_INTERVAL,
+                least: Duration::from_millis(100),
+                most: Duration::from_mins(5),
+            },
+        );
+        let trust_domain = trust_domain?;
+        let services = self.services(&trust_domain, document.services);
+        Some(Config {
+            trust_domain,
+            root_namespace,
+            enforcement: document.enforcement,
+            policies: folder.join(document.policies),
+            state: folder.join(document.state),
+            grpc: grpc?,
+            api: api?,
+            leaf_life: leaf_life?,
+            root_life: root_life?,
+            report_interval: report_interval?,
+            services,
+        })
+    }
+
+    fn services(&mut self, trust_domain: &TrustDomain, documents: Vec<ServiceDocument>) -> Vec<Service> {
+        let mut names = BTreeSet::new();
+        let mut tokens = BTreeSet::new();
+        let mut services = Vec::with_capacity(documents.len());
+        for (position, document) in documents.into_iter().enumerate() {
+            let place = format!("services[{position}]");
+            let name_of_file = document.name.clone();
+            for (index, token) in document.join_tokens.iter().enumerate() {
+                // Two services with one token would make the attested identity a matter of order.
+                if !tokens.insert(token.value.clone()) {
+                    self.add(
+                        token,
+                        format!("{place}.joinTokens[{index}]"),
+                        "this token is listed twice".into(),
+                    );
+                }
+            }
+            let Some(service) = self.service(trust_domain, &place, document) else {
+                continue;
+            };
+            if names.insert(service.name.clone()) {
+                services.push(service);
+            } else {
+                let message = format!("service {} is defined twice", service.name);
+                self.add(&name_of_file, format!("{place}.name"), message);
+            }
+        }
+        services
+    }
+
+    fn service(
+        &mut self,
+        trust_domain: &TrustDomain,
+        place: &str,
+        document: ServiceDocument,
+    ) -> Option<Service> {
+        let namespace = self.value(&document.namespace, &format!("{place}.namespace"), label);
+        let name = self.value(&document.name, &format!("{place}.name"), label);
+        let account = document.service_account.as_ref().unwrap_or(&document.name);
+        let identity = namespace.as_ref().and_then(|namespace| {
+            self.value(account, &format!("{place}.serviceAccount"), |account| {
+                workload_identity(trust_domain, namespace, account)
+            })
+        });
+        let join_tokens = self.each(
+            &document.join_tokens,
+            &format!("{place}.joinTokens"),
+            token_digest,
+        );
+        let endpoints = self.each(
+            &document.endpoints,
+            &format!("{place}.endpoints"),
+            endpoint_address,
+        );
+        let (namespace, name) = (namespace?, name?);
+        let labels = document
+            .labels
+            .unwrap_or_else(|| BTreeMap::from([("app".to_owned(), name.clone())]));
+        Some(Service {
+            name: ServiceName { namespace, name },
+            identity: identity?,
+            labels,
+            join_tokens,
+            endpoints,
+        })
+    }
+
+    fn word(&mut self, text: &Spanned<String>, field: &str, expected: &str) {
+        if text.value != expected {
+            self.add(
+                text,
+                field.to_owned(),
+                format!("{:?} is not {expected:?}", text.value),
+            );
+        }
+    }
+
+    fn duration(&mut self, text: Option<&Spanned<String>>, field: &str, bounds: Bounds) -> Option<Duration> {
+        let Some(text) = text else {
+            return Some(bounds.default);
+        };
+        self.value(text, field, |text| bounds.duration(text))
+    }
+
+    fn each<T>(
+        &mut self,
+        texts: &[Spanned<String>],
+        field: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        texts
+            .iter()
+            .enumerate()
+            .filter_map(|(index, text)| self.value(text, &format!("{field}[{index}]"), &parse))
+            .collect()
+    }
+
+    /// The value, or `None` after its problem was noted: `parse` refuses the document if there is any.
+    fn value<T>(
+        &mut self,
+        text: &Spanned<String>,
+        field: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        parse(&text.value)
+            .map_err(|message| self.add(text, field.to_owned(), message))
+            .ok()
+    }
+
+    fn add(&mut self, at: &Spanned<String>, field: String, message: String) {
+        self.problems.push(Problem {
+            code: Code::ConfigBadValue,
+            file: self.file.clone(),
+            line: u32::try_from(at.referenced.line()).ok(),
+            column: u32::try_from(at.referenced.column()).ok(),
+            field: Some(field),
+            message,
+        });
+    }
+}
+
+struct Bounds {
+    default: Duration,
+    least: Duration,
+    most: Duration,
+}
+
+impl Bounds {
+    fn duration(&self, text: &str) -> Result<Duration, String> {
+        let duration = humantime::parse_duration(text)
+            .map_err(|error| format!("{text:?} is not a duration: {error}"))?;
+        if (self.least..=self.most).contains(&duration) {
+            return Ok(duration);
+        }
+        let (least, most) = (
+            humantime::format_duration(self.least),
+            humantime::format_duration(self.most),
+        );
+        Err(format!("{text} is not between {least} and {most}"))
+    }
+}
+
+fn syntax_problem(file: &str, error: &serde_saphyr::Error) -> Problem {
+    let location = error.location();
+    Problem {
+        code: Code::ConfigSyntax,
+        file: file.to_owned(),
+        line: location.and_then(|at| u32::try_from(at.line()).ok()),
+        column: location.and_then(|at| u32::try_from(at.column()).ok()),
+        field: None,
+        message: error.without_snippet().to_string(),
+    }
+}
+
+fn workload_identity(trust_domain: &TrustDomain, namespace: &str, account: &str) -> Result<SpiffeId, String> {
+    let account = label(account)?;
+    let id = SpiffeId::for_workload(trust_domain, namespace, &account).map_err(display)?;
+    if id == control_plane_identity(trust_domain) {
+        return Err(format!("{id} is the control plane's own identity"));
+    }
+    Ok(id)
+}
+
+fn token_digest(text: &str) -> Result<TokenDigest, String> {
+    text.strip_prefix("sha256:")
+        .and_then(crate::hex::decode)
+        .map(TokenDigest)
+        .ok_or_else(|| "is not sha256: and 64 lower-case hex digits".to_owned())
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not an IP address and port"))
+}
+
+fn endpoint_address(text: &str) -> Result<SocketAddr, String> {
+    let address = socket_address(text)?;
+    if address.port() == 0 || address.ip().is_unspecified() {
+        return Err(format!("{text:?} cannot be connected to"));
+    }
+    Ok(address)
+}
+
+fn loopback_address(text: &str) -> Result<SocketAddr, String> {
+    let address = socket_address(text)?;
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "{text:?} is not a loopback address; the API has no authentication yet"
+        ));
+    }
+    Ok(address)
+}
+
+fn label(text: &str) -> Result<String, String> {
+    if !is_label(text) {
+        return Err(format!(
+            "{text:?} is not a name: 1 to 63 of a-z, 0-9 and '-', no '-' at the ends"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn display(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn enforce() -> Enforcement {
+    Enforcement::Enforce
+}
+
+/// An outage of the control plane is survived for at least half of it.
+const LEAF_LIFE: Duration = Duration::from_hours(6);
+const ROOT_LIFE: Duration = Duration::from_hours(24 * 1825);
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);

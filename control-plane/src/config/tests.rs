@@ -1,0 +1,142 @@
+use super::*;
+
+const GOOD: &str = r#"apiVersion: sidegate.dev/v1alpha1
+kind: Mesh
+trustDomain: shop.test
+rootNamespace: sidegate
+enforcement: Observe
+policies: policies/
+state: state/
+listen: {grpc: "127.0.0.1:15110", api: "[::1]:0"}
+certificates: {leafLife: 4s, rootLife: 30d}
+reportInterval: 500ms
+services:
+- namespace: shop
+  name: payments
+  serviceAccount: till
+  labels: {tier: back}
+  joinTokens: ["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]
+  endpoints: ["10.0.0.9:15106"]
+- {namespace: shop, name: orders}
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    Config::parse(Path::new("mesh.yaml"), text)
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn only_problem(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    let mut problems = problems(&GOOD.replacen(from, to, 1));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    problems.remove(0)
+}
+
+#[test]
+fn every_field_is_read() {
+    let config = Config::parse(Path::new("/etc/mesh/mesh.yaml"), GOOD).unwrap();
+    assert_eq!(config.trust_domain.as_str(), "shop.test");
+    assert_eq!(config.enforcement, Enforcement::Observe);
+    assert_eq!(config.policies, Path::new("/etc/mesh/policies/"));
+    assert_eq!(config.leaf_life, Duration::from_secs(4));
+    assert_eq!(config.report_interval, Duration::from_millis(500));
+    let payments = &config.services[0];
+    assert_eq!(payments.identity.as_str(), "spiffe://shop.test/ns/shop/sa/till");
+    assert_eq!(payments.labels, BTreeMap::from([("tier".into(), "back".into())]));
+    assert_eq!((payments.join_tokens.len(), payments.endpoints.len()), (1, 1));
+}
+
+#[test]
+fn a_service_defaults_to_its_name_as_account_and_label() {
+    let config = Config::parse(Path::new("mesh.yaml"), GOOD).unwrap();
+    let orders = &config.services[1];
+    assert_eq!(orders.identity.as_str(), "spiffe://shop.test/ns/shop/sa/orders");
+    assert_eq!(orders.labels, BTreeMap::from([("app".into(), "orders".into())]));
+}
+
+#[test]
+fn an_unknown_field_is_refused_with_its_line() {
+    let problem = only_problem("reportInterval: 500ms", "reportIntervall: 500ms");
+    assert!(problem.starts_with("mesh.yaml:10:"), "{problem}");
+    assert!(
+        problem.contains("reportIntervall") && problem.ends_with("(SG0402)"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn bad_yaml_is_refused_with_its_line() {
+    let problem = only_problem("kind: Mesh", "kind: [Mesh");
+    assert!(problem.ends_with("(SG0402)"), "{problem}");
+}
+
+#[test]
+fn all_bad_values_are_reported_together() {
+    let text = GOOD
+        .replace("shop.test", "Shop.test")
+        .replace("kind: Mesh", "kind: Mash")
+        .replace("4s", "1s")
+        .replace("[::1]:0", "0.0.0.0:15180");
+    let problems = problems(&text);
+    assert_eq!(problems.len(), 4, "{problems:?}");
+    assert!(problems.iter().all(|problem| problem.ends_with("(SG0403)")));
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.contains("mesh.yaml:8:") && problem.contains("loopback"))
+    );
+}
+
+#[test]
+fn the_control_planes_own_identity_cannot_be_a_service() {
+    let problem = only_problem(
+        "{namespace: shop, name: orders}",
+        "{namespace: sidegate, name: control-plane}",
+    );
+    assert!(problem.contains("services[1].serviceAccount: "), "{problem}");
+}
+
+#[test]
+fn two_services_never_share_a_name_or_a_token() {
+    let twice = only_problem("name: orders", "name: payments");
+    assert!(
+        twice.contains("services[1].name: service shop/payments is defined twice"),
+        "{twice}"
+    );
+    let token = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let shared = only_problem(
+        "name: orders}",
+        &format!("name: orders, joinTokens: [\"{token}\"]}}"),
+    );
+    assert!(shared.contains("services[1].joinTokens[0]"), "{shared}");
+}
+
+#[test]
+fn a_token_in_clear_is_refused_and_not_repeated() {
+    let token = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let problem = only_problem(token, "secret-word");
+    assert!(problem.contains("services[0].joinTokens[0]"), "{problem}");
+    assert!(!problem.contains("secret-word"), "{problem}");
+}
+
+#[test]
+fn endpoints_that_cannot_be_connected_to_are_refused() {
+    for bad in ["10.0.0.9", "0.0.0.0:15106", "10.0.0.9:0", "payments:80"] {
+        let problem = only_problem("10.0.0.9:15106", bad);
+        assert!(problem.contains("services[0].endpoints[0]"), "{problem}");
+    }
+}
+
+#[test]
+fn a_missing_file_says_so() {
+    let problems = Config::load(Path::new("/nonexistent/mesh.yaml")).unwrap_err();
+    assert_eq!(problems[0].code, Code::ConfigUnreadable);
+}
+
+#[test]
+fn the_digest_of_a_token_is_never_printed() {
+    assert_eq!(format!("{:?}", TokenDigest([7; 32])), "TokenDigest(…)");
+}
