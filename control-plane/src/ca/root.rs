@@ -1,0 +1,217 @@
+//! The root: made once, at first start, and never over another. Key and certificate are one file, so that a crash
+//! leaves both or neither; `root.pem` is the certificate's public copy.
+
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime, pem::PemObject};
+use sha2::{Digest, Sha256};
+use sidegate_identity::{TrustDomain, serial};
+use time::OffsetDateTime;
+use x509_parser::{
+    extensions::{GeneralName, ParsedExtension},
+    prelude::{FromDer, X509Certificate},
+};
+
+use crate::{
+    clock, hex,
+    state::{StateError, StateFolder, unusable},
+};
+
+/// The signing key with its certificate.
+pub(crate) struct Root {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    not_before: UnixTime,
+    not_after: UnixTime,
+    fingerprint: String,
+    public_pem: String,
+}
+
+impl Root {
+    /// Loads the root. Makes one only in a folder that has never had any: neither a root's public copy nor a record.
+    pub(crate) fn open(
+        state: &StateFolder,
+        trust_domain: &TrustDomain,
+        life: Duration,
+        has_records: bool,
+    ) -> Result<Self, StateError> {
+        if let Some(pem) = state.read_secret(SECRET_FILE)? {
+            let root = Self::from_pem(&pem, trust_domain)
+                .map_err(|reason| unusable(&state.join(SECRET_FILE), reason))?;
+            root.publish(state)?;
+            return Ok(root);
+        }
+        if has_records || state.join(PUBLIC_FILE).exists() {
+            let reason =
+                "is missing although this folder has issued before; no new root is made over an old one";
+            return Err(unusable(&state.join(SECRET_FILE), reason));
+        }
+        let pem =
+            generate(trust_domain, life).map_err(|reason| unusable(&state.join(SECRET_FILE), reason))?;
+        state.create_secret(SECRET_FILE, &pem)?;
+        let root = Self::from_pem(&pem, trust_domain)
+            .map_err(|reason| unusable(&state.join(SECRET_FILE), reason))?;
+        root.publish(state)?;
+        Ok(root)
+    }
+
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    pub(crate) fn not_before(&self) -> UnixTime {
+        self.not_before
+    }
+
+    pub(crate) fn not_after(&self) -> UnixTime {
+        self.not_after
+    }
+
+    /// SHA-256 of the certificate, hex.
+    pub(crate) fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn from_pem(pem: &str, trust_domain: &TrustDomain) -> Result<Self, String> {
+        let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| format!("holds no private key: {error}"))?;
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256)
+            .map_err(|error| format!("holds no P-256 key: {error}"))?;
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| format!("holds no certificate: {error}"))?;
+        let (not_before, not_after) = inspect(&certificate, &key, trust_domain)?;
+        if not_after.as_secs() <= clock::unix_time(clock::now_ms()).as_secs() {
+            return Err(format!("expired at {}", clock::rfc3339_of(not_after)));
+        }
+        let fingerprint = hex::encode(&Sha256::digest(&certificate));
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| error.to_string())?;
+        let public_pem = pem
+            .find(CERTIFICATE_MARK)
+            .and_then(|start| pem.get(start..))
+            .unwrap_or_default();
+        Ok(Self {
+            certificate,
+            issuer,
+            not_before,
+            not_after,
+            fingerprint,
+            public_pem: public_pem.to_owned(),
+        })
+    }
+
+    /// Writes the public copy if there is none, and refuses one that says something else: sidecars would trust it.
+    fn publish(&self, state: &StateFolder) -> Result<(), StateError> {
+        let path = state.join(PUBLIC_FILE);
+        if !path.exists() {
+            return state.create_public(PUBLIC_FILE, &self.public_pem);
+        }
+        match CertificateDer::from_pem_file(&path) {
+            Ok(found) if found == self.certificate => Ok(()),
+            Ok(_) => Err(unusable(
+                &path,
+                "is not the certificate of the root in this folder",
+            )),
+            Err(error) => Err(unusable(&path, error.to_string())),
+        }
+    }
+}
+
+/// The certificate's validity, if it is this key's and this trust domain's.
+fn inspect(
+    certificate: &CertificateDer<'_>,
+    key: &KeyPair,
+    trust_domain: &TrustDomain,
+) -> Result<(UnixTime, UnixTime), String> {
+    let (_, root) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    if root.public_key().raw != key.subject_public_key_info() {
+        return Err("holds a certificate of another key".to_owned());
+    }
+    let expected = format!("spiffe://{trust_domain}");
+    let names = root
+        .extensions()
+        .iter()
+        .filter_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
+            _ => None,
+        });
+    if !names.flatten().any(|name| *name == GeneralName::URI(&expected)) {
+        return Err(format!(
+            "holds a root of another trust domain than {trust_domain}"
+        ));
+    }
+    let moment = |seconds: i64| {
+        UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
+    };
+    let validity = root.validity();
+    Ok((
+        moment(validity.not_before.timestamp()),
+        moment(validity.not_after.timestamp()),
+    ))
+}
+
+/// A new key and its self-signed certificate, as PEM.
+fn generate(trust_domain: &TrustDomain, life: Duration) -> Result<zeroize::Zeroizing<String>, String> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| error.to_string())?;
+    let now_ms = clock::now_ms();
+    let mut random = [0; 9];
+    getrandom::fill(&mut random).map_err(|error| error.to_string())?;
+    let serial = serial::compose(now_ms, random);
+    let certificate = root_params(trust_domain, clock::unix_time(now_ms), life, &serial)
+        .and_then(|params| params.self_signed(&key))
+        .map_err(|error| error.to_string())?;
+    let secret = zeroize::Zeroizing::new(key.serialize_pem());
+    Ok(zeroize::Zeroizing::new(format!(
+        "{}{}",
+        *secret,
+        certificate.pem()
+    )))
+}
+
+fn root_params(
+    trust_domain: &TrustDomain,
+    now: UnixTime,
+    life: Duration,
+    serial: &[u8],
+) -> Result<CertificateParams, rcgen::Error> {
+    let start = now.as_secs().saturating_sub(super::BACKDATE.as_secs());
+    let end = now.as_secs().saturating_add(life.as_secs());
+    let mut params = CertificateParams::default();
+    params.not_before = offset_date_time(UnixTime::since_unix_epoch(Duration::from_secs(start)));
+    params.not_after = offset_date_time(UnixTime::since_unix_epoch(Duration::from_secs(end)));
+    params.serial_number = Some(SerialNumber::from_slice(serial));
+    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
+    // Two roots live side by side during a rotation; a name of its own keeps each path unambiguous.
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(
+        DnType::CommonName,
+        format!("Sidegate root {}", hex::encode(serial)),
+    );
+    // It signs leaves and nothing else.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    Ok(params)
+}
+
+/// Certificates hold whole seconds of years that the calendar has; what is beyond (no configuration allows it)
+/// would be a certificate from 1970, which nobody accepts.
+pub(super) fn offset_date_time(moment: UnixTime) -> OffsetDateTime {
+    i64::try_from(moment.as_secs())
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// The root's key and certificate: 0600.
+pub(super) const SECRET_FILE: &str = "root.key";
+/// The root's certificate, for the sidecars' bootstrap.
+pub(super) const PUBLIC_FILE: &str = "root.pem";
+/// The certificate is the last section of the secret file.
+const CERTIFICATE_MARK: &str = "-----BEGIN CERTIFICATE-----";

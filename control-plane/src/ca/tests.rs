@@ -1,0 +1,185 @@
+use rcgen::KeyPair;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::*;
+
+struct Scratch {
+    parent: tempfile::TempDir,
+    trust_domain: TrustDomain,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        Self {
+            parent: tempfile::tempdir().unwrap(),
+            trust_domain: TrustDomain::parse("shop.test").unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.parent.path().join("state").join(name)
+    }
+
+    fn open(&self) -> Result<Authority, StateError> {
+        let state = StateFolder::open(&self.parent.path().join("state"))?;
+        Authority::open(state, &self.trust_domain, Duration::from_hours(48))
+    }
+
+    fn refusal(&self) -> String {
+        self.open().err().unwrap().to_string()
+    }
+}
+
+fn order(life: Duration) -> Order {
+    Order {
+        identity: SpiffeId::parse("spiffe://shop.test/ns/shop/sa/payments").unwrap(),
+        key: ProvenKey::of_own_pair(&KeyPair::generate().unwrap()).unwrap(),
+        life,
+        attestor: "join-token",
+        evidence: "abcd".into(),
+        caller: "127.0.0.1:1".into(),
+    }
+}
+
+#[test]
+fn an_issued_certificate_closes_every_trap_of_the_builder() {
+    let scratch = Scratch::new();
+    let authority = scratch.open().unwrap();
+    let issued = authority.issue(&order(Duration::from_secs(60))).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
+    let now = clock::now_ms() / 1000;
+    let (start, end) = (
+        leaf.validity().not_before.timestamp(),
+        leaf.validity().not_after.timestamp(),
+    );
+    assert!(u64::try_from(start).unwrap().abs_diff(now - 60) <= 1);
+    assert!(u64::try_from(end).unwrap().abs_diff(now + 60) <= 1);
+    assert_eq!(serial::issued_at_ms(leaf.raw_serial()), Some(issued.issued_at_ms));
+    assert_eq!(leaf.subject().iter().count(), 0);
+    assert!(
+        leaf.subject_alternative_name().unwrap().unwrap().critical,
+        "the subject is empty"
+    );
+    assert!(!leaf.basic_constraints().unwrap().unwrap().value.ca);
+    let usage = leaf.key_usage().unwrap().unwrap();
+    assert!(usage.critical && usage.value.digital_signature() && usage.value.flags == 1);
+    let extended = leaf.extended_key_usage().unwrap().unwrap().value;
+    assert!(extended.client_auth && extended.server_auth && !extended.any);
+    let authority_key = x509_parser::oid_registry::OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER;
+    assert!(leaf.get_extension_unique(&authority_key).unwrap().is_some());
+}
+
+#[test]
+fn two_certificates_for_one_key_have_two_serials() {
+    let scratch = Scratch::new();
+    let authority = scratch.open().unwrap();
+    let order = order(Duration::from_secs(60));
+    let serial = |issued: &Issued| {
+        X509Certificate::from_der(&issued.chain[0])
+            .unwrap()
+            .1
+            .raw_serial()
+            .to_vec()
+    };
+    assert_ne!(
+        serial(&authority.issue(&order).unwrap()),
+        serial(&authority.issue(&order).unwrap())
+    );
+}
+
+#[test]
+fn a_leaf_never_outlives_the_root() {
+    let scratch = Scratch::new();
+    let state = StateFolder::open(&scratch.parent.path().join("state")).unwrap();
+    let authority = Authority::open(state, &scratch.trust_domain, Duration::from_secs(100)).unwrap();
+    let issued = authority.issue(&order(Duration::from_secs(3600))).unwrap();
+    assert_eq!(issued.not_after, authority.root().not_after());
+}
+
+#[test]
+fn a_life_beyond_the_verifiers_limit_does_not_leave() {
+    let scratch = Scratch::new();
+    let refused = scratch.open().unwrap().issue(&order(Duration::from_hours(26)));
+    assert!(matches!(refused, Err(IssueError::SelfCheck(_))), "{refused:?}");
+}
+
+#[test]
+fn a_restart_keeps_the_root_and_the_records() {
+    let scratch = Scratch::new();
+    let first = scratch.open().unwrap();
+    first.issue(&order(Duration::from_secs(60))).unwrap();
+    let fingerprint = first.root().fingerprint().to_owned();
+    drop(first);
+    assert_eq!(scratch.open().unwrap().root().fingerprint(), fingerprint);
+    assert_eq!(
+        std::fs::read_to_string(scratch.path("issued.jsonl"))
+            .unwrap()
+            .lines()
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn every_issuance_is_on_record_with_its_key_and_evidence() {
+    let scratch = Scratch::new();
+    scratch
+        .open()
+        .unwrap()
+        .issue(&order(Duration::from_secs(60)))
+        .unwrap();
+    let line = std::fs::read_to_string(scratch.path("issued.jsonl")).unwrap();
+    for field in [
+        "spiffe://shop.test/ns/shop/sa/payments",
+        "join-token",
+        "abcd",
+        "127.0.0.1:1",
+        "\"key\":\"",
+    ] {
+        assert!(line.contains(field), "{field} in {line}");
+    }
+}
+
+#[test]
+fn no_new_root_is_made_over_an_old_one() {
+    let scratch = Scratch::new();
+    drop(scratch.open().unwrap());
+    std::fs::remove_file(scratch.path("root.key")).unwrap();
+    assert!(scratch.refusal().contains("no new root"), "{}", scratch.refusal());
+}
+
+#[test]
+fn a_public_copy_of_another_root_is_refused() {
+    let (scratch, other) = (Scratch::new(), Scratch::new());
+    drop((scratch.open().unwrap(), other.open().unwrap()));
+    std::fs::copy(other.path("root.pem"), scratch.path("root.pem")).unwrap();
+    assert!(
+        scratch.refusal().contains("root.pem: is not the certificate"),
+        "{}",
+        scratch.refusal()
+    );
+}
+
+#[test]
+fn the_root_of_another_trust_domain_is_refused() {
+    let mut scratch = Scratch::new();
+    drop(scratch.open().unwrap());
+    scratch.trust_domain = TrustDomain::parse("other.test").unwrap();
+    assert!(
+        scratch.refusal().contains("another trust domain"),
+        "{}",
+        scratch.refusal()
+    );
+}
+
+#[test]
+fn a_damaged_root_is_refused_and_not_replaced() {
+    let scratch = Scratch::new();
+    drop(scratch.open().unwrap());
+    std::fs::write(scratch.path("root.key"), "-----BEGIN PRIVATE KEY-----").unwrap();
+    assert!(scratch.refusal().contains("SG0408"), "{}", scratch.refusal());
+    assert_eq!(
+        std::fs::read_to_string(scratch.path("root.key")).unwrap(),
+        "-----BEGIN PRIVATE KEY-----"
+    );
+}
