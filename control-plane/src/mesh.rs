@@ -1,0 +1,245 @@
+//! The mesh as it is now: one immutable value in one swap, published by one task. A file that does not load changes
+//! nothing but the list of problems; the last good configuration and the last good policies stay.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use sidegate_codes::Code;
+use sidegate_proto::v1::Resource;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    config::{Config, folder::PolicyFile},
+    metrics::Metrics,
+    policies::{self, LoadedPolicies},
+    problem::Problem,
+    watch::Changes,
+};
+
+/// Everything that distribution and attestation need to know, at one moment.
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    pub(crate) config: Arc<Config>,
+    /// `None` until a set has loaded once: then nothing is known, which is not the same as an empty set.
+    pub(crate) policies: Option<Arc<LoadedPolicies>>,
+    /// The trust bundles, made once for all sidecars.
+    pub(crate) bundles: Vec<Arc<Resource>>,
+    /// Why the newest `mesh.yaml` is not in force; empty when it is.
+    pub(crate) config_problems: Vec<DatedProblem>,
+    /// Why the newest policies are not in force; empty when they are.
+    pub(crate) policy_problems: Vec<DatedProblem>,
+}
+
+/// A problem and when it was found.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DatedProblem {
+    #[serde(flatten)]
+    problem: Problem,
+    at: String,
+}
+
+/// Reads the files when they change and publishes what they mean: the only writer.
+pub(crate) struct Publisher {
+    path: PathBuf,
+    mesh: watch::Sender<Arc<Mesh>>,
+    metrics: Arc<Metrics>,
+    /// Of the files' bytes at the last look.
+    seen: [u8; 32],
+}
+
+impl Publisher {
+    /// Publishes the first mesh. A policy set that does not load is a problem to show, not a reason to stay down:
+    /// the control plane still renews certificates, and sidecars keep the policies they hold.
+    pub(crate) fn start(
+        path: PathBuf,
+        config: Config,
+        bundles: Vec<Arc<Resource>>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, watch::Receiver<Arc<Mesh>>) {
+        let files = Files::read(&path, &config);
+        let seen = files.digest();
+        let blank = Mesh {
+            config: Arc::new(config),
+            policies: None,
+            bundles,
+            config_problems: Vec::new(),
+            policy_problems: Vec::new(),
+        };
+        let (sender, receiver) = watch::channel(Arc::new(blank));
+        let mut publisher = Self {
+            path,
+            mesh: sender,
+            metrics,
+            seen,
+        };
+        publisher.publish(&files);
+        (publisher, receiver)
+    }
+
+    /// Follows the files until `stop`.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut changes = Changes::new();
+        loop {
+            changes.follow(self.folders());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = changes.next() => {}
+            }
+            // Files are read and parsed off the workers that serve sidecars.
+            match tokio::task::spawn_blocking(move || self.look()).await {
+                Ok(publisher) => self = publisher,
+                Err(error) => {
+                    return tracing::error!(%error, "the publisher ended; changes are not seen any more");
+                }
+            }
+        }
+    }
+
+    /// Looks at the files once and publishes if any byte of them differs.
+    fn look(mut self) -> Self {
+        let config = self.mesh.borrow().config.clone();
+        let files = Files::read(&self.path, &config);
+        let digest = files.digest();
+        if digest != self.seen {
+            self.seen = digest;
+            self.publish(&files);
+        }
+        self
+    }
+
+    fn publish(&mut self, files: &Files) {
+        let before = self.mesh.borrow().clone();
+        let (config, config_problems) = match &files.config {
+            Ok(config) => (Arc::new(config.clone()), Vec::new()),
+            Err(problems) => (before.config.clone(), problems.clone()),
+        };
+        let loaded = files
+            .policies
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|files| policies::parse(files));
+        let (policies, policy_problems) = match loaded {
+            Ok(loaded) => (Some(Arc::new(loaded)), Vec::new()),
+            Err(problems) => (before.policies.clone(), problems),
+        };
+        self.report(&config_problems, &policy_problems, policies.as_deref());
+        self.mesh.send_replace(Arc::new(Mesh {
+            config,
+            policies,
+            bundles: before.bundles.clone(),
+            config_problems: dated(config_problems),
+            policy_problems: dated(policy_problems),
+        }));
+    }
+
+    fn report(&self, config: &[Problem], policy: &[Problem], loaded: Option<&LoadedPolicies>) {
+        for problem in config {
+            tracing::error!(code = %problem.code, %problem, "mesh.yaml refused; the last good one stays");
+        }
+        for problem in policy {
+            self.metrics.policy_load_failed(problem.code);
+            tracing::error!(code = %problem.code, %problem, "policies refused; the last good set stays");
+        }
+        if let (true, Some(loaded)) = (policy.is_empty(), loaded) {
+            tracing::info!(
+                count = loaded.set.len(),
+                digest = loaded.digest,
+                "policies in force"
+            );
+        }
+    }
+
+    fn folders(&self) -> [PathBuf; 2] {
+        [folder_of(&self.path), self.mesh.borrow().config.policies.clone()]
+    }
+}
+
+/// What the files say at one look.
+struct Files {
+    config: Result<Config, Vec<Problem>>,
+    policies: Result<Vec<PolicyFile>, Vec<Problem>>,
+}
+
+impl Files {
+    /// The folder of the policies is the new configuration's, if that one can be used.
+    fn read(path: &Path, current: &Config) -> Self {
+        let config = Config::load(path).and_then(|config| only_what_may_change(path, current, config));
+        let folder = config
+            .as_ref()
+            .map_or(&current.policies, |config| &config.policies);
+        let policies = policies::read(folder);
+        Self { config, policies }
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        digest.update(format!("{:?}", self.config));
+        match &self.policies {
+            Err(problems) => digest.update(format!("{problems:?}")),
+            Ok(files) => {
+                for file in files {
+                    digest.update((file.name.len() as u64).to_be_bytes());
+                    digest.update(&file.name);
+                    digest.update((file.text.len() as u64).to_be_bytes());
+                    digest.update(&file.text);
+                }
+            }
+        }
+        digest.finalize().into()
+    }
+}
+
+/// What is bound at the start stays until the next one.
+fn only_what_may_change(path: &Path, current: &Config, new: Config) -> Result<Config, Vec<Problem>> {
+    let fixed = [
+        ("trustDomain", current.trust_domain == new.trust_domain),
+        ("state", current.state == new.state),
+        ("listen.grpc", current.grpc == new.grpc),
+        ("listen.api", current.api == new.api),
+    ];
+    let problems: Vec<_> = fixed
+        .into_iter()
+        .filter(|(_, same)| !same)
+        .map(|(field, _)| Problem {
+            field: Some(field.to_owned()),
+            ..Problem::of_file(
+                Code::ConfigBadValue,
+                path.display().to_string(),
+                "changes only with a restart; until then the whole file waits",
+            )
+        })
+        .collect();
+    if problems.is_empty() {
+        Ok(new)
+    } else {
+        Err(problems)
+    }
+}
+
+fn dated(problems: Vec<Problem>) -> Vec<DatedProblem> {
+    let at = clock::rfc3339(clock::now_ms());
+    problems
+        .into_iter()
+        .map(|problem| DatedProblem {
+            problem,
+            at: at.clone(),
+        })
+        .collect()
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use std::fs;
+
+use super::*;
+
+const POLICY: &str = "apiVersion: sidegate.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: callers, namespace: shop}
+spec: {action: Allow, rules: [{from: [{serviceAccounts: [shop/orders]}]}]}
+";
+
+fn mesh_yaml(enforcement: &str, grpc: &str) -> String {
+    format!(
+        r#"{{apiVersion: sidegate.dev/v1alpha1, kind: Mesh, trustDomain: shop.test, enforcement: {enforcement},
+        policies: policies, state: state, listen: {{grpc: "{grpc}", api: "127.0.0.1:0"}}, services: []}}"#
+    )
+}
+
+struct Scratch {
+    folder: tempfile::TempDir,
+    publisher: Publisher,
+    mesh: watch::Receiver<Arc<Mesh>>,
+}
+
+impl Scratch {
+    fn new(policy: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh.yaml");
+        fs::create_dir(folder.path().join("policies")).unwrap();
+        fs::write(&path, mesh_yaml("Enforce", "127.0.0.1:0")).unwrap();
+        fs::write(folder.path().join("policies/a.yaml"), policy).unwrap();
+        let config = Config::load(&path).unwrap();
+        let (publisher, mesh) = Publisher::start(path, config, Vec::new(), Arc::default());
+        Self {
+            folder,
+            publisher,
+            mesh,
+        }
+    }
+
+    fn write(self, name: &str, text: &str) -> Self {
+        fs::write(self.folder.path().join(name), text).unwrap();
+        Self {
+            publisher: self.publisher.look(),
+            ..self
+        }
+    }
+
+    fn mesh(&mut self) -> Arc<Mesh> {
+        self.mesh.borrow_and_update().clone()
+    }
+
+    fn policy_count(&mut self) -> Option<usize> {
+        self.mesh().policies.as_ref().map(|policies| policies.set.len())
+    }
+}
+
+#[test]
+fn a_broken_policy_file_changes_nothing_but_the_problems() {
+    let mut scratch = Scratch::new(POLICY);
+    assert_eq!(scratch.policy_count(), Some(1));
+    let mut scratch = scratch.write("policies/a.yaml", &POLICY.replace("action", "acton"));
+    let mesh = scratch.mesh();
+    assert_eq!(scratch.policy_count(), Some(1));
+    let problem = &mesh.policy_problems[0].problem;
+    assert_eq!((problem.code, problem.line), (Code::PolicyUnknownField, Some(4)));
+    assert!(problem.file.ends_with("policies/a.yaml"), "{problem}");
+}
+
+#[test]
+fn a_problem_clears_itself_once_the_file_is_whole_again() {
+    let mut scratch = Scratch::new(POLICY)
+        .write("policies/a.yaml", "metadata: {")
+        .write("policies/a.yaml", POLICY);
+    assert!(scratch.mesh().policy_problems.is_empty());
+}
+
+#[test]
+fn every_broken_file_is_reported() {
+    let mut scratch = Scratch::new(POLICY)
+        .write("policies/b.yaml", "x")
+        .write("policies/c.yaml", "y");
+    assert_eq!(scratch.mesh().policy_problems.len(), 2);
+}
+
+#[test]
+fn no_set_since_the_start_is_unknown_and_not_empty() {
+    let mut scratch = Scratch::new("broken");
+    assert_eq!(scratch.policy_count(), None);
+    let mut scratch = scratch.write("policies/a.yaml", POLICY);
+    assert_eq!(scratch.policy_count(), Some(1));
+}
+
+#[test]
+fn a_broken_mesh_yaml_keeps_the_last_good_one() {
+    let mut scratch = Scratch::new(POLICY).write("mesh.yaml", "services: {");
+    let mesh = scratch.mesh();
+    assert_eq!(mesh.config.trust_domain.as_str(), "shop.test");
+    assert_eq!(mesh.config_problems[0].problem.code, Code::ConfigSyntax);
+}
+
+#[test]
+fn a_good_mesh_yaml_is_taken_over() {
+    let mut scratch = Scratch::new(POLICY).write("mesh.yaml", &mesh_yaml("Observe", "127.0.0.1:0"));
+    assert_eq!(
+        scratch.mesh().config.enforcement,
+        crate::config::Enforcement::Observe
+    );
+}
+
+#[test]
+fn what_needs_a_restart_refuses_the_whole_file_and_says_so() {
+    let mut scratch = Scratch::new(POLICY).write("mesh.yaml", &mesh_yaml("Observe", "127.0.0.1:1"));
+    let mesh = scratch.mesh();
+    assert_eq!(mesh.config.enforcement, crate::config::Enforcement::Enforce);
+    assert!(
+        mesh.config_problems[0]
+            .problem
+            .to_string()
+            .contains("listen.grpc: changes only with a restart")
+    );
+}
+
+#[test]
+fn a_look_at_unchanged_files_publishes_nothing() {
+    let mut scratch = Scratch::new(POLICY);
+    scratch.mesh();
+    let scratch = scratch.write("policies/a.yaml", POLICY);
+    assert!(!scratch.mesh.has_changed().unwrap());
+}
