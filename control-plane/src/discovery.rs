@@ -1,0 +1,254 @@
+//! Tells each sidecar what it needs. A stream begins with a checked Hello, sends the difference between what the mesh
+//! wants the sidecar to have and what it holds, and waits for its answer before it sends again. It ends with the
+//! caller's certificate, with the service in `mesh.yaml`, or when a newer stream of the same instance begins.
+
+mod desired;
+pub(crate) mod hello;
+mod session;
+
+pub(crate) use desired::workload_of;
+
+use std::{sync::Arc, time::Duration};
+
+use sidegate_codes::Code;
+use sidegate_identity::SpiffeId;
+use sidegate_proto::v1::{SubscribeRequest, Update, discovery_server::Discovery, subscribe_request::Message};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming};
+
+use self::{
+    desired::Desired,
+    hello::Hello,
+    session::{Answer, Session},
+};
+use crate::{
+    mesh::Mesh,
+    metrics::Metrics,
+    proxies::{Certificate, Endpoints, Nack, Proxies, Subscription},
+    server::{self, VerifiedPeer},
+};
+
+/// The gRPC service.
+#[derive(Clone)]
+pub(crate) struct DiscoveryService {
+    pub(crate) mesh: watch::Receiver<Arc<Mesh>>,
+    pub(crate) proxies: Arc<Proxies>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Owns every stream's task.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    /// Until then, a service without endpoints may only not have registered yet.
+    pub(crate) settled_at: Instant,
+}
+
+#[tonic::async_trait]
+impl Discovery for DiscoveryService {
+    type SubscribeStream = ReceiverStream<Result<Update, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let peer = server::verified_peer(&request)?;
+        let mut inbound = request.into_inner();
+        let hello = first_message(&mut inbound, &peer).await?;
+        let subscription = self
+            .proxies
+            .subscribe(
+                peer.peer(),
+                peer.id(),
+                certificate(&peer),
+                Arc::new(hello.clone()),
+            )
+            .map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        tracing::info!(identity = %peer.id(), instance = hello.instance, address = %peer.peer().address,
+            "sidecar subscribed");
+        let (updates, stream) = mpsc::channel(1);
+        let conversation = Conversation {
+            mesh: self.mesh.clone(),
+            endpoints: self.proxies.endpoints(),
+            metrics: self.metrics.clone(),
+            stop: self.stop.clone(),
+            settled_at: self.settled_at,
+            session: Session::new(hello.held.clone(), subscription.last_sent()),
+            identity: peer.id().clone(),
+            ends_at: peer.ends_at(),
+            hello,
+            subscription,
+            updates,
+        };
+        self.tasks.spawn(conversation.run(inbound));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// One sidecar's stream.
+struct Conversation {
+    mesh: watch::Receiver<Arc<Mesh>>,
+    endpoints: watch::Receiver<Arc<Endpoints>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+    settled_at: Instant,
+    session: Session,
+    identity: SpiffeId,
+    hello: Hello,
+    /// When the caller's certificate ends.
+    ends_at: Instant,
+    subscription: Subscription,
+    updates: mpsc::Sender<Result<Update, Status>>,
+}
+
+/// Why a stream ended.
+enum End {
+    /// The sidecar closed its side: it is going away.
+    Orderly,
+    /// The connection broke.
+    Lost,
+    /// This side ends it, and says why.
+    Refused(Status),
+}
+
+impl Conversation {
+    async fn run(mut self, inbound: Streaming<SubscribeRequest>) {
+        let end = self.converse(inbound).await;
+        let (identity, instance) = (&self.identity, &self.hello.instance);
+        match end {
+            End::Orderly => {
+                tracing::info!(%identity, instance, "sidecar left");
+                self.subscription.end();
+            }
+            End::Lost => tracing::warn!(%identity, instance, "sidecar's stream lost"),
+            End::Refused(status) => {
+                tracing::info!(%identity, instance, reason = status.message(), "sidecar's stream ended");
+                drop(self.updates.try_send(Err(status)));
+            }
+        }
+    }
+
+    async fn converse(&mut self, mut inbound: Streaming<SubscribeRequest>) -> End {
+        loop {
+            if let Err(end) = self.send_what_is_due() {
+                return end;
+            }
+            tokio::select! {
+                // What ends the stream comes first: no update overtakes it.
+                biased;
+                () = self.stop.cancelled() => return refused(Status::unavailable("the control plane is stopping")),
+                () = self.subscription.superseded() => {
+                    return refused(Status::aborted("a newer stream of this instance took its place"));
+                }
+                () = sleep_until(self.ends_at) => return refused(certificate_ended()),
+                () = sleep_until(self.session.answer_due()), if self.session.awaits_answer() => {
+                    return refused(Status::deadline_exceeded("an update was not answered in time"));
+                }
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => if let Err(status) = self.receive(message) {
+                        return refused(status);
+                    },
+                    Ok(None) => return End::Orderly,
+                    Err(_) => return End::Lost,
+                },
+                Ok(()) = self.mesh.changed() => {}
+                Ok(()) = self.endpoints.changed() => {}
+                () = sleep_until(self.settled_at), if Instant::now() < self.settled_at => {}
+            }
+        }
+    }
+
+    /// Sends the next Update unless one is unanswered or nothing differs.
+    fn send_what_is_due(&mut self) -> Result<(), End> {
+        if self.session.awaits_answer() {
+            return Ok(());
+        }
+        let mesh = self.mesh.borrow_and_update().clone();
+        let endpoints = self.endpoints.borrow_and_update().clone();
+        let settled = Instant::now() >= self.settled_at;
+        let desired = Desired::of(&mesh, &endpoints, &self.identity, &self.hello, settled)
+            .ok_or_else(|| refused(not_in_mesh(&self.identity)))?;
+        let Some(update) = self.session.next(&desired, Instant::now()) else {
+            return Ok(());
+        };
+        self.subscription.sent(update.version);
+        self.metrics.update("sent");
+        // The channel holds one, and the one before was answered: it is never full.
+        self.updates.try_send(Ok(update)).map_err(|_| End::Lost)
+    }
+
+    fn receive(&mut self, request: SubscribeRequest) -> Result<(), Status> {
+        let answer = match request.message {
+            Some(Message::Ack(ack)) => Answer::Ack(ack.version),
+            Some(Message::Nack(nack)) => Answer::Nack(hello::checked_nack(nack)),
+            Some(Message::Hello(_)) | None => {
+                return Err(Status::invalid_argument("expected an Ack or a Nack"));
+            }
+        };
+        self.session.answer(&answer).map_err(Status::invalid_argument)?;
+        match answer {
+            Answer::Ack(version) => {
+                self.metrics.update("acked");
+                self.subscription.acked(version);
+            }
+            Answer::Nack(nack) => self.refused_by_sidecar(nack),
+        }
+        Ok(())
+    }
+
+    fn refused_by_sidecar(&self, nack: Nack) {
+        self.metrics.update("nacked");
+        tracing::error!(code = %Code::SnapshotRefused, identity = %self.identity, version = nack.version,
+            path = nack.path, reason = nack.code, message = nack.message, "a sidecar refused an update");
+        self.subscription.nacked(nack);
+    }
+}
+
+async fn first_message(
+    inbound: &mut Streaming<SubscribeRequest>,
+    peer: &VerifiedPeer,
+) -> Result<Hello, Status> {
+    let first = timeout(HELLO_TIMEOUT, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Hello in time"))??;
+    match first.and_then(|request| request.message) {
+        Some(Message::Hello(hello)) => Hello::check(hello, peer.peer().address.ip())
+            .map_err(|error| Status::invalid_argument(error.to_string())),
+        _ => Err(Status::invalid_argument("the first message is a Hello")),
+    }
+}
+
+fn certificate(peer: &VerifiedPeer) -> Certificate {
+    let svid = peer.svid();
+    let issued_at_ms = svid
+        .issued_at()
+        .map(|moment| moment.as_secs().saturating_mul(1000));
+    Certificate {
+        serial: crate::hex::encode(svid.serial()),
+        issued_at_ms,
+        not_after: svid.not_after(),
+    }
+}
+
+fn refused(status: Status) -> End {
+    End::Refused(status)
+}
+
+fn certificate_ended() -> Status {
+    Status::unauthenticated(format!(
+        "{}: the client certificate has ended",
+        Code::PeerCertificateEnded
+    ))
+}
+
+fn not_in_mesh(identity: &SpiffeId) -> Status {
+    Status::permission_denied(format!(
+        "{}: {identity} is not a service of this mesh",
+        Code::IssuanceRefused
+    ))
+}
+
+/// The Hello follows the call at once.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);

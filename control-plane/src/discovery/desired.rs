@@ -1,0 +1,103 @@
+//! What the mesh wants one sidecar to have: its settings, the policies that select its workload, the services that it
+//! calls, every bundle. Where the control plane does not know, what the sidecar holds stays.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use sidegate_identity::SpiffeId;
+use sidegate_policy::Workload;
+use sidegate_proto::v1::Resource;
+
+use super::hello::Hello;
+use crate::{
+    config::Service,
+    mesh::Mesh,
+    proxies::Endpoints,
+    resource::{self, POLICY_PREFIX},
+};
+
+/// What a sidecar is to hold, by resource name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Desired {
+    pub(crate) set: BTreeMap<String, Arc<Resource>>,
+    /// Neither sent nor removed.
+    pub(crate) withheld: BTreeSet<String>,
+    /// No policy is known: those that are held stay.
+    pub(crate) policies_unknown: bool,
+}
+
+impl Desired {
+    /// `None`: the identity is no service of the mesh. An identity that several services share gets the labels of the
+    /// first of them in `mesh.yaml`.
+    ///
+    /// Before the mesh is `settled`, a service without endpoints may be one whose sidecars have not found back to a
+    /// restarted control plane: callers that hold some keep them.
+    pub(crate) fn of(
+        mesh: &Mesh,
+        endpoints: &Endpoints,
+        identity: &SpiffeId,
+        hello: &Hello,
+        settled: bool,
+    ) -> Option<Self> {
+        let workload = mesh.config.workload(identity)?;
+        let mut desired = Self {
+            policies_unknown: mesh.policies.is_none(),
+            ..Self::default()
+        };
+        desired.add(Arc::new(resource::settings(&mesh.config, workload)));
+        desired.add_all(mesh.bundles.iter().cloned());
+        desired.add_all(policies(mesh, workload));
+        for service in hello.services.iter().filter_map(|name| mesh.config.service(name)) {
+            let endpoints = endpoints_of(service, endpoints);
+            let name = resource::service_name(&service.name);
+            if endpoints.is_empty() && !settled && hello.held.contains_key(&name) {
+                desired.withheld.insert(name);
+            } else {
+                desired.add(Arc::new(resource::service(service, &endpoints)));
+            }
+        }
+        Some(desired)
+    }
+
+    /// Whether a resource that is not wanted stays where it is held.
+    pub(crate) fn keeps(&self, name: &str) -> bool {
+        self.withheld.contains(name) || (self.policies_unknown && name.starts_with(POLICY_PREFIX))
+    }
+
+    fn add(&mut self, resource: Arc<Resource>) {
+        self.set.insert(resource.name.clone(), resource);
+    }
+
+    fn add_all(&mut self, resources: impl IntoIterator<Item = Arc<Resource>>) {
+        resources.into_iter().for_each(|resource| self.add(resource));
+    }
+}
+
+/// Those that are configured and those that sidecars of the service's own identity registered.
+fn endpoints_of(service: &Service, registered: &Endpoints) -> BTreeSet<std::net::SocketAddr> {
+    let registered = registered.get(&service.identity).into_iter().flatten();
+    service.endpoints.iter().chain(registered).copied().collect()
+}
+
+fn policies(mesh: &Mesh, workload: &Service) -> Vec<Arc<Resource>> {
+    let Some(policies) = &mesh.policies else {
+        return Vec::new();
+    };
+    policies
+        .set
+        .selecting(&workload_of(mesh, workload))
+        .filter_map(|sourced| policies.resources.get(sourced.name()).cloned())
+        .collect()
+}
+
+/// A service as selectors see it.
+pub(crate) fn workload_of<'a>(mesh: &'a Mesh, service: &'a Service) -> Workload<'a> {
+    Workload {
+        namespace: &service.name.namespace,
+        labels: &service.labels,
+        trust_domain: mesh.config.trust_domain.as_str(),
+        root_namespace: mesh.config.root_namespace.as_deref(),
+    }
+}

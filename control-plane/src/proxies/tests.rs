@@ -1,0 +1,118 @@
+use super::*;
+use crate::discovery::hello::Inbound;
+
+fn identity(account: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://shop.test/ns/shop/sa/{account}")).unwrap()
+}
+
+fn subscribe(proxies: &Arc<Proxies>, account: &str, instance: &str, port: u16) -> Subscription {
+    let address = SocketAddr::from(([10, 0, 0, 7], port));
+    let hello = Hello {
+        instance: instance.into(),
+        release: "0.1.0".into(),
+        inbound: vec![Inbound { address, port: 8080 }],
+        services: BTreeSet::new(),
+        held: BTreeMap::new(),
+    };
+    let certificate = Certificate {
+        serial: "01".into(),
+        issued_at_ms: None,
+        not_after: rustls_pki_types::UnixTime::since_unix_epoch(Duration::ZERO),
+    };
+    let peer = Peer { address, svid: None };
+    proxies
+        .subscribe(&peer, &identity(account), certificate, Arc::new(hello))
+        .unwrap()
+}
+
+fn ports(proxies: &Proxies, account: &str) -> Vec<u16> {
+    let endpoints = proxies.endpoints().borrow().clone();
+    endpoints
+        .get(&identity(account))
+        .into_iter()
+        .flatten()
+        .map(SocketAddr::port)
+        .collect()
+}
+
+#[test]
+fn an_orderly_end_takes_the_endpoint_away_at_once() {
+    let proxies = Proxies::new();
+    let subscription = subscribe(&proxies, "payments", "a", 1);
+    assert_eq!(ports(&proxies, "payments"), [1]);
+    subscription.end();
+    assert!(ports(&proxies, "payments").is_empty());
+    assert_eq!(proxies.count(), (0, 0));
+}
+
+#[test]
+fn a_lost_stream_leaves_its_endpoint_for_the_grace_and_no_longer() {
+    let proxies = Proxies::new();
+    drop(subscribe(&proxies, "payments", "a", 1));
+    let lost = Instant::now();
+    proxies.sweep(lost + GRACE.checked_sub(Duration::from_secs(1)).unwrap());
+    assert_eq!((ports(&proxies, "payments"), proxies.count()), (vec![1], (0, 1)));
+    proxies.sweep(lost + GRACE);
+    assert!(ports(&proxies, "payments").is_empty());
+    assert_eq!(proxies.count(), (0, 1), "still shown");
+    proxies.sweep(lost + FORGET);
+    assert_eq!(proxies.count(), (0, 0));
+}
+
+#[test]
+fn a_newer_stream_takes_the_olders_place_and_the_olders_end_changes_nothing() {
+    let proxies = Proxies::new();
+    let older = subscribe(&proxies, "payments", "a", 1);
+    older.sent(7);
+    let newer = subscribe(&proxies, "payments", "a", 2);
+    assert!(older.superseded.is_cancelled());
+    assert_eq!(newer.last_sent(), 7, "versions go on growing");
+    older.sent(99);
+    older.end();
+    assert_eq!((ports(&proxies, "payments"), newer.last_sent()), (vec![2], 7));
+}
+
+#[test]
+fn one_identity_cannot_take_anothers_instance() {
+    let proxies = Proxies::new();
+    let payments = subscribe(&proxies, "payments", "a", 1);
+    let _orders = subscribe(&proxies, "orders", "a", 2);
+    assert!(!payments.superseded.is_cancelled());
+    assert_eq!(
+        (ports(&proxies, "payments"), ports(&proxies, "orders")),
+        (vec![1], vec![2])
+    );
+}
+
+#[test]
+fn one_identity_has_a_limit_and_the_lost_make_room() {
+    let proxies = Proxies::new();
+    let mut held: Vec<_> = (0..MAX_PER_IDENTITY)
+        .map(|number| subscribe(&proxies, "payments", &number.to_string(), 1))
+        .collect();
+    assert_eq!(
+        make_room(&mut proxies.lock(), &identity("payments")),
+        Err(TooMany)
+    );
+    assert_eq!(make_room(&mut proxies.lock(), &identity("orders")), Ok(()));
+    held.pop();
+    assert_eq!(make_room(&mut proxies.lock(), &identity("payments")), Ok(()));
+}
+
+#[test]
+fn a_nack_is_shown_until_a_later_version_is_acknowledged() {
+    let proxies = Proxies::new();
+    let subscription = subscribe(&proxies, "payments", "a", 1);
+    subscription.nacked(Nack {
+        version: 1,
+        path: "p".into(),
+        code: "SG0405".into(),
+        message: "m".into(),
+    });
+    assert_eq!(proxies.list()[0].nack.as_ref().unwrap().code, "SG0405");
+    subscription.acked(2);
+    assert_eq!(
+        (proxies.list()[0].acked, proxies.list()[0].nack.clone()),
+        (2, None)
+    );
+}
