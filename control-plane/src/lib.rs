@@ -2,4 +2,28 @@
 //! sidecar what it needs, keeps the ledger of what they saw, and answers the operator.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod cli;
+pub mod config;
+
+mod api;
+mod attest;
+mod ca;
+mod clock;
+mod discovery;
+mod hex;
+mod issuance;
+mod ledger;
+mod mesh;
+mod metrics;
+mod policies;
+mod problem;
+mod proxies;
+mod rate;
+mod resource;
+mod server;
+mod state;
+mod watch;
+
+pub use problem::Problem;
+pub use state::StateError;

@@ -1,0 +1,361 @@
+//! The API's documents, each made from the parts that know. Times are RFC 3339 in UTC; what is absent is null.
+
+use serde::Serialize;
+use sidegate_policy::{Action, Mode, Sourced};
+
+use super::Shown;
+use crate::{
+    clock,
+    config::Enforcement,
+    discovery, ledger,
+    mesh::{DatedProblem, Mesh},
+    proxies,
+};
+
+/// `GET /v1/status`
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Status {
+    api_version: &'static str,
+    version: &'static str,
+    started_at: String,
+    trust_domain: String,
+    enforcement: Enforcement,
+    root: Root,
+    policies: PolicyState,
+    mesh: MeshState,
+    proxies: ProxyCount,
+    ledger: LedgerSize,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Root {
+    not_after: String,
+    fingerprint: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PolicyState {
+    count: usize,
+    digest: Option<String>,
+    loaded_at: Option<String>,
+    last_error: Option<Vec<DatedProblem>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MeshState {
+    last_error: Option<Vec<DatedProblem>>,
+}
+
+#[derive(Serialize)]
+struct ProxyCount {
+    connected: usize,
+    total: usize,
+}
+
+#[derive(Serialize)]
+struct LedgerSize {
+    cells: usize,
+    dropped: u64,
+}
+
+impl Status {
+    pub(super) fn of(shown: &Shown) -> Self {
+        let mesh = shown.mesh.borrow().clone();
+        let policies = mesh.policies.as_deref();
+        let (connected, total) = shown.proxies.count();
+        let (cells, dropped) = shown.ledger.size();
+        Self {
+            api_version: API_VERSION,
+            version: env!("CARGO_PKG_VERSION"),
+            started_at: clock::rfc3339(shown.started_at_ms),
+            trust_domain: mesh.config.trust_domain.to_string(),
+            enforcement: mesh.config.enforcement,
+            root: Root {
+                not_after: clock::rfc3339_of(shown.authority.root().not_after()),
+                fingerprint: shown.authority.root().fingerprint().to_owned(),
+            },
+            policies: PolicyState {
+                count: policies.map_or(0, |policies| policies.set.len()),
+                digest: policies.map(|policies| policies.digest.clone()),
+                loaded_at: policies.map(|policies| clock::rfc3339(policies.loaded_at_ms)),
+                last_error: unless_empty(&mesh.policy_problems),
+            },
+            mesh: MeshState {
+                last_error: unless_empty(&mesh.config_problems),
+            },
+            proxies: ProxyCount { connected, total },
+            ledger: LedgerSize { cells, dropped },
+        }
+    }
+}
+
+/// `GET /v1/proxies`
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Proxies {
+    api_version: &'static str,
+    proxies: Vec<Proxy>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Proxy {
+    instance: String,
+    identity: String,
+    release: String,
+    connected: bool,
+    address: String,
+    since: String,
+    version: u64,
+    acked: u64,
+    nack: Option<Nack>,
+    inbound: Vec<Inbound>,
+    services: Vec<String>,
+    /// Names among `services` that the mesh does not have: their listeners have nowhere to go.
+    unknown_services: Vec<String>,
+    certificate: Certificate,
+}
+
+#[derive(Serialize)]
+struct Nack {
+    version: u64,
+    path: String,
+    code: String,
+    message: String,
+}
+
+#[derive(Serialize)]
+struct Inbound {
+    address: String,
+    port: u16,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificate {
+    serial: String,
+    issued_at: Option<String>,
+    not_after: String,
+}
+
+impl Proxies {
+    pub(super) fn of(shown: &Shown) -> Self {
+        let mesh = shown.mesh.borrow().clone();
+        let proxies = shown
+            .proxies
+            .list()
+            .into_iter()
+            .map(|entry| Proxy::of(entry, &mesh))
+            .collect();
+        Self {
+            api_version: API_VERSION,
+            proxies,
+        }
+    }
+}
+
+impl Proxy {
+    fn of(entry: proxies::Entry, mesh: &Mesh) -> Self {
+        let hello = &entry.hello;
+        let unknown = hello
+            .services
+            .iter()
+            .filter(|name| mesh.config.service(name).is_none());
+        let inbound = hello.inbound.iter();
+        Self {
+            instance: hello.instance.clone(),
+            identity: entry.identity.to_string(),
+            release: hello.release.clone(),
+            connected: entry.is_connected(),
+            address: entry.address.to_string(),
+            since: clock::rfc3339(entry.since_ms),
+            version: entry.sent,
+            acked: entry.acked,
+            inbound: inbound
+                .map(|at| Inbound {
+                    address: at.address.to_string(),
+                    port: at.port,
+                })
+                .collect(),
+            services: hello.services.iter().map(ToString::to_string).collect(),
+            unknown_services: unknown.map(ToString::to_string).collect(),
+            certificate: Certificate {
+                issued_at: entry.certificate.issued_at_ms.map(clock::rfc3339),
+                not_after: clock::rfc3339_of(entry.certificate.not_after),
+                serial: entry.certificate.serial,
+            },
+            nack: entry.nack.map(Nack::of),
+        }
+    }
+}
+
+impl Nack {
+    fn of(nack: proxies::Nack) -> Self {
+        let proxies::Nack {
+            version,
+            path,
+            code,
+            message,
+        } = nack;
+        Self {
+            version,
+            path,
+            code,
+            message,
+        }
+    }
+}
+
+/// `GET /v1/policies`
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Policies {
+    api_version: &'static str,
+    policies: Vec<Policy>,
+}
+
+#[derive(Serialize)]
+struct Policy {
+    name: String,
+    action: Action,
+    mode: Mode,
+    source: String,
+    selects: Vec<String>,
+    rules: Vec<String>,
+}
+
+impl Policies {
+    pub(super) fn of(shown: &Shown) -> Self {
+        let mesh = shown.mesh.borrow().clone();
+        let loaded = mesh.policies.as_deref();
+        let policies = loaded.into_iter().flat_map(|loaded| loaded.set.iter());
+        Self {
+            api_version: API_VERSION,
+            policies: policies.map(|policy| Policy::of(policy, &mesh)).collect(),
+        }
+    }
+}
+
+impl Policy {
+    fn of(sourced: &Sourced, mesh: &Mesh) -> Self {
+        let spec = &sourced.policy().spec;
+        Self {
+            name: sourced.name().to_string(),
+            action: spec.action,
+            mode: spec.mode,
+            source: sourced.source().to_string(),
+            selects: selected(sourced, mesh),
+            rules: spec.rules.iter().map(|rule| rule.name.to_string()).collect(),
+        }
+    }
+}
+
+/// The services whose workloads the policy selects, as distribution selects them.
+fn selected(sourced: &Sourced, mesh: &Mesh) -> Vec<String> {
+    let Some(policies) = &mesh.policies else {
+        return Vec::new();
+    };
+    let selects = |service: &&crate::config::Service| {
+        let workload = discovery::workload_of(mesh, service);
+        policies
+            .set
+            .selecting(&workload)
+            .any(|selecting| selecting.name() == sourced.name())
+    };
+    mesh.config
+        .services
+        .iter()
+        .filter(selects)
+        .map(|service| service.name.to_string())
+        .collect()
+}
+
+/// `GET /v1/edges`
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Edges {
+    api_version: &'static str,
+    edges: Vec<Edge>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Edge {
+    direction: &'static str,
+    source: Option<String>,
+    destination: Option<String>,
+    port: u16,
+    protocol: Option<&'static str>,
+    route: Option<String>,
+    tls: &'static str,
+    verdict: &'static str,
+    code: Option<&'static str>,
+    policy: Option<String>,
+    rule: Option<String>,
+    shadow: Option<&'static str>,
+    count: u64,
+    errors: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+    rps: f64,
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    first_seen: String,
+    last_seen: String,
+}
+
+impl Edges {
+    pub(super) fn of(shown: &Shown, window_ms: u64, now_ms: u64) -> Self {
+        let edges = shown.ledger.edges(window_ms, now_ms);
+        Self {
+            api_version: API_VERSION,
+            edges: edges.into_iter().map(Edge::of).collect(),
+        }
+    }
+}
+
+impl Edge {
+    fn of(edge: ledger::Edge) -> Self {
+        let ledger::Edge {
+            key,
+            counts,
+            rps,
+            p50_ms,
+            p99_ms,
+        } = edge;
+        let text = |text: String| (!text.is_empty()).then_some(text);
+        Self {
+            direction: key.direction.as_str(),
+            source: key.source.map(|id| id.to_string()),
+            destination: key.destination.map(|id| id.to_string()),
+            port: key.port,
+            protocol: (!key.protocol.is_empty()).then_some(key.protocol),
+            route: text(key.route),
+            tls: key.tls,
+            verdict: key.verdict,
+            code: key.code.map(sidegate_codes::Code::id),
+            policy: text(key.policy),
+            rule: text(key.rule),
+            shadow: key.shadow,
+            count: counts.count,
+            errors: counts.errors,
+            bytes_received: counts.bytes_received,
+            bytes_sent: counts.bytes_sent,
+            rps,
+            p50_ms,
+            p99_ms,
+            first_seen: clock::rfc3339(counts.first_seen_ms),
+            last_seen: clock::rfc3339(counts.last_seen_ms),
+        }
+    }
+}
+
+fn unless_empty(problems: &[DatedProblem]) -> Option<Vec<DatedProblem>> {
+    (!problems.is_empty()).then(|| problems.to_vec())
+}
+
+const API_VERSION: &str = "api.sidegate.dev/v1";

@@ -1,0 +1,282 @@
+//! Where sidecars connect: TLS 1.3 with a client certificate or none, verified by `identity`, with limits before and
+//! during the handshake. Hands each connection with its peer to gRPC; refuses what is too much or too slow.
+
+pub(crate) mod credentials;
+mod limit;
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls_pki_types::UnixTime;
+use sidegate_codes::Code;
+use sidegate_identity::{SpiffeId, SvidLimits, TrustBundles, Usage, VerifiedSvid, tls, verify};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Status, transport::server::Connected};
+
+use self::limit::{Limits, Permit};
+use crate::{clock, metrics::Metrics};
+
+/// Accepts connections and hands them on once their handshake is done.
+pub(crate) struct Acceptor {
+    pub(crate) listener: TcpListener,
+    /// The newest of the control plane's own credentials, as a TLS configuration.
+    pub(crate) tls: watch::Receiver<Arc<rustls::ServerConfig>>,
+    pub(crate) bundles: Arc<TrustBundles>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Owns the handshakes.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+/// The far end of a connection: the address, and the identity if it proved one.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) svid: Option<Arc<VerifiedSvid>>,
+}
+
+/// A peer whose certificate was verified and is still valid.
+#[derive(Clone, Debug)]
+pub(crate) struct VerifiedPeer {
+    peer: Peer,
+    svid: Arc<VerifiedSvid>,
+}
+
+/// A connection after its handshake. Its permit returns when it is dropped.
+pub(crate) struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    _permit: Permit,
+}
+
+/// Why a handshake did not end in a connection.
+#[derive(Debug, thiserror::Error)]
+enum HandshakeError {
+    #[error("not finished within {HANDSHAKE_TIMEOUT:?}")]
+    Timeout,
+    #[error("{0}")]
+    Tls(#[from] io::Error),
+    #[error("{0}")]
+    Peer(#[from] sidegate_identity::SvidError),
+}
+
+impl Acceptor {
+    /// Accepts until `stop`. Connections go to `connections`; when nobody takes them, accepting waits.
+    pub(crate) async fn run(self, connections: mpsc::Sender<io::Result<Connection>>) {
+        let limits = Limits::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, address)) => self.admit(stream, address, &limits, &connections),
+                // Out of descriptors, most likely: accepting again at once would only burn the CPU.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        limits: &Limits,
+        connections: &mpsc::Sender<io::Result<Connection>>,
+    ) {
+        let permit = match limits.admit(address.ip()) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                self.metrics.connection_refused(reason);
+                return tracing::warn!(code = %Code::TooManyConnections, %address, reason, "connection refused");
+            }
+        };
+        let acceptor = TlsAcceptor::from(self.tls.borrow().clone());
+        let (bundles, metrics) = (self.bundles.clone(), self.metrics.clone());
+        let connections = connections.clone();
+        self.tasks.spawn(async move {
+            match handshake(&acceptor, stream, address, &bundles, permit).await {
+                Ok(connection) => drop(connections.send(Ok(connection)).await),
+                Err(error) => report(&error, address, &metrics),
+            }
+        });
+    }
+}
+
+async fn handshake(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    address: SocketAddr,
+    bundles: &TrustBundles,
+    permit: Permit,
+) -> Result<Connection, HandshakeError> {
+    // Updates are small and waited for.
+    stream.set_nodelay(true)?;
+    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
+        .await
+        .map_err(|_| HandshakeError::Timeout)??;
+    let svid = match stream.get_ref().1.peer_certificates() {
+        None | Some([]) => None,
+        // The same function that the handshake's verifier ran; here it hands on its evidence.
+        Some(chain) => {
+            let now = clock::unix_time(clock::now_ms());
+            Some(Arc::new(verify(
+                chain,
+                Usage::Client,
+                bundles,
+                &SvidLimits::default(),
+                now,
+            )?))
+        }
+    };
+    Ok(Connection {
+        stream,
+        peer: Peer { address, svid },
+        _permit: permit,
+    })
+}
+
+fn report(error: &HandshakeError, address: SocketAddr, metrics: &Metrics) {
+    let (code, reason) = error.explain();
+    metrics.handshake_failed(reason);
+    tracing::info!(%code, %address, %error, "handshake failed");
+}
+
+impl HandshakeError {
+    fn explain(&self) -> (Code, &'static str) {
+        match self {
+            Self::Timeout => (Code::HandshakeTimeout, "timeout"),
+            Self::Peer(error) => (error.code(), error.reason()),
+            Self::Tls(error) => error
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+                .and_then(tls::peer_error)
+                .map_or((Code::HandshakeFailed, "tls"), |error| {
+                    (error.code(), error.reason())
+                }),
+        }
+    }
+}
+
+/// The caller of a request that needs an identity; refuses a caller without, and one whose certificate has ended
+/// since the handshake.
+pub(crate) fn verified_peer<T>(request: &Request<T>) -> Result<VerifiedPeer, Status> {
+    let peer = peer(request)?;
+    let svid = peer
+        .svid
+        .clone()
+        .ok_or_else(|| unauthenticated(Code::NoClientCertificate, "a client certificate is required"))?;
+    if UnixTime::now().as_secs() > svid.not_after().as_secs() {
+        return Err(unauthenticated(
+            Code::PeerCertificateEnded,
+            "the client certificate has ended",
+        ));
+    }
+    Ok(VerifiedPeer { peer, svid })
+}
+
+/// The caller of any request.
+pub(crate) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    request
+        .extensions()
+        .get::<Peer>()
+        .cloned()
+        .ok_or_else(|| Status::internal("no peer"))
+}
+
+fn unauthenticated(code: Code, message: &str) -> Status {
+    Status::unauthenticated(format!("{code}: {message}"))
+}
+
+impl VerifiedPeer {
+    pub(crate) fn id(&self) -> &SpiffeId {
+        self.svid.id()
+    }
+
+    pub(crate) fn svid(&self) -> &VerifiedSvid {
+        &self.svid
+    }
+
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// The moment after the certificate's last second.
+    pub(crate) fn ends_at(&self) -> Instant {
+        let end_ms = self
+            .svid
+            .not_after()
+            .as_secs()
+            .saturating_add(1)
+            .saturating_mul(1000);
+        Instant::now() + Duration::from_millis(end_ms.saturating_sub(clock::now_ms()))
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
