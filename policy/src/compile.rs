@@ -81,26 +81,30 @@ pub(crate) struct CompiledRule {
 impl Policies {
     /// Compiles policies that all select the workload, given in the order of their names.
     pub(crate) fn compile<'p>(selected: impl Iterator<Item = &'p Sourced>, trust_domain: &str) -> Self {
-        let (mut enforced, mut trial) = (Stages::default(), Stages::default());
-        let mut shadowed = false;
         // A text that is no trust domain has no identities, so nothing local matches.
         let local = TrustDomain::parse(trust_domain).ok();
-        for sourced in selected {
-            match sourced.policy().spec.mode {
-                Mode::Enforce => enforced.add(sourced, local.as_ref()),
-                Mode::Shadow => shadowed = true,
-            }
-            trial.add(sourced, local.as_ref());
-        }
+        let selected: Vec<&Sourced> = selected.collect();
+        let is_enforced = |sourced: &&Sourced| sourced.policy().spec.mode == Mode::Enforce;
+        let enforced = Stages::of(selected.iter().copied().filter(is_enforced), local.as_ref());
+        let shadowed = !selected.iter().all(is_enforced);
+        let trial = shadowed.then(|| Stages::of(selected.iter().copied(), local.as_ref()));
         Self {
             enforced,
-            trial: shadowed.then_some(trial),
+            trial,
             trust_domain: trust_domain.into(),
         }
     }
 }
 
 impl Stages {
+    fn of<'p>(policies: impl Iterator<Item = &'p Sourced>, local: Option<&TrustDomain>) -> Self {
+        let mut stages = Self::default();
+        for sourced in policies {
+            stages.add(sourced, local);
+        }
+        stages
+    }
+
     fn add(&mut self, sourced: &Sourced, local: Option<&TrustDomain>) {
         self.selected = true;
         match sourced.policy().spec.action {
