@@ -1,0 +1,241 @@
+//! Policies and requests from a small world, so that matches, near misses and doubts are all frequent.
+
+use std::net::IpAddr;
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use serde_json::{Map, Value, json};
+use sidegate_identity::SpiffeId;
+use sidegate_policy::{Http, Request, Source, Sourced, parse_json};
+
+const IDENTITIES: &[&str] = &[
+    "spiffe://shop.test/ns/shop/sa/web",
+    "spiffe://shop.test/ns/shop/sa/orders",
+    "spiffe://shop.test/ns/bank/sa/web",
+    "spiffe://evil.test/ns/shop/sa/web",
+    "spiffe://evil.test/ns/bank/sa/orders",
+    "spiffe://evil.test/batch",
+];
+const ACCOUNTS: &[&str] = &["shop/web", "shop/orders", "bank/web", "bank/orders"];
+const NAMESPACES: &[&str] = &["shop", "bank"];
+const DOMAINS: &[&str] = &["shop.test", "evil.test"];
+const BLOCKS: &[&str] = &[
+    "10.0.0.0/8",
+    "10.1.0.0/16",
+    "::ffff:10.1.2.3",
+    "0.0.0.0/0",
+    "::/0",
+    "fd00::/8",
+    "10.1.2.2/31",
+];
+const ADDRESSES: &[&str] = &[
+    "10.1.2.3",
+    "::ffff:10.1.2.3",
+    "10.1.2.4",
+    "11.0.0.1",
+    "fd00::1",
+    "::1",
+];
+const METHODS: &[&str] = &["GET", "POST"];
+const PATTERNS: &[&str] = &[
+    "/",
+    "/a",
+    "/a/",
+    "/a/{x}",
+    "/a/**",
+    "/**",
+    "/{x}",
+    "/{x}/b",
+    "/a/{x}/**",
+    "/a/b/{y}",
+];
+const PATHS: &[&str] = &[
+    "/", "/a", "/a/", "/a/b", "/a/b/", "/a/b/c", "/ab", "/b", "", "*", "/**", "/{x}", "a", "/A", "/a/{x}",
+];
+const HOST_PATTERNS: &[&str] = &["shop.test", "*.shop.test", "*.test", "A.shop.test"];
+const HOSTS: &[&str] = &[
+    "shop.test",
+    "a.shop.test",
+    "A.Shop.test",
+    "a.b.shop.test",
+    "myshop.test",
+    ".test",
+    "",
+    "test",
+];
+const PORTS: &[u16] = &[8080, 9090];
+/// Around 2027-01-31.
+const MOMENTS: &[u64] = &[0, 1_801_353_599, 1_801_353_600, 1_900_000_000];
+
+/// A request that owns what it is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    identity: Option<SpiffeId>,
+    ip: IpAddr,
+    port: u16,
+    http: Option<(&'static str, &'static str, &'static str)>,
+    now: u64,
+}
+
+impl Asked {
+    pub(crate) fn after(self, seconds: u64) -> Self {
+        Self {
+            now: self.now + seconds,
+            ..self
+        }
+    }
+
+    pub(crate) fn request(&self) -> Request<'_> {
+        Request {
+            source: Source {
+                identity: self.identity.as_ref(),
+                ip: self.ip,
+            },
+            port: self.port,
+            http: self.http.map(|(method, host, path)| Http { method, host, path }),
+            now: self.now,
+        }
+    }
+}
+
+/// Any request.
+pub(crate) fn asked() -> impl Strategy<Value = Asked> {
+    let http = (select(&["GET", "POST", "get"]), select(HOSTS), select(PATHS));
+    let identity = prop_oneof![9 => select(IDENTITIES).prop_map(Some), 1 => Just(None)];
+    (
+        identity,
+        select(ADDRESSES),
+        select(PORTS),
+        option::weighted(0.8, http),
+        select(MOMENTS),
+    )
+        .prop_map(|(identity, ip, port, http, now)| Asked {
+            identity: identity.map(|id| SpiffeId::parse(id).expect("the world has valid IDs")),
+            ip: ip.parse().expect("the world has valid addresses"),
+            port,
+            http,
+            now,
+        })
+}
+
+/// Any policies, each under a name of its own.
+pub(crate) fn policies(max: usize) -> impl Strategy<Value = Vec<Sourced>> {
+    vec(spec(), 0..=max).prop_map(|specs| named("p", specs))
+}
+
+/// Policies of one of these actions, under names that [`policies`] does not use.
+pub(crate) fn policies_of(actions: &'static [&'static str]) -> impl Strategy<Value = Vec<Sourced>> {
+    vec((select(actions), spec()), 1..=2).prop_map(|specs| {
+        let with = |(action, (namespace, mut spec)): (&str, (&'static str, Value))| {
+            spec["action"] = json!(action);
+            (namespace, spec)
+        };
+        named("q", specs.into_iter().map(with).collect())
+    })
+}
+
+fn named(prefix: &str, specs: Vec<(&'static str, Value)>) -> Vec<Sourced> {
+    let policy = |(index, (namespace, spec))| {
+        let metadata = json!({"name": format!("{prefix}{index}"), "namespace": namespace});
+        let document = json!({
+            "apiVersion": "sidegate.dev/v1alpha1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec,
+        });
+        parse_json(&document.to_string(), "generated").expect("the world has valid policies")
+    };
+    specs.into_iter().enumerate().map(policy).collect()
+}
+
+fn spec() -> impl Strategy<Value = (&'static str, Value)> {
+    let namespace = prop_oneof![6 => Just("shop"), 2 => Just("sidegate"), 1 => Just("bank")];
+    let selector = option::weighted(0.3, select(&[r#"{"app":"pay"}"#, r#"{"app":"web"}"#]));
+    let action = prop_oneof![4 => Just("Allow"), 1 => Just("Deny"), 1 => Just("Require")];
+    let mode = prop_oneof![4 => Just("Enforce"), 1 => Just("Shadow")];
+    (namespace, selector, action, mode, vec(rule(), 1..4)).prop_map(
+        |(namespace, selector, action, mode, rules)| {
+            let mut spec = json!({"action": action, "mode": mode, "rules": rules});
+            if let Some(selector) = selector {
+                spec["selector"] = serde_json::from_str(selector).expect("the world has valid labels");
+            }
+            (namespace, spec)
+        },
+    )
+}
+
+fn rule() -> impl Strategy<Value = Value> {
+    let from = option::weighted(0.7, vec(peer(), 1..3));
+    let to = option::weighted(0.7, vec(operation(), 1..3));
+    (from, to, option::weighted(0.2, Just("2027-01-31"))).prop_map(|(from, to, expires)| {
+        let to = if from.is_none() && to.is_none() {
+            Some(vec![json!({"paths": ["/**"]})])
+        } else {
+            to
+        };
+        fields([
+            ("from", from.map(Value::from)),
+            ("to", to.map(Value::from)),
+            ("expires", expires.map(Value::from)),
+        ])
+    })
+}
+
+fn peer() -> impl Strategy<Value = Value> {
+    let some =
+        |chance: f64, words: &'static [&'static str]| option::weighted(chance, vec(select(words), 1..3));
+    let parts = (
+        some(0.3, IDENTITIES),
+        some(0.4, ACCOUNTS),
+        some(0.2, NAMESPACES),
+        some(0.2, DOMAINS),
+        some(0.2, BLOCKS),
+    );
+    parts.prop_map(|(principals, accounts, namespaces, domains, blocks)| {
+        or_else(
+            fields([
+                ("principals", principals.map(Value::from)),
+                ("serviceAccounts", accounts.map(Value::from)),
+                ("namespaces", namespaces.map(Value::from)),
+                ("trustDomains", domains.map(Value::from)),
+                ("ipBlocks", blocks.map(Value::from)),
+            ]),
+            json!({"trustDomains": DOMAINS}),
+        )
+    })
+}
+
+fn operation() -> impl Strategy<Value = Value> {
+    let some =
+        |chance: f64, words: &'static [&'static str]| option::weighted(chance, vec(select(words), 1..3));
+    let ports = option::weighted(0.2, vec(select(PORTS), 1..3));
+    let fields_given = (
+        some(0.4, METHODS),
+        some(0.6, PATTERNS),
+        some(0.2, HOST_PATTERNS),
+        ports,
+    );
+    fields_given.prop_map(|(methods, paths, hosts, ports)| {
+        or_else(
+            fields([
+                ("methods", methods.map(Value::from)),
+                ("paths", paths.map(Value::from)),
+                ("hosts", hosts.map(Value::from)),
+                ("ports", ports.map(Value::from)),
+            ]),
+            json!({"ports": PORTS}),
+        )
+    })
+}
+
+fn fields<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
+    let given = fields
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Object(given.collect::<Map<_, _>>())
+}
+
+/// An empty map is no source and no operation.
+fn or_else(value: Value, other: Value) -> Value {
+    if value.as_object().is_some_and(Map::is_empty) {
+        other
+    } else {
+        value
+    }
+}
