@@ -3,6 +3,8 @@
 
 pub(crate) mod client;
 
+use std::fmt::Write;
+
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, serde::rfc3339};
 
@@ -223,10 +225,10 @@ impl FileError {
     pub(crate) fn place(&self) -> String {
         let mut place = self.file.clone();
         for number in [self.line, self.line.and(self.column)].into_iter().flatten() {
-            place.push_str(&format!(":{number}"));
+            let _ = write!(place, ":{number}");
         }
         if let Some(field) = &self.field {
-            place.push_str(&format!(": {field}"));
+            let _ = write!(place, ": {field}");
         }
         place
     }

@@ -244,6 +244,11 @@ fn plural(count: usize, noun: &str) -> String {
     }
 }
 
+#[expect(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde gives the field by reference"
+)]
 fn code_id<S: serde::Serializer>(code: &Option<Code>, serializer: S) -> Result<S::Ok, S::Error> {
     code.map(Code::id).serialize(serializer)
 }

@@ -1,6 +1,6 @@
 //! One form for every error a person sees: what failed, the value seen, why, and the next command.
 
-use std::io::Write;
+use std::{fmt::Write as _, io::Write as _};
 
 use sidegate_codes::Code;
 
@@ -108,7 +108,7 @@ impl Failure {
             ("next", Some(&*self.next)),
         ] {
             if let Some(value) = value {
-                text.push_str(&format!("  {}  {value}\n", terminal::paint(Paint::Dim, label)));
+                let _ = writeln!(text, "  {}  {value}", terminal::paint(Paint::Dim, label));
             }
         }
         text

@@ -312,7 +312,7 @@ fn window(text: &str) -> Result<std::time::Duration, String> {
 }
 
 /// What the control plane keeps in memory.
-const MAX_WINDOW: std::time::Duration = std::time::Duration::from_secs(3600);
+const MAX_WINDOW: std::time::Duration = std::time::Duration::from_hours(1);
 
 #[cfg(test)]
 mod tests;

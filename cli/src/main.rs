@@ -54,7 +54,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::ControlPlane(args) => Ok(sidegate_control_plane::cli::run(args)),
         Command::ExplainCode(args) => explain::run(&args).map(Into::into),
         Command::Completion { shell } => reference::completion(shell).map(Into::into),
-        Command::Version(args) => version::run(&args).map(Into::into),
+        Command::Version(args) => version::run(args).map(Into::into),
         Command::Reference { page } => reference::run(page).map(Into::into),
         Command::DemoPart(part) => Ok(demo::parts::run(part)),
     }

@@ -72,7 +72,7 @@ fn text(status: &api::Status, proxies: &api::Proxies, now: OffsetDateTime, chars
     let mut text = String::new();
     for (level, label, value) in lines(status, proxies, now) {
         let mark = paint(level, charset.mark(level));
-        let _ = writeln!(text, "{mark} {:<15}{value}", label);
+        let _ = writeln!(text, "{mark} {label:<15}{value}");
     }
     let _ = writeln!(
         text,

@@ -56,14 +56,6 @@ impl Charset {
             (_, Paint::Dim | Paint::Strong) => "",
         }
     }
-
-    /// Between a source and its destination.
-    pub(crate) const fn arrow(self) -> &'static str {
-        match self {
-            Self::Unicode => "→",
-            Self::Ascii => "->",
-        }
-    }
 }
 
 /// `text` in the colour of its meaning.

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Prints the release.
-pub(crate) fn run(args: &Output) -> Result<Exit, Failure> {
+pub(crate) fn run(args: Output) -> Result<Exit, Failure> {
     let version = env!("CARGO_PKG_VERSION");
     match args.output {
         Format::Json => table::print_json("Version", json!({"version": version}))?,

@@ -62,7 +62,7 @@ fn refused_policies_are_shown_with_their_place_and_code() {
 #[test]
 fn a_mesh_without_sidecars_says_how_to_start_one() {
     let text = shown(&status(|status| {
-        status["proxies"] = serde_json::json!({"connected": 0, "total": 0})
+        status["proxies"] = serde_json::json!({"connected": 0, "total": 0});
     }));
     assert!(text.contains("!! sidecars       0 of 0 connected"), "{text}");
     assert!(text.contains("sidegate proxy --config"), "{text}");

@@ -1,0 +1,205 @@
+//! `sidegate demo --check`: every promise of the demo tried for real, each with its measured figures. One after
+//! another under a load that runs all the while, so that what one breaks shows in the load's failures.
+
+mod broken;
+mod certificates;
+mod changes;
+mod forbidden;
+mod outages;
+mod permitted;
+mod strangers;
+
+use std::{fmt::Write as _, time::Duration};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::{
+    say,
+    stage::{Performers, Stage},
+};
+use crate::{
+    exit::Exit,
+    failure::Failure,
+    table::{self, Format},
+    terminal::{Charset, Paint, paint},
+};
+
+/// Runs every check; exit code 1 when one fails.
+pub(super) async fn run(stage: &mut Stage, load: Duration, format: Format) -> Result<Exit, Failure> {
+    let mut performers = stage.perform()?;
+    let end_of_load = Instant::now() + load;
+    let serials = certificates::Serials::watch(stage.api.clone());
+    let mut trials = Vec::new();
+    let mut done = |trial: Trial| {
+        say(&line(&trial, Charset::from_env()));
+        trials.push(trial);
+    };
+
+    for trial in forbidden::try_all(stage, &performers).await {
+        done(trial);
+    }
+    for trial in strangers::try_all(stage, &performers).await {
+        done(trial);
+    }
+    done(changes::policy_on_open_connections(stage).await);
+    for trial in broken::try_all(stage).await {
+        done(trial);
+    }
+    done(outages::control_plane(stage, &performers).await);
+    done(certificates::rotation(stage, &performers, serials, end_of_load).await);
+    done(outages::sidecar_without_control_plane(stage, &mut performers).await);
+    done(permitted::all(stage, &mut performers).await);
+
+    report(&trials, format)
+}
+
+/// One promise on trial: what was measured, and what of it is not as promised.
+#[derive(Debug)]
+struct Trial {
+    name: String,
+    expected: &'static str,
+    measured: Map<String, Value>,
+    faults: Vec<String>,
+}
+
+impl Trial {
+    fn new(name: impl Into<String>, expected: &'static str) -> Self {
+        Self {
+            name: name.into(),
+            expected,
+            measured: Map::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// Notes a figure.
+    fn measure(&mut self, name: &str, figure: impl Into<Value>) {
+        self.measured.insert(name.to_owned(), figure.into());
+    }
+
+    /// Notes a fault unless the promise is kept.
+    fn require(&mut self, kept: bool, fault: impl Into<String>) {
+        if !kept {
+            self.faults.push(fault.into());
+        }
+    }
+
+    /// Notes a fault for what could not even be tried, and hands on what could.
+    fn attempt<T, E: std::fmt::Display>(&mut self, what: &str, outcome: Result<T, E>) -> Option<T> {
+        outcome
+            .map_err(|error| self.faults.push(format!("{what}: {error}")))
+            .ok()
+    }
+
+    fn ok(&self) -> bool {
+        self.faults.is_empty()
+    }
+}
+
+#[derive(Serialize)]
+struct Outcome<'a> {
+    name: &'a str,
+    ok: bool,
+    measured: &'a Map<String, Value>,
+    expected: &'a str,
+    detail: Option<String>,
+}
+
+impl<'a> From<&'a Trial> for Outcome<'a> {
+    fn from(trial: &'a Trial) -> Self {
+        let detail = (!trial.ok()).then(|| trial.faults.join("; "));
+        Self {
+            name: &trial.name,
+            ok: trial.ok(),
+            measured: &trial.measured,
+            expected: trial.expected,
+            detail,
+        }
+    }
+}
+
+fn report(trials: &[Trial], format: Format) -> Result<Exit, Failure> {
+    let ok = trials.iter().all(Trial::ok);
+    match format {
+        Format::Json => {
+            let checks: Vec<_> = trials.iter().map(Outcome::from).collect();
+            table::print_json("DemoCheck", serde_json::json!({"ok": ok, "checks": checks}))?;
+        }
+        // The lines were printed on stderr as they came; the answer is the whole.
+        Format::Table | Format::Wide => table::print(&text(trials, Charset::from_env()))?,
+    }
+    Ok(if ok { Exit::Ok } else { Exit::Findings })
+}
+
+fn text(trials: &[Trial], charset: Charset) -> String {
+    let mut text = String::new();
+    for trial in trials {
+        let _ = writeln!(
+            text,
+            "{}\n     expected  {}",
+            line(trial, charset),
+            trial.expected
+        );
+        let figures: Vec<String> = trial
+            .measured
+            .iter()
+            .map(|(name, figure)| format!("{name}={figure}"))
+            .collect();
+        let _ = writeln!(text, "     measured  {}", figures.join(" "));
+    }
+    let failed = trials.iter().filter(|trial| !trial.ok()).count();
+    let _ = writeln!(
+        text,
+        "{} of {} promises kept",
+        trials.len() - failed,
+        trials.len()
+    );
+    text
+}
+
+fn line(trial: &Trial, charset: Charset) -> String {
+    let level = if trial.ok() { Paint::Good } else { Paint::Bad };
+    let mut line = format!("{} {}", paint(level, charset.mark(level)), trial.name);
+    for fault in &trial.faults {
+        let _ = write!(line, "\n     {fault}");
+    }
+    line
+}
+
+/// Whole milliseconds, for figures.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_without_faults_is_kept_and_one_with_faults_names_them() {
+        let mut trial = Trial::new("permitted", "all 200");
+        trial.measure("ok", 7);
+        trial.require(true, "never shown");
+        let outcome = serde_json::to_value(Outcome::from(&trial)).expect("JSON");
+        assert_eq!(
+            outcome,
+            serde_json::json!({"name": "permitted", "ok": true, "measured": {"ok": 7}, "expected": "all 200", "detail": null})
+        );
+        trial.require(false, "one was 503");
+        assert!(trial.attempt("read", Err::<(), _>("no file")).is_none());
+        let outcome = serde_json::to_value(Outcome::from(&trial)).expect("JSON");
+        assert_eq!(outcome["ok"], false);
+        assert_eq!(outcome["detail"], "one was 503; read: no file");
+    }
+
+    #[test]
+    fn one_fault_fails_the_whole() {
+        let kept = Trial::new("a", "b");
+        let mut broken = Trial::new("c", "d");
+        broken.require(false, "no");
+        let text = text(&[kept, broken], Charset::Ascii);
+        assert!(text.ends_with("1 of 2 promises kept\n"), "{text}");
+    }
+}

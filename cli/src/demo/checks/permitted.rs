@@ -1,0 +1,54 @@
+//! Every permitted request is answered 200 by the application, over the whole of the demo.
+
+use super::{Performers, Stage, Trial};
+use crate::demo::{
+    cast::{ORDERS, PAYMENTS},
+    evidence,
+    parts::service::{counter_key, work},
+};
+
+/// Stops the load and counts. The applications' own counters must agree: an answer that a sidecar made up is none.
+pub(super) async fn all(stage: &Stage, performers: &mut Performers) -> Trial {
+    let mut trial = Trial::new(
+        "permitted-requests",
+        "every permitted request is answered 200, by the application, from the first to the last",
+    );
+    let Some(report) = performers.load.pause().await else {
+        trial.require(false, "the load does not answer any more");
+        return trial;
+    };
+    trial.measure("answered200", report.ok);
+    trial.measure("failed", report.failed);
+    trial.measure("connectionsOpened", report.opened);
+    trial.measure("p50Ms", rounded(report.p50_ms));
+    trial.measure("p99Ms", rounded(report.p99_ms));
+    trial.require(report.ok > 0, "no request was answered at all");
+    let failures: Vec<String> = report
+        .failures
+        .iter()
+        .map(|failure| failure.what.clone())
+        .collect();
+    trial.require(
+        report.failed == 0,
+        format!("{} requests failed: {}", report.failed, failures.join(", ")),
+    );
+
+    let (method, path) = work(PAYMENTS);
+    let counters = evidence::counters(stage.cast.served(PAYMENTS).counter)
+        .await
+        .unwrap_or_default();
+    let charged = counters
+        .get(&counter_key(&method, path, ORDERS))
+        .copied()
+        .unwrap_or_default();
+    trial.measure("chargedByTheApplication", charged);
+    trial.require(
+        charged >= report.ok,
+        format!("payments saw {charged} of {} requests only", report.ok),
+    );
+    trial
+}
+
+fn rounded(ms: f64) -> f64 {
+    (ms * 100.0).round() / 100.0
+}
