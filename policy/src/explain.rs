@@ -19,8 +19,8 @@ use crate::{
 pub struct Explanation<'p> {
     /// What was decided.
     pub decision: Decision<'p>,
-    /// The rule that came nearest to permitting the request: "rule orders-charge of shop/payments-callers matched
-    /// caller and path, method POST is not in [GET]". `None` when allowed, or when no rule could have permitted it.
+    /// The rule that came nearest to permitting the request: `rule orders-charge of shop/payments-callers matched
+    /// caller and path, method POST is not in [GET]`. `None` when allowed, or when no rule could have permitted it.
     pub nearest: Option<String>,
 }
 

@@ -3,6 +3,40 @@
 //! Receives text (YAML files, the JSON of the wire) and requests whose peer is already verified and whose path is
 //! already normalised. Hands on verdicts that name their policy and rule. Refuses, as a whole, whatever it does not
 //! understand. Pure: no clock, no files, no threads. The language is described in `docs/policy.md`.
+//!
+//! ```
+//! use sidegate_policy::{Http, PolicySet, Request, Source, Verdict, Workload, parse_yaml};
+//!
+//! let text = "
+//! apiVersion: sidegate.dev/v1alpha1
+//! kind: AuthorizationPolicy
+//! metadata: {name: payments-callers, namespace: shop}
+//! spec:
+//!   action: Allow
+//!   rules:
+//!   - {name: charge, from: [{serviceAccounts: [shop/orders]}], to: [{methods: [POST], paths: [/charge]}]}
+//! ";
+//! let set = PolicySet::new(parse_yaml("payments.yaml", text, None)?).unwrap();
+//! let policies = set.compile(&Workload {
+//!     namespace: "shop",
+//!     labels: &[].into(),
+//!     trust_domain: "shop.test",
+//!     root_namespace: None,
+//! });
+//!
+//! let orders = "spiffe://shop.test/ns/shop/sa/orders".parse()?;
+//! let mut request = Request {
+//!     source: Source { identity: Some(&orders), ip: [10, 0, 0, 7].into() },
+//!     port: 8080,
+//!     http: Some(Http { method: "POST", host: "payments", path: "/charge" }),
+//!     now: 1_780_000_000,
+//! };
+//! assert_eq!(policies.judge(&request).verdict, Verdict::Allow);
+//!
+//! request.http = None;
+//! assert_eq!(policies.judge(&request).verdict, Verdict::Deny);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 // A policy engine that can panic can be switched off by whoever finds the input.
 #![cfg_attr(

@@ -101,3 +101,95 @@ fn over_limits(policies: &[Sourced]) -> Option<PolicyError> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse_yaml;
+
+    fn policy(name: &str, rules: usize) -> String {
+        let rules = "  - to: [{ports: [80]}]\n".repeat(rules);
+        format!(
+            "apiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}}}\n\
+             spec:\n  action: Allow\n  rules:\n{rules}---\n"
+        )
+    }
+
+    fn read(file: &str, text: &str, namespace: &str) -> Vec<Sourced> {
+        parse_yaml(file, text, Some(namespace)).unwrap()
+    }
+
+    #[test]
+    fn a_name_may_stand_once_in_its_namespace_and_every_second_is_named() {
+        let twice = policy("a", 1) + &policy("b", 1);
+        let set = [read("one.yaml", &twice, "shop"), read("two.yaml", &twice, "shop")].concat();
+        let errors = PolicySet::new(set).unwrap_err();
+        let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "two.yaml:1: metadata.name: the policy shop/a is also written at one.yaml:1 (SG0214)",
+                "two.yaml:9: metadata.name: the policy shop/b is also written at one.yaml:9 (SG0214)",
+            ]
+        );
+    }
+
+    #[test]
+    fn one_name_in_two_namespaces_is_two_policies() {
+        let set = [
+            read("a.yaml", &policy("a", 1), "shop"),
+            read("b.yaml", &policy("a", 1), "bank"),
+        ]
+        .concat();
+        let set = PolicySet::new(set).unwrap();
+        let names: Vec<&str> = set.iter().map(|sourced| &**sourced.name()).collect();
+        assert_eq!(names, ["bank/a", "shop/a"]);
+        assert_eq!(set.len(), 2);
+    }
+
+    #[test]
+    fn more_rules_than_a_set_may_hold_refuse_it() {
+        let rules = limits::RULES_PER_POLICY;
+        let one = read("a.yaml", &policy("a", rules), "shop");
+        let policies: Vec<_> = (0..=limits::RULES / rules)
+            .flat_map(|index| {
+                let json = one[0].to_json().replacen("\"a\"", &format!("\"a{index}\""), 1);
+                crate::parse_json(&json, "wire")
+            })
+            .collect();
+        let errors = PolicySet::new(policies).unwrap_err();
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].code, Code::PolicyTooLarge);
+        assert!(
+            errors[0].message.contains("110000 rules in all files"),
+            "{}",
+            errors[0]
+        );
+    }
+
+    #[test]
+    fn the_default_namespace_stands_in_only_where_none_is_written() {
+        let text = policy("a", 1).replace("{name: a}", "{name: a, namespace: bank}");
+        assert_eq!(&**read("a.yaml", &text, "shop")[0].name(), "bank/a");
+        let error = parse_yaml("a.yaml", &policy("a", 1), None).unwrap_err();
+        assert_eq!(
+            (error.code, error.field.as_deref()),
+            (Code::PolicyIncomplete, Some("metadata.namespace"))
+        );
+        assert!(parse_yaml("a.yaml", &policy("a", 1), Some("no name")).is_err());
+    }
+
+    #[test]
+    fn a_policy_and_its_rules_know_their_lines() {
+        let set = PolicySet::new(read("a.yaml", &(policy("a", 1) + &policy("b", 2)), "shop")).unwrap();
+        let sources: Vec<_> = set
+            .iter()
+            .flat_map(|it| std::iter::once(it.source()).chain(it.rules().map(|(_, source)| source)))
+            .map(|source| &**source)
+            .collect();
+        assert_eq!(
+            sources,
+            ["a.yaml:1", "a.yaml:7", "a.yaml:9", "a.yaml:15", "a.yaml:16"]
+        );
+    }
+}
