@@ -16,7 +16,7 @@ use generate::{asked, policies, policies_of};
 use naive::{Judged, Place};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_compiled_form_decides_as_the_page_says(set in policies(6), asked in asked()) {
