@@ -39,9 +39,11 @@ pub(crate) struct Root {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PolicySet {
     pub(crate) count: u64,
-    pub(crate) digest: String,
-    #[serde(with = "rfc3339")]
-    pub(crate) loaded_at: OffsetDateTime,
+    /// `None` until a set has been loaded: nothing is allowed.
+    #[serde(default)]
+    pub(crate) digest: Option<String>,
+    #[serde(default, with = "rfc3339::option")]
+    pub(crate) loaded_at: Option<OffsetDateTime>,
     #[serde(default)]
     pub(crate) last_error: Option<Vec<FileError>>,
 }
@@ -117,6 +119,9 @@ pub(crate) struct Proxy {
     /// The services it calls, as `namespace/name`.
     #[serde(default)]
     pub(crate) services: Vec<String>,
+    /// Those of them that the mesh does not have.
+    #[serde(default)]
+    pub(crate) unknown_services: Vec<String>,
     #[serde(default)]
     pub(crate) certificate: Option<Certificate>,
 }
@@ -189,7 +194,8 @@ pub(crate) struct Edge {
     #[serde(default)]
     pub(crate) destination: Option<String>,
     pub(crate) port: u16,
-    pub(crate) protocol: String,
+    #[serde(default)]
+    pub(crate) protocol: Option<String>,
     #[serde(default)]
     pub(crate) route: Option<String>,
     /// `mutual`, `plaintext` or `failed`.

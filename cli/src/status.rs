@@ -127,12 +127,17 @@ fn lines(
 }
 
 fn policies_line(policies: &api::PolicySet, now: OffsetDateTime) -> (Paint, &'static str, String) {
-    let digest: String = policies.digest.chars().take(12).collect();
-    let set = format!(
-        "{} in force, set {digest}, loaded {}",
-        policies.count,
-        short::ago(policies.loaded_at, now)
-    );
+    let set = match (&policies.digest, policies.loaded_at) {
+        (Some(digest), Some(at)) => {
+            let digest: String = digest.chars().take(12).collect();
+            format!(
+                "{} in force, set {digest}, loaded {}",
+                policies.count,
+                short::ago(at, now)
+            )
+        }
+        _ => "none was ever loaded: everything is denied".to_owned(),
+    };
     match policies.last_error {
         None => (Paint::Good, "policies", set),
         Some(_) => (

@@ -21,7 +21,7 @@ pub(super) fn judge(documents: &Documents, now: OffsetDateTime) -> Vec<Check> {
     checks.extend(in_force(proxies));
     checks.extend(certificates(proxies, now));
     checks.extend(ledger(status.ledger));
-    checks.extend(callable(edges));
+    checks.extend(callable(proxies, edges));
     checks.extend(server_identities(edges));
     checks.extend(plaintext(edges));
     checks
@@ -201,20 +201,31 @@ fn ledger(ledger: api::Ledger) -> Option<Check> {
     })
 }
 
-fn callable(edges: &api::Edges) -> Vec<Check> {
-    let unknown = with_code(edges, Code::UnknownService).map(|edge| (edge, Code::UnknownService));
-    let empty = with_code(edges, Code::NoEndpoints).map(|edge| (edge, Code::NoEndpoints));
-    let mut checks: Vec<Check> = unknown
-        .chain(empty)
-        .map(|(edge, code)| Check::failed(SECURITY, format!("{}: {}", call(edge), code.title())).code(code))
-        .collect();
+/// A listener for an unknown service is found before anybody calls it; one without endpoints when somebody does.
+fn callable(proxies: &api::Proxies, edges: &api::Edges) -> Vec<Check> {
+    let mut checks: Vec<Check> = proxies.proxies.iter().flat_map(unknown_services).collect();
+    checks.extend(with_code(edges, Code::NoEndpoints).map(|edge| {
+        let name = format!("{}: {}", call(edge), Code::NoEndpoints.title());
+        Check::failed(SECURITY, name).code(Code::NoEndpoints)
+    }));
     if checks.is_empty() {
         checks.push(Check::ok(
             SECURITY,
-            "every service that was called is known and has endpoints",
+            "every service that is called is known and has endpoints",
         ));
     }
     checks
+}
+
+fn unknown_services(proxy: &api::Proxy) -> impl Iterator<Item = Check> {
+    let name = short::identity(Some(&proxy.identity));
+    proxy.unknown_services.iter().map(move |service| {
+        Check::failed(
+            SECURITY,
+            format!("{name} has a listener for {service}, which is unknown"),
+        )
+        .code(Code::UnknownService)
+    })
 }
 
 fn server_identities(edges: &api::Edges) -> Vec<Check> {

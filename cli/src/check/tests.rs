@@ -125,10 +125,16 @@ fn each_thing_that_can_be_wrong_is_found() {
 }
 
 #[test]
+fn a_listener_for_an_unknown_service_is_found_before_it_is_called() {
+    let found =
+        findings(|all| all["proxies"]["proxies"][0]["unknownServices"] = serde_json::json!(["shop/x"]));
+    assert_eq!(found, [(Level::Failed, Some(Code::UnknownService))]);
+}
+
+#[test]
 fn codes_on_edges_become_findings() {
     let with = |code: &str| findings(|all| all["edges"]["edges"][0]["code"] = code.into());
     assert_eq!(with("SG0603"), [(Level::Failed, Some(Code::NoEndpoints))]);
-    assert_eq!(with("SG0604"), [(Level::Failed, Some(Code::UnknownService))]);
     assert_eq!(
         with("SG0305"),
         [(Level::Warning, Some(Code::UnexpectedServerIdentity))]

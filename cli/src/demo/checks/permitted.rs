@@ -8,7 +8,7 @@ use crate::demo::{
 };
 
 /// Stops the load and counts. The applications' own counters must agree: an answer that a sidecar made up is none.
-pub(super) async fn all(stage: &Stage, performers: &mut Performers) -> Trial {
+pub(super) async fn all(stage: &mut Stage, performers: &mut Performers) -> Trial {
     let mut trial = Trial::new(
         "permitted-requests",
         "every permitted request is answered 200, by the application, from the first to the last",
@@ -32,6 +32,9 @@ pub(super) async fn all(stage: &Stage, performers: &mut Performers) -> Trial {
         report.failed == 0,
         format!("{} requests failed: {}", report.failed, failures.join(", ")),
     );
+
+    let ended = stage.children.ended();
+    trial.require(ended.is_none(), format!("a process ended by itself: {ended:?}"));
 
     let (method, path) = work(PAYMENTS);
     let counters = evidence::counters(stage.cast.served(PAYMENTS).counter)
