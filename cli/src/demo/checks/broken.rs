@@ -43,7 +43,7 @@ const CASES: [Case; 4] = [
         text: "apiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: broken, namespace: shop\n\
                spec:\n  action: Allow\n  rules: [{name: all}]\n",
         code: "SG0210",
-        line: 0,
+        line: 4,
         field: None,
     },
     Case {
@@ -128,8 +128,10 @@ impl Case {
         trial.measure("field", error.field.clone());
         trial.measure("code", error.code.clone());
         trial.require(error.code == self.code, format!("the code is not {}", self.code));
-        let line_named = error.line.is_some_and(|line| self.line == 0 || line == self.line);
-        trial.require(line_named, format!("the line is not {}", self.line));
+        trial.require(
+            error.line == Some(self.line),
+            format!("the line is not {}", self.line),
+        );
         if let Some(field) = self.field {
             let named = error.field.as_deref().is_some_and(|named| named.ends_with(field));
             trial.require(named, format!("the field is not …{field}"));
@@ -137,13 +139,15 @@ impl Case {
     }
 
     async fn named_in_log(&self, trial: &mut Trial, log: &Log) {
+        let place = format!("{FILE}:{}", self.line);
+        let field = self.field.unwrap_or_default();
         let logged = log
-            .find(|line| line.mentions(self.code) && line.mentions(FILE))
+            .find(|line| [self.code, &place, field].iter().all(|text| line.mentions(text)))
             .await;
         trial.measure("logged", logged.is_some());
         trial.require(
             logged.is_some(),
-            format!("the control plane's log does not name {FILE} with {}", self.code),
+            format!("the control plane's log does not name {place} with {}", self.code),
         );
     }
 }
