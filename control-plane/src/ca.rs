@@ -58,7 +58,7 @@ pub(crate) struct Issued {
     /// The leaf first; the root is not included.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     /// Milliseconds since the Unix epoch.
-    pub(crate) issued_at_ms: u64,
+    pub(crate) at_ms: u64,
     pub(crate) not_after: UnixTime,
 }
 
@@ -139,7 +139,7 @@ impl Authority {
         }
         Ok(Issued {
             chain,
-            issued_at_ms,
+            at_ms: issued_at_ms,
             not_after: validity.not_after,
         })
     }

@@ -8,7 +8,7 @@ mod session;
 
 pub(crate) use desired::workload_of;
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
@@ -56,15 +56,12 @@ impl Discovery for DiscoveryService {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let peer = server::verified_peer(&request)?;
         let mut inbound = request.into_inner();
-        let hello = first_message(&mut inbound, &peer).await?;
+        let mut hello = first_message(&mut inbound, &peer).await?;
+        let held = mem::take(&mut hello.held);
+        let hello = Arc::new(hello);
         let subscription = self
             .proxies
-            .subscribe(
-                peer.peer(),
-                peer.id(),
-                certificate(&peer),
-                Arc::new(hello.clone()),
-            )
+            .subscribe(peer.peer(), peer.id(), certificate(&peer), hello.clone())
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         tracing::info!(identity = %peer.id(), instance = hello.instance, address = %peer.peer().address,
             "sidecar subscribed");
@@ -75,10 +72,11 @@ impl Discovery for DiscoveryService {
             metrics: self.metrics.clone(),
             stop: self.stop.clone(),
             settled_at: self.settled_at,
-            session: Session::new(hello.held.clone(), subscription.last_sent()),
+            session: Session::new(held, subscription.last_sent()),
             identity: peer.id().clone(),
             ends_at: peer.ends_at(),
             hello,
+            decided: None,
             subscription,
             updates,
         };
@@ -96,7 +94,9 @@ struct Conversation {
     settled_at: Instant,
     session: Session,
     identity: SpiffeId,
-    hello: Hello,
+    hello: Arc<Hello>,
+    /// What the mesh alone decides, and of which mesh: not made anew when only endpoints change.
+    decided: Option<(Arc<Mesh>, Desired)>,
     /// When the caller's certificate ends.
     ends_at: Instant,
     subscription: Subscription,
@@ -165,10 +165,8 @@ impl Conversation {
         if self.session.awaits_answer() {
             return Ok(());
         }
-        let mesh = self.mesh.borrow_and_update().clone();
-        let endpoints = self.endpoints.borrow_and_update().clone();
-        let settled = Instant::now() >= self.settled_at;
-        let desired = Desired::of(&mesh, &endpoints, &self.identity, &self.hello, settled)
+        let desired = self
+            .desired()
             .ok_or_else(|| refused(not_in_mesh(&self.identity)))?;
         let Some(update) = self.session.next(&desired, Instant::now()) else {
             return Ok(());
@@ -177,6 +175,20 @@ impl Conversation {
         self.metrics.update("sent");
         // The channel holds one, and the one before was answered: it is never full.
         self.updates.try_send(Ok(update)).map_err(|_| End::Lost)
+    }
+
+    /// `None`: the caller is no service of the mesh any more.
+    fn desired(&mut self) -> Option<Desired> {
+        let mesh = self.mesh.borrow_and_update().clone();
+        let endpoints = self.endpoints.borrow_and_update().clone();
+        let decided = match self.decided.take() {
+            Some((of, desired)) if Arc::ptr_eq(&of, &mesh) => desired,
+            _ => Desired::of_mesh(&mesh, &self.identity)?,
+        };
+        self.decided = Some((mesh.clone(), decided.clone()));
+        let settled = Instant::now() >= self.settled_at;
+        let may_keep = |name: &str| !settled && self.session.holds(name);
+        Some(decided.with_services(&mesh, &endpoints, &self.hello.services, may_keep))
     }
 
     fn receive(&mut self, request: SubscribeRequest) -> Result<(), Status> {

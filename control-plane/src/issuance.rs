@@ -125,7 +125,7 @@ impl Identity for IdentityService {
                 .map(|certificate| certificate.to_vec())
                 .collect(),
             trust_bundles,
-            issued_at_ms: i64::try_from(issued.issued_at_ms).unwrap_or(i64::MAX),
+            issued_at_ms: i64::try_from(issued.at_ms).unwrap_or(i64::MAX),
         }))
     }
 }

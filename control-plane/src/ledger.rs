@@ -40,8 +40,11 @@ pub(crate) struct Edge {
 #[derive(Debug, Default)]
 struct Books {
     edges: HashMap<CellKey, Book>,
-    reporters: HashMap<Reporter, Sequence>,
+    /// The identities are those of the mesh; how many instances one has is up to it, and bounded.
+    reporters: HashMap<SpiffeId, HashMap<String, Sequence>>,
     dropped: u64,
+    /// The minute in which the old was last forgotten.
+    forgotten_at: u64,
 }
 
 /// One edge: what was counted in each minute in which something was.
@@ -125,13 +128,23 @@ impl Ledger {
 }
 
 impl Books {
-    fn is_new(&mut self, reporter: &Reporter, sequence: u64, now_ms: u64) -> bool {
-        let seen = self.reporters.get(reporter).map_or(0, |seen| seen.newest);
-        if sequence <= seen {
+    fn is_new(&mut self, (identity, instance): &Reporter, sequence: u64, now_ms: u64) -> bool {
+        let instances = self.reporters.entry(identity.clone()).or_default();
+        if instances
+            .get(instance)
+            .is_some_and(|seen| sequence <= seen.newest)
+        {
             return false;
         }
-        self.reporters.insert(
-            reporter.clone(),
+        if instances.len() >= MAX_INSTANCES && !instances.contains_key(instance) {
+            let silent = instances
+                .iter()
+                .min_by_key(|(_, seen)| seen.at_ms)
+                .map(|(name, _)| name.clone());
+            silent.map(|name| instances.remove(&name));
+        }
+        instances.insert(
+            instance.clone(),
             Sequence {
                 newest: sequence,
                 at_ms: now_ms,
@@ -151,15 +164,22 @@ impl Books {
             .count(counts, reporter, rate, now_ms);
     }
 
-    /// What is older than an hour goes, with the edges and reporters that have nothing newer.
+    /// What is older than an hour goes, with the edges and reporters that have nothing newer. Once a minute: it is a
+    /// walk over everything.
     fn forget(&mut self, now_ms: u64) {
+        if self.forgotten_at == now_ms / MINUTE_MS {
+            return;
+        }
+        self.forgotten_at = now_ms / MINUTE_MS;
         let oldest_minute = now_ms.saturating_sub(HOUR_MS) / MINUTE_MS;
         self.edges.retain(|_, book| {
             book.slots.retain(|slot| slot.minute >= oldest_minute);
             !book.slots.is_empty()
         });
-        self.reporters
-            .retain(|_, seen| seen.at_ms.saturating_add(HOUR_MS) > now_ms);
+        self.reporters.retain(|_, instances| {
+            instances.retain(|_, seen| seen.at_ms.saturating_add(HOUR_MS) > now_ms);
+            !instances.is_empty()
+        });
     }
 }
 
@@ -201,6 +221,8 @@ const HOUR_MS: u64 = 60 * MINUTE_MS;
 const RATE_SLACK_MS: u64 = 1_000;
 /// A mesh of 100 services with ten routes each has about this many.
 const MAX_EDGES: usize = 10_000;
+/// Instances of one identity whose sequence is remembered; beyond that, the longest silent one is forgotten.
+const MAX_INSTANCES: usize = 1_000;
 /// Instances whose newest rate is kept for one edge.
 const MAX_RATES: usize = 256;
 

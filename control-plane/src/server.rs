@@ -110,11 +110,13 @@ impl Acceptor {
         };
         let acceptor = TlsAcceptor::from(self.tls.borrow().clone());
         let (bundles, metrics) = (self.bundles.clone(), self.metrics.clone());
-        let connections = connections.clone();
+        let (connections, stop) = (connections.clone(), self.stop.clone());
         self.tasks.spawn(async move {
-            match handshake(&acceptor, stream, address, &bundles, permit).await {
-                Ok(connection) => drop(connections.send(Ok(connection)).await),
-                Err(error) => report(&error, address, &metrics),
+            let handshake = handshake(&acceptor, stream, address, &bundles, permit);
+            match stop.run_until_cancelled(handshake).await {
+                Some(Ok(connection)) => drop(connections.send(Ok(connection)).await),
+                Some(Err(error)) => report(&error, address, &metrics),
+                None => {}
             }
         });
     }

@@ -45,7 +45,7 @@ fn order(life: Duration) -> Order {
 fn an_issued_certificate_closes_every_trap_of_the_builder() {
     let scratch = Scratch::new();
     let authority = scratch.open().unwrap();
-    let issued = authority.issue(&order(Duration::from_secs(60))).unwrap();
+    let issued = authority.issue(&order(Duration::from_mins(1))).unwrap();
     let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
     let now = clock::now_ms() / 1000;
     let (start, end) = (
@@ -54,7 +54,7 @@ fn an_issued_certificate_closes_every_trap_of_the_builder() {
     );
     assert!(u64::try_from(start).unwrap().abs_diff(now - 60) <= 1);
     assert!(u64::try_from(end).unwrap().abs_diff(now + 60) <= 1);
-    assert_eq!(serial::issued_at_ms(leaf.raw_serial()), Some(issued.issued_at_ms));
+    assert_eq!(serial::issued_at_ms(leaf.raw_serial()), Some(issued.at_ms));
     assert_eq!(leaf.subject().iter().count(), 0);
     assert!(
         leaf.subject_alternative_name().unwrap().unwrap().critical,
@@ -73,7 +73,7 @@ fn an_issued_certificate_closes_every_trap_of_the_builder() {
 fn two_certificates_for_one_key_have_two_serials() {
     let scratch = Scratch::new();
     let authority = scratch.open().unwrap();
-    let order = order(Duration::from_secs(60));
+    let order = order(Duration::from_mins(1));
     let serial = |issued: &Issued| {
         X509Certificate::from_der(&issued.chain[0])
             .unwrap()
@@ -92,7 +92,7 @@ fn a_leaf_never_outlives_the_root() {
     let scratch = Scratch::new();
     let state = StateFolder::open(&scratch.parent.path().join("state")).unwrap();
     let authority = Authority::open(state, &scratch.trust_domain, Duration::from_secs(100)).unwrap();
-    let issued = authority.issue(&order(Duration::from_secs(3600))).unwrap();
+    let issued = authority.issue(&order(Duration::from_hours(1))).unwrap();
     assert_eq!(issued.not_after, authority.root().not_after());
 }
 
@@ -107,7 +107,7 @@ fn a_life_beyond_the_verifiers_limit_does_not_leave() {
 fn a_restart_keeps_the_root_and_the_records() {
     let scratch = Scratch::new();
     let first = scratch.open().unwrap();
-    first.issue(&order(Duration::from_secs(60))).unwrap();
+    first.issue(&order(Duration::from_mins(1))).unwrap();
     let fingerprint = first.root().fingerprint().to_owned();
     drop(first);
     assert_eq!(scratch.open().unwrap().root().fingerprint(), fingerprint);
@@ -126,7 +126,7 @@ fn every_issuance_is_on_record_with_its_key_and_evidence() {
     scratch
         .open()
         .unwrap()
-        .issue(&order(Duration::from_secs(60)))
+        .issue(&order(Duration::from_mins(1)))
         .unwrap();
     let line = std::fs::read_to_string(scratch.path("issued.jsonl")).unwrap();
     for field in [

@@ -99,7 +99,7 @@ impl Check {
         });
         let root_namespace = document
             .root_namespace
-            .and_then(|name| self.value(&name, "rootNamespace", |text| label(text)));
+            .and_then(|name| self.value(&name, "rootNamespace", label));
         let grpc = self.value(&document.listen.grpc, "listen.grpc", socket_address);
         let api = self.value(&document.listen.api, "listen.api", loopback_address);
         let leaf_life = self.duration(
@@ -267,6 +267,7 @@ impl Check {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Bounds {
     default: Duration,
     least: Duration,
@@ -274,7 +275,7 @@ struct Bounds {
 }
 
 impl Bounds {
-    fn duration(&self, text: &str) -> Result<Duration, String> {
+    fn duration(self, text: &str) -> Result<Duration, String> {
         let duration = humantime::parse_duration(text)
             .map_err(|error| format!("{text:?} is not a duration: {error}"))?;
         if (self.least..=self.most).contains(&duration) {

@@ -10,9 +10,8 @@ use sidegate_identity::SpiffeId;
 use sidegate_policy::Workload;
 use sidegate_proto::v1::Resource;
 
-use super::hello::Hello;
 use crate::{
-    config::Service,
+    config::{Service, ServiceName},
     mesh::Mesh,
     proxies::Endpoints,
     resource::{self, POLICY_PREFIX},
@@ -29,18 +28,9 @@ pub(crate) struct Desired {
 }
 
 impl Desired {
-    /// `None`: the identity is no service of the mesh. An identity that several services share gets the labels of the
-    /// first of them in `mesh.yaml`.
-    ///
-    /// Before the mesh is `settled`, a service without endpoints may be one whose sidecars have not found back to a
-    /// restarted control plane: callers that hold some keep them.
-    pub(crate) fn of(
-        mesh: &Mesh,
-        endpoints: &Endpoints,
-        identity: &SpiffeId,
-        hello: &Hello,
-        settled: bool,
-    ) -> Option<Self> {
+    /// What one mesh alone decides: settings, bundles, policies. `None`: the identity is no service of the mesh. An
+    /// identity that several services share gets the labels of the first of them in `mesh.yaml`.
+    pub(crate) fn of_mesh(mesh: &Mesh, identity: &SpiffeId) -> Option<Self> {
         let workload = mesh.config.workload(identity)?;
         let mut desired = Self {
             policies_unknown: mesh.policies.is_none(),
@@ -49,16 +39,31 @@ impl Desired {
         desired.add(Arc::new(resource::settings(&mesh.config, workload)));
         desired.add_all(mesh.bundles.iter().cloned());
         desired.add_all(policies(mesh, workload));
-        for service in hello.services.iter().filter_map(|name| mesh.config.service(name)) {
+        Some(desired)
+    }
+
+    /// Adds the services that the sidecar calls, with the endpoints of now. A name that the mesh does not have is
+    /// left out.
+    ///
+    /// `may_keep` says whether a service without endpoints stays as the sidecar holds it: soon after a start, it may
+    /// be one whose sidecars have not found back yet.
+    pub(crate) fn with_services(
+        mut self,
+        mesh: &Mesh,
+        endpoints: &Endpoints,
+        services: &BTreeSet<ServiceName>,
+        may_keep: impl Fn(&str) -> bool,
+    ) -> Self {
+        for service in services.iter().filter_map(|name| mesh.config.service(name)) {
             let endpoints = endpoints_of(service, endpoints);
             let name = resource::service_name(&service.name);
-            if endpoints.is_empty() && !settled && hello.held.contains_key(&name) {
-                desired.withheld.insert(name);
+            if endpoints.is_empty() && may_keep(&name) {
+                self.withheld.insert(name);
             } else {
-                desired.add(Arc::new(resource::service(service, &endpoints)));
+                self.add(Arc::new(resource::service(service, &endpoints)));
             }
         }
-        Some(desired)
+        self
     }
 
     /// Whether a resource that is not wanted stays where it is held.

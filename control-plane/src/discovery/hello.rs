@@ -18,7 +18,7 @@ pub(crate) struct Hello {
     pub(crate) release: String,
     pub(crate) inbound: Vec<Inbound>,
     pub(crate) services: BTreeSet<ServiceName>,
-    /// Resource name to resource version.
+    /// Resource name to resource version. Up to megabytes: taken out before the rest is kept.
     pub(crate) held: BTreeMap<String, String>,
 }
 

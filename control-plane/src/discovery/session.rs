@@ -99,6 +99,11 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the sidecar has this resource in force, in whatever version.
+    pub(crate) fn holds(&self, name: &str) -> bool {
+        self.held.contains_key(name)
+    }
+
     pub(crate) fn awaits_answer(&self) -> bool {
         self.outstanding.is_some()
     }

@@ -114,7 +114,7 @@ fn what_finds_no_room_is_counted() {
             rule: format!("rule-{}", from + number),
             ..cell()
         };
-        (0..MAX_EDGES / 2 + 1).map(cell).collect::<Vec<_>>()
+        (0..=MAX_EDGES / 2).map(cell).collect::<Vec<_>>()
     };
     ledger.add(report_at(1, rules(0), NOW), NOW);
     ledger.add(report_at(2, rules(MAX_EDGES), NOW), NOW);

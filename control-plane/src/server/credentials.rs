@@ -124,7 +124,7 @@ fn issue(
     };
     let issued = authority.issue(&order)?;
     let term = Term {
-        issued_at_ms: issued.issued_at_ms,
+        issued_at_ms: issued.at_ms,
         ends_at_ms: issued.not_after.as_secs().saturating_mul(1000),
     };
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
