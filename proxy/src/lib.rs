@@ -1,3 +1,28 @@
-//! The sidecar.
+//! The sidecar: stands beside one workload, terminates and originates mutual TLS, authorizes every connection and
+//! request, and reports what it saw. Start reading at `inbound` and `outbound`: each is its path, top to bottom, and
+//! each stage has a module of its own name.
 #![forbid(unsafe_code)]
+
 pub mod cli;
+pub mod config;
+
+mod accept;
+mod admin;
+mod app;
+mod authorize;
+mod balance;
+mod control;
+mod detect;
+mod drain;
+mod error;
+mod files;
+mod http;
+mod identity;
+mod inbound;
+mod outbound;
+mod snapshot;
+mod telemetry;
+mod tls;
+mod upstream;
+mod watch;
+mod worker;

@@ -1,0 +1,231 @@
+//! Takes connections off a listener, each with its place under the connection limits, and hands them to `serve`.
+//! Over a limit a connection is closed at once and counted. A fault in one connection ends that connection alone.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{config::Limits, error::Error, telemetry::Direction, worker::Worker};
+
+/// A connection and its place under the limits.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) tcp: TcpStream,
+    /// Whoever connected.
+    pub(crate) downstream: SocketAddr,
+    /// Kept until the connection ends.
+    pub(crate) place: Place,
+}
+
+/// Counts open connections over all workers.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    limits: Arc<Limits>,
+    /// Held for a few instructions, at the two ends of a connection.
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    by_source: HashMap<IpAddr, usize>,
+}
+
+/// A place under the connection limits; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    gate: Arc<Gate>,
+    source: Option<IpAddr>,
+}
+
+/// Accepts until draining begins. `port` is what a refusal is recorded under.
+pub(crate) async fn run<F>(
+    listener: TcpListener,
+    direction: Direction,
+    port: u16,
+    worker: Rc<Worker>,
+    serve: impl Fn(Accepted, Rc<Worker>) -> F,
+) where
+    F: Future<Output = ()> + 'static,
+{
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = worker.drain.begun() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted.and_then(|(tcp, downstream)| tuned(tcp).map(|tcp| (tcp, downstream))) {
+            Ok((tcp, downstream)) => match worker.gate.enter(direction, downstream.ip()) {
+                Ok(place) => spawn(
+                    &worker,
+                    direction,
+                    serve(
+                        Accepted {
+                            tcp,
+                            downstream,
+                            place,
+                        },
+                        Rc::clone(&worker),
+                    ),
+                ),
+                Err(error) => worker.refused(direction, downstream, port, &error),
+            },
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                // Out of descriptors or memory: accepting again at once would spin.
+                tracing::warn!(%error, direction = direction.as_str(), "accept failed");
+                tokio::time::sleep(BACK_OFF).await;
+            }
+        }
+    }
+}
+
+/// A panic is caught here, counted, and ends this connection only.
+fn spawn(worker: &Rc<Worker>, direction: Direction, connection: impl Future<Output = ()> + 'static) {
+    let metrics = Arc::clone(&worker.metrics);
+    worker.active(direction).fetch_add(1, Ordering::Relaxed);
+    let worker_of_task = Rc::clone(worker);
+    worker.tasks.spawn_local(async move {
+        if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
+            metrics.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(code = %sidegate_codes::Code::ConnectionPanicked, "a connection ended by a fault of Sidegate");
+        }
+        worker_of_task.active(direction).fetch_sub(1, Ordering::Relaxed);
+    });
+}
+
+fn tuned(tcp: TcpStream) -> io::Result<TcpStream> {
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::Interrupted
+    )
+}
+
+impl Gate {
+    /// Nobody is in.
+    pub(crate) fn new(limits: Arc<Limits>) -> Self {
+        Self {
+            limits,
+            open: Mutex::default(),
+        }
+    }
+
+    /// A place for a connection from `source`. Outbound, all come from the one application.
+    fn enter(self: &Arc<Self>, direction: Direction, source: IpAddr) -> Result<Place, Error> {
+        let source = (direction == Direction::Inbound).then(|| source.to_canonical());
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.total >= self.limits.connections {
+            return Err(Error::TooManyConnections {
+                limit: "limits.connections",
+            });
+        }
+        if let Some(source) = source {
+            let count = open.by_source.entry(source).or_default();
+            if *count >= self.limits.connections_per_source {
+                return Err(Error::TooManyConnections {
+                    limit: "limits.connectionsPerSource",
+                });
+            }
+            *count += 1;
+        }
+        open.total += 1;
+        Ok(Place {
+            gate: Arc::clone(self),
+            source,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.gate.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.total = open.total.saturating_sub(1);
+        let Some(source) = self.source else { return };
+        if let Some(count) = open.by_source.get_mut(&source) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                open.by_source.remove(&source);
+            }
+        }
+    }
+}
+
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(connections: usize, connections_per_source: usize) -> Arc<Gate> {
+        Arc::new(Gate::new(Arc::new(Limits {
+            connections,
+            connections_per_source,
+            ..Limits::default()
+        })))
+    }
+
+    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+
+    #[test]
+    fn one_source_cannot_take_all_places() {
+        let gate = gate(10, 2);
+        let held = [
+            gate.enter(Direction::Inbound, ONE).unwrap(),
+            gate.enter(Direction::Inbound, ONE).unwrap(),
+        ];
+        assert!(matches!(
+            gate.enter(Direction::Inbound, ONE),
+            Err(Error::TooManyConnections {
+                limit: "limits.connectionsPerSource"
+            })
+        ));
+        assert!(gate.enter(Direction::Inbound, OTHER).is_ok());
+        drop(held);
+        assert!(gate.enter(Direction::Inbound, ONE).is_ok());
+        assert!(
+            gate.open.lock().unwrap().by_source.is_empty(),
+            "sources are forgotten when they leave"
+        );
+    }
+
+    #[test]
+    fn an_ipv4_source_is_the_same_when_mapped_into_ipv6() {
+        let gate = gate(10, 1);
+        let _held = gate.enter(Direction::Inbound, ONE).unwrap();
+        assert!(
+            gate.enter(Direction::Inbound, "::ffff:10.0.0.1".parse().unwrap())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn all_sources_together_are_bounded() {
+        let gate = gate(1, 10);
+        let _held = gate.enter(Direction::Outbound, ONE).unwrap();
+        assert!(matches!(
+            gate.enter(Direction::Inbound, OTHER),
+            Err(Error::TooManyConnections {
+                limit: "limits.connections"
+            })
+        ));
+    }
+}

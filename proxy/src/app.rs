@@ -1,0 +1,420 @@
+//! Puts a sidecar together and takes it apart: opens listeners, starts one thread per worker, runs the control side on
+//! the main thread, and on SIGTERM or SIGINT drains in order. Every task and thread here is waited for.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::{JoinSet, LocalSet},
+    time::timeout,
+};
+
+use crate::{
+    accept::{self, Gate},
+    admin::{self, Admin},
+    config::{AccessLog as AccessLogTarget, Config, Files, Source},
+    control::{self, Client, Means},
+    drain::Drain,
+    files, inbound, outbound,
+    snapshot::Publisher,
+    telemetry::{AccessLog, Direction, Edges, Metrics, access_log::Writer},
+    watch::Changes,
+    worker::{Shared, Worker},
+};
+
+/// Why a sidecar could not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// An address is taken, absent or privileged.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen { address: SocketAddr, cause: io::Error },
+    /// The control plane's bundle cannot be used.
+    #[error(transparent)]
+    Control(#[from] control::StartError),
+    /// The system gives no thread, no event queue or no randomness.
+    #[error("cannot start: {0}")]
+    Runtime(#[from] io::Error),
+}
+
+/// Runs until told to stop, then drains.
+pub(crate) fn run(config: Config, path: PathBuf) -> Result<(), StartError> {
+    let sidecar = Sidecar::open(config, path)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(sidecar.serve())
+}
+
+/// A sidecar with its listeners open.
+struct Sidecar {
+    config: Config,
+    path: PathBuf,
+    listeners: Vec<Listener>,
+    admin: Option<TcpListener>,
+    publisher: Arc<Publisher>,
+    metrics: Arc<Metrics>,
+    edges: Edges,
+    access_log: AccessLog,
+    writer: Option<Writer>,
+    drain: Drain,
+}
+
+/// An open port of the data path.
+struct Listener {
+    direction: Direction,
+    /// Its place in the configuration.
+    index: usize,
+    /// What its refusals are recorded under.
+    port: u16,
+    socket: TcpListener,
+}
+
+impl Sidecar {
+    fn open(config: Config, path: PathBuf) -> Result<Self, StartError> {
+        let mut listeners = Vec::new();
+        for (index, inbound) in config.inbound.iter().enumerate() {
+            let socket = listen(inbound.listen, "inbound")?;
+            listeners.push(Listener {
+                direction: Direction::Inbound,
+                index,
+                port: inbound.forward.port(),
+                socket,
+            });
+        }
+        for (index, outbound) in config.outbound.iter().enumerate() {
+            let socket = listen(outbound.listen, "outbound")?;
+            let port = outbound.listen.port();
+            listeners.push(Listener {
+                direction: Direction::Outbound,
+                index,
+                port,
+                socket,
+            });
+        }
+        let admin = config.admin.map(|address| listen(address, "admin")).transpose()?;
+        let (access_log, writer) = match config.access_log {
+            AccessLogTarget::Off => (AccessLog::off(), None),
+            AccessLogTarget::Stdout => {
+                let (log, writer) = AccessLog::to(io::stdout())?;
+                (log, Some(writer))
+            }
+        };
+        let metrics = Arc::new(Metrics::default());
+        Ok(Self {
+            listeners,
+            admin,
+            publisher: Arc::new(Publisher::new(config.clone(), Arc::clone(&metrics))),
+            edges: Edges::new(config.workers.get(), config.limits.edge_cells),
+            metrics,
+            access_log,
+            writer,
+            drain: Drain::default(),
+            config,
+            path,
+        })
+    }
+
+    async fn serve(mut self) -> Result<(), StartError> {
+        let mut stop = Stop::new()?;
+        let mut tasks = JoinSet::new();
+        let client = self.control()?;
+        let workers = self.start_workers()?;
+        if let Some(admin) = self.admin.take() {
+            let admin_of_task = tokio::net::TcpListener::from_std(admin)?;
+            tasks.spawn(admin::run(admin_of_task, self.admin()));
+        }
+        let control = tokio::spawn(self.follow(client));
+
+        stop.asked().await;
+        tracing::info!("draining");
+        self.drain.begin();
+        // The control plane takes this endpoint out while what is in flight finishes.
+        let ended =
+            tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
+        if !matches!(ended.await, Ok(true)) {
+            tracing::error!("a worker ended early");
+        }
+        control.abort();
+        let _ = control.await;
+        tasks.shutdown().await;
+        // The writer ends with the last of its senders.
+        let writer = self.writer.take();
+        drop(self);
+        if let Some(writer) = writer {
+            writer.finish();
+        }
+        Ok(())
+    }
+
+    /// The control plane's client, where there is a control plane.
+    fn control(&self) -> Result<Option<Client>, StartError> {
+        let Source::ControlPlane(control_plane) = &self.config.source else {
+            return Ok(None);
+        };
+        let means = Means {
+            publisher: Arc::clone(&self.publisher),
+            metrics: Arc::clone(&self.metrics),
+            edges: self.edges.clone(),
+            drain: self.drain.watch(),
+        };
+        Ok(Some(Client::new(&self.config, control_plane, means)?))
+    }
+
+    fn admin(&self) -> Admin {
+        Admin {
+            mesh: self.publisher.reader(),
+            drain: self.drain.watch(),
+            metrics: Arc::clone(&self.metrics),
+            edges: self.edges.clone(),
+            access_log: self.access_log.clone(),
+        }
+    }
+
+    /// Follows the configuration file, and the files or the control plane that it names.
+    fn follow(&self, client: Option<Client>) -> impl Future<Output = ()> + use<> {
+        let reload = Reload {
+            config: self.config.clone(),
+            path: self.path.clone(),
+            publisher: Arc::clone(&self.publisher),
+            metrics: Arc::clone(&self.metrics),
+            digest: [0; 32],
+        };
+        async move {
+            match client {
+                None => reload.run().await,
+                Some(client) => {
+                    tokio::join!(reload.run(), client.run());
+                }
+            }
+        }
+    }
+
+    fn start_workers(&mut self) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let gate = Arc::new(Gate::new(Arc::new(self.config.limits.clone())));
+        let listeners = std::mem::take(&mut self.listeners);
+        (0..self.config.workers.get())
+            .map(|index| {
+                let shared = Shared {
+                    mesh: self.publisher.reader(),
+                    limits: Arc::new(self.config.limits.clone()),
+                    metrics: Arc::clone(&self.metrics),
+                    edges: self.edges.shard(index),
+                    access_log: self.access_log.clone(),
+                    gate: Arc::clone(&gate),
+                    drain: self.drain.watch(),
+                };
+                // All workers accept from the same queue: whoever is idle takes the next connection.
+                let listeners = listeners
+                    .iter()
+                    .map(Listener::share)
+                    .collect::<io::Result<Vec<_>>>()?;
+                let seed = getrandom::u64().map_err(io::Error::other)?;
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+                Ok(
+                    thread
+                        .spawn(move || LocalSet::new().block_on(&runtime, work(shared, listeners, seed)))?,
+                )
+            })
+            .collect()
+    }
+}
+
+/// A worker's thread: accepts until draining begins, then waits for what is in flight, up to the deadline.
+async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64) {
+    let worker = Worker::new(shared, seed);
+    let pruning = tokio::task::spawn_local(std::rc::Rc::clone(&worker).prune());
+    let mut accepting = JoinSet::new();
+    for Listener {
+        direction,
+        index,
+        port,
+        socket,
+    } in listeners
+    {
+        let socket = match tokio::net::TcpListener::from_std(socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(%error, direction = direction.as_str(), "a worker cannot use its listener");
+                continue;
+            }
+        };
+        let worker = std::rc::Rc::clone(&worker);
+        accepting.spawn_local(accept::run(
+            socket,
+            direction,
+            port,
+            worker,
+            move |accepted, worker| async move {
+                match direction {
+                    Direction::Inbound => {
+                        let downstream = accepted.downstream;
+                        if let Err(error) = inbound::serve(accepted, index, &worker).await {
+                            worker.refused(direction, downstream, port, &error);
+                        }
+                    }
+                    Direction::Outbound => outbound::serve(accepted, index, &worker).await,
+                }
+            },
+        ));
+    }
+    while accepting.join_next().await.is_some() {}
+    worker.tasks.close();
+    if timeout(worker.limits.drain_timeout, worker.tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            connections = worker.tasks.len(),
+            "limits.drainTimeout is over: the rest is dropped"
+        );
+    }
+    pruning.abort();
+}
+
+/// Follows the configuration file and, without a control plane, the files that it names.
+struct Reload {
+    config: Config,
+    path: PathBuf,
+    publisher: Arc<Publisher>,
+    metrics: Arc<Metrics>,
+    digest: [u8; 32],
+}
+
+impl Reload {
+    async fn run(mut self) {
+        let mut paths = vec![self.path.clone()];
+        if let Source::Files(files) = &self.config.source {
+            paths.extend(files::paths(files));
+        }
+        let mut changes = Changes::of(paths);
+        let mut last_error = None;
+        loop {
+            let result = self.apply();
+            self.metrics
+                .stale
+                .fetch_max(u64::from(result.is_err()), Ordering::Relaxed);
+            match result {
+                Ok(()) if last_error.take().is_some() => {
+                    self.metrics.stale.store(0, Ordering::Relaxed);
+                    tracing::info!("the newest files are in force again");
+                }
+                Ok(()) => {}
+                // Said once, not at each look.
+                Err(refused) if last_error.as_ref() == Some(&refused.message) => {}
+                Err(refused) => {
+                    tracing::error!(code = %refused.code, error = %refused.message, "refused; the last good state stays");
+                    self.metrics.policies_refused.add(refused.code);
+                    last_error = Some(refused.message);
+                }
+            }
+            changes.next().await;
+        }
+    }
+
+    fn apply(&mut self) -> Result<(), Refused> {
+        self.apply_config()?;
+        let Source::Files(files) = self.config.source.clone() else {
+            return Ok(());
+        };
+        self.apply_files(&files)
+    }
+
+    fn apply_config(&mut self) -> Result<(), Refused> {
+        let next = Config::load(&self.path).map_err(|error| Refused {
+            code: error.code(),
+            message: error.to_string(),
+        })?;
+        if next == self.config {
+            return Ok(());
+        }
+        if let Some(field) = self.config.needs_restart(&next) {
+            let message = format!(
+                "{}: {field} has changed, which needs a restart",
+                self.path.display()
+            );
+            return Err(Refused {
+                code: sidegate_codes::Code::ConfigStale,
+                message,
+            });
+        }
+        tracing::info!("configuration applied");
+        self.publisher.config(next.clone());
+        self.config = next;
+        // Labels are part of what the files mean.
+        self.digest = [0; 32];
+        Ok(())
+    }
+
+    fn apply_files(&mut self, files: &Files) -> Result<(), Refused> {
+        match files::apply(&self.config, files, &mut self.digest, &self.publisher) {
+            Ok(true) => tracing::info!("identity and policies applied"),
+            Ok(false) => {}
+            Err(error) => {
+                return Err(Refused {
+                    code: error.code(),
+                    message: error.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Refused {
+    code: sidegate_codes::Code,
+    message: String,
+}
+
+/// SIGTERM from a platform, SIGINT from a person.
+struct Stop {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+impl Listener {
+    fn share(&self) -> io::Result<Self> {
+        Ok(Self {
+            direction: self.direction,
+            index: self.index,
+            port: self.port,
+            socket: self.socket.try_clone()?,
+        })
+    }
+}
+
+fn listen(address: SocketAddr, listener: &str) -> Result<TcpListener, StartError> {
+    let open = || {
+        let socket = TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    let socket = open().map_err(|cause| StartError::Listen { address, cause })?;
+    let bound = socket.local_addr().unwrap_or(address);
+    tracing::info!(listener, address = %bound, "listening");
+    Ok(socket)
+}

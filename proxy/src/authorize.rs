@@ -1,0 +1,167 @@
+//! The verdict: takes a verified peer and what it asks for, hands on a [`Permit`] that owns exactly that, or refuses
+//! with a [`Denial`] that names policy and rule. A permit can be made nowhere else, and the application's side of
+//! `upstream` accepts nothing without one.
+
+mod permit;
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use http_body::Body;
+use sidegate_codes::Code;
+use sidegate_policy::{self as policy, Decision, Policies};
+
+pub(crate) use permit::{Admission, Permit};
+
+use crate::{
+    error::Error,
+    http::Checked,
+    identity::Peer,
+    snapshot::{Enforcement, Reader, Snapshot},
+    telemetry::{Judgement, Verdict},
+};
+
+/// Where a request or connection comes from and which of the application's ports it goes to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller<'a> {
+    pub(crate) peer: &'a Peer,
+    pub(crate) ip: IpAddr,
+    /// The application's port.
+    pub(crate) port: u16,
+}
+
+/// Why policy refused. The downstream never sees it; the log, the metrics and the ledger do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Denial {
+    pub(crate) code: Code,
+    pub(crate) policy: Option<Arc<str>>,
+    pub(crate) rule: Option<Arc<str>>,
+    pub(crate) shadow: Option<Verdict>,
+    /// The rule that came closest, and what kept it from matching.
+    pub(crate) nearest: Option<String>,
+}
+
+/// Judges one HTTP request.
+pub(crate) fn request<B: Body>(
+    caller: Caller<'_>,
+    request: Checked<B>,
+    snapshot: &Snapshot,
+) -> Result<Permit<Checked<B>>, Error> {
+    let http = policy::Http {
+        method: request.method(),
+        host: request.host(),
+        path: request.path(),
+    };
+    let admission = judge(caller, Some(http), snapshot)?;
+    Ok(Permit::new(request, caller.peer.id().clone(), admission))
+}
+
+/// Judges one opaque connection, before a byte of it is forwarded.
+pub(crate) fn connection<S>(caller: Caller<'_>, stream: S, snapshot: &Snapshot) -> Result<Permit<S>, Error> {
+    let admission = judge(caller, None, snapshot)?;
+    Ok(Permit::new(stream, caller.peer.id().clone(), admission))
+}
+
+/// Ends when an open opaque connection would be admitted no longer: it is judged anew at each change.
+pub(crate) async fn until_denied(caller: Caller<'_>, mut changes: Reader) -> Error {
+    loop {
+        changes.changed().await;
+        if let Err(Error::Denied(denial)) = judge(caller, None, &changes.load()) {
+            return Error::Denied(Box::new(Denial {
+                code: Code::CutByPolicy,
+                ..*denial
+            }));
+        }
+    }
+}
+
+fn judge(
+    caller: Caller<'_>,
+    http: Option<policy::Http<'_>>,
+    snapshot: &Snapshot,
+) -> Result<Admission, Error> {
+    let request = policy::Request {
+        source: policy::Source {
+            identity: Some(caller.peer.id()),
+            ip: caller.ip,
+        },
+        port: caller.port,
+        http,
+        now: now(),
+    };
+    let decision = snapshot.policies.judge(&request);
+    match (decision.verdict, snapshot.enforcement) {
+        (policy::Verdict::Allow, _) => Ok(admission(&decision, Verdict::Allowed)),
+        (policy::Verdict::Deny, Enforcement::Observe) => Ok(admission(&decision, Verdict::WouldDeny)),
+        (policy::Verdict::Deny, Enforcement::Enforce) => Err(Error::Denied(Box::new(denial(
+            &decision,
+            &snapshot.policies,
+            &request,
+        )))),
+    }
+}
+
+fn admission(decision: &Decision<'_>, verdict: Verdict) -> Admission {
+    Admission::new(Judgement {
+        verdict,
+        code: decision.code,
+        policy: decision.policy.cloned(),
+        rule: decision.rule.cloned(),
+        route: decision.path_pattern.cloned(),
+        shadow: decision.shadow.map(shadow),
+    })
+}
+
+/// The explanation is the same walk once more, on the cold path.
+fn denial(decision: &Decision<'_>, policies: &Policies, request: &policy::Request<'_>) -> Denial {
+    Denial {
+        // A denial always has a code; without one it is still a denial.
+        code: decision.code.unwrap_or(Code::NoRuleMatched),
+        policy: decision.policy.cloned(),
+        rule: decision.rule.cloned(),
+        shadow: decision.shadow.map(shadow),
+        nearest: policies.explain(request).nearest,
+    }
+}
+
+fn shadow(verdict: policy::Verdict) -> Verdict {
+    match verdict {
+        policy::Verdict::Allow => Verdict::Allowed,
+        policy::Verdict::Deny => Verdict::Denied,
+    }
+}
+
+/// A clock before 1970 reads as the end of time, where every Allow with an end has ended.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(u64::MAX, |since| since.as_secs())
+}
+
+impl Denial {
+    /// As it is recorded.
+    pub(crate) fn judgement(&self) -> Judgement {
+        Judgement {
+            verdict: Verdict::Denied,
+            code: Some(self.code),
+            policy: self.policy.clone(),
+            rule: self.rule.clone(),
+            route: None,
+            shadow: self.shadow,
+        }
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.code.title())?;
+        if let (Some(policy), Some(rule)) = (&self.policy, &self.rule) {
+            write!(f, " (rule {rule} of {policy})")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,368 @@
+//! The sidecar's configuration: a YAML file in, typed values out. The only reader of the configuration file and of
+//! the environment. Refuses unknown fields and reports all bad values together, each with its field.
+
+mod file;
+mod limits;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use serde::Deserialize;
+use sidegate_codes::Code;
+use sidegate_identity::{SpiffeId, TrustDomain};
+
+pub use limits::Limits;
+
+/// Everything a sidecar is told by its file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The trust domain of this workload.
+    pub trust_domain: TrustDomain,
+    /// Whom this sidecar stands beside.
+    pub workload: Workload,
+    /// Where identity, policies, services and bundles come from.
+    pub source: Source,
+    /// Where the last good state is kept across restarts. `None`: nowhere.
+    pub cache: Option<PathBuf>,
+    /// Ports on which peers reach the application.
+    pub inbound: Vec<Inbound>,
+    /// Ports on which the application reaches its upstreams.
+    pub outbound: Vec<Outbound>,
+    /// Where `/livez`, `/readyz` and `/metrics` are served. `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Where access log lines go.
+    pub access_log: AccessLog,
+    /// Every bound of the data path.
+    pub limits: Limits,
+    /// How many single-threaded workers serve connections.
+    pub workers: NonZeroUsize,
+}
+
+/// Whom this sidecar stands beside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+    pub identity: SpiffeId,
+    /// The namespace: policies without one of their own, in file mode, belong to it.
+    pub namespace: String,
+    /// Labels that selectors select by. With a control plane its word counts and these are empty.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where identity, policies, services and bundles come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From a control plane.
+    ControlPlane(ControlPlane),
+    /// From files alone, read again when they change.
+    Files(Files),
+}
+
+/// How to reach the control plane and to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlPlane {
+    /// `host:port` of its gRPC listener.
+    pub address: String,
+    /// PEM file with the roots that vouch for the control plane at the first contact.
+    pub trust_bundle: PathBuf,
+    /// File with the join token. `None`: only a cached identity can be renewed.
+    pub join_token: Option<PathBuf>,
+}
+
+/// A mesh of files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// PEM: the SVID, leaf first.
+    pub certificate: PathBuf,
+    /// PEM: its private key; 0600.
+    pub private_key: PathBuf,
+    /// PEM: the authorities of the own trust domain.
+    pub trust_bundle: PathBuf,
+    /// A policy file or a folder of them.
+    pub policies: PathBuf,
+}
+
+/// A port on which peers reach the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// Where peers connect, with mutual TLS.
+    pub listen: SocketAddr,
+    /// The application.
+    pub forward: Forward,
+    /// What the application speaks.
+    pub protocol: Protocol,
+    /// How strictly request paths are read.
+    pub paths: PathMode,
+    /// The address that other sidecars are told to connect to. `None`: the listening one.
+    pub advertise: Option<SocketAddr>,
+}
+
+/// A port on which the application reaches one upstream service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outbound {
+    /// Where the application connects, in plaintext.
+    pub listen: SocketAddr,
+    /// The service behind it.
+    pub service: ServiceName,
+    /// What the application speaks.
+    pub protocol: Protocol,
+    /// How strictly request paths are read.
+    pub paths: PathMode,
+    /// In file mode: whom the endpoints must prove to be, and where they are.
+    pub target: Option<Target>,
+}
+
+/// A service's identities and endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// An endpoint that proves none of these is refused. Empty: every endpoint is refused.
+    pub identities: Vec<SpiffeId>,
+    /// Inbound ports of the service's sidecars.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// The application's address: an IP or a name that is resolved at each new connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    host: String,
+    port: u16,
+}
+
+/// `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName(String);
+
+/// What a port carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Found out from the first bytes.
+    #[default]
+    Auto,
+    /// HTTP, spoken to the application as HTTP/1.1.
+    Http,
+    /// HTTP, spoken to the application as HTTP/2 with prior knowledge.
+    Http2,
+    /// Bytes that are not looked into.
+    Tcp,
+}
+
+/// How strictly request paths are read; `crate::http::path` has the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PathMode {
+    /// Whatever two programs could read in two ways is refused.
+    #[default]
+    Strict,
+    /// Dot segments and doubled slashes are resolved; path parameters stay.
+    Compatible,
+}
+
+/// Where access log lines go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLog {
+    /// JSON lines on standard output.
+    #[default]
+    Stdout,
+    /// Nowhere; denials are still counted and reported.
+    Off,
+}
+
+/// The configuration cannot be used. The fault is the file's.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {cause} ({})", Code::ConfigUnreadable)]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// Not YAML, or an unknown or missing field.
+    #[error("{path}:{line}:{column}: {message} ({})", Code::ConfigSyntax)]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: u64,
+        /// Counted from 1.
+        column: u64,
+        /// What the parser met and what it expected.
+        message: String,
+    },
+    /// Values that cannot be used, all of them.
+    #[error("{path}: {} ({})", join(.faults), Code::ConfigBadValue)]
+    Values {
+        /// The file.
+        path: PathBuf,
+        /// Each with its field.
+        faults: Vec<Fault>,
+    },
+}
+
+/// One value that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// As in `inbound[0].listen`.
+    pub field: String,
+    /// What is wrong with it and which value was seen.
+    pub message: String,
+}
+
+impl Config {
+    /// Reads and checks `path`; relative paths in it are relative to its folder.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable {
+            path: path.to_owned(),
+            cause,
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks the text of the file at `path`.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        file::parse(path, text)
+    }
+
+    /// The first field that differs from `next` and is in force only after a restart, if any.
+    pub fn needs_restart(&self, next: &Self) -> Option<&'static str> {
+        let inbound = |config: &Self| config.inbound.iter().map(|port| port.listen).collect::<Vec<_>>();
+        let outbound = |config: &Self| config.outbound.iter().map(|port| port.listen).collect::<Vec<_>>();
+        let kept = [
+            ("trustDomain", self.trust_domain == next.trust_domain),
+            ("workload", self.workload.identity == next.workload.identity),
+            ("controlPlane or identity", self.source == next.source),
+            ("cache", self.cache == next.cache),
+            ("inbound[].listen", inbound(self) == inbound(next)),
+            ("outbound[].listen", outbound(self) == outbound(next)),
+            ("admin", self.admin == next.admin),
+            ("accessLog", self.access_log == next.access_log),
+            ("limits", self.limits == next.limits),
+            ("workers", self.workers == next.workers),
+        ];
+        kept.iter().find(|(_, same)| !same).map(|(field, _)| *field)
+    }
+}
+
+impl ConfigError {
+    /// The code that a person looks up.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Unreadable { .. } => Code::ConfigUnreadable,
+            Self::Syntax { .. } => Code::ConfigSyntax,
+            Self::Values { .. } => Code::ConfigBadValue,
+        }
+    }
+}
+
+impl Forward {
+    /// The port that policies mean by a port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The host, for `tokio::net::lookup_host` and for messages.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+impl FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return if address.port() == 0 {
+                Err(format!("{text:?} has port 0"))
+            } else {
+                Ok(Self {
+                    host: address.ip().to_string(),
+                    port: address.port(),
+                })
+            };
+        }
+        let (host, port) = text
+            .rsplit_once(':')
+            .ok_or_else(|| format!("{text:?} is not an address:port or name:port"))?;
+        let is_name = !host.is_empty()
+            && host
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+        match port.parse() {
+            Ok(port) if is_name && port != 0 => Ok(Self {
+                host: host.to_owned(),
+                port,
+            }),
+            _ => Err(format!("{text:?} is not an address:port or name:port")),
+        }
+    }
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl ServiceName {
+    /// As in `shop/payments`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ServiceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_label = |part: &str| {
+            !part.is_empty()
+                && part.len() <= 253
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+        };
+        match text.split_once('/') {
+            Some((namespace, name)) if is_label(namespace) && is_label(name) => Ok(Self(text.to_owned())),
+            _ => Err(format!("{text:?} is not namespace/name")),
+        }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+fn join(faults: &[Fault]) -> String {
+    faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Reads a duration such as `1500ms` or `6h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a duration such as 500ms, 30s or 6h"))
+}
+
+#[cfg(test)]
+mod tests;

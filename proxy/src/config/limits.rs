@@ -1,0 +1,181 @@
+//! Every bound of the data path, named and with its default. What is over a bound is refused and counted.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{Fault, duration};
+
+/// Every bound of the data path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open downstream connections, inbound and outbound together, over all workers.
+    pub connections: usize,
+    /// Open inbound connections from one source address.
+    pub connections_per_source: usize,
+    /// Handshakes in flight per worker; further connections wait in the kernel's queue.
+    pub handshakes: usize,
+    /// From accept to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// From accept, or the end of the handshake, to the bytes that tell the protocol.
+    pub detect_timeout: Duration,
+    /// How long an HTTP/1.1 connection may wait for the next complete request head, idle time included.
+    pub head_timeout: Duration,
+    /// Bytes of one request head.
+    pub header_bytes: usize,
+    /// Header fields of one request.
+    pub headers: usize,
+    /// Bytes of one request path, its query not counted.
+    pub path_bytes: usize,
+    /// Concurrent requests on one HTTP/2 connection.
+    pub streams: u32,
+    /// Requests in flight per worker.
+    pub requests: usize,
+    /// From dialling an upstream to the end of its handshake.
+    pub connect_timeout: Duration,
+    /// From the sent request to the head of its response.
+    pub response_timeout: Duration,
+    /// Idle pooled connections per upstream address and worker.
+    pub idle_connections: usize,
+    /// How long a pooled connection may idle; below `head_timeout`, so that this side closes first.
+    pub idle_timeout: Duration,
+    /// From SIGTERM to the end of what is in flight.
+    pub drain_timeout: Duration,
+    /// Bytes of one update of the control plane.
+    pub snapshot_bytes: usize,
+    /// Edge cells kept per worker; further edges are counted together as overflow.
+    pub edge_cells: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_source: 2_000,
+            handshakes: 256,
+            handshake_timeout: Duration::from_secs(5),
+            detect_timeout: Duration::from_secs(3),
+            head_timeout: Duration::from_secs(60),
+            header_bytes: 64 * 1024,
+            headers: 100,
+            path_bytes: 8 * 1024,
+            streams: 100,
+            requests: 8_192,
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(60),
+            idle_connections: 64,
+            idle_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
+            snapshot_bytes: 16 * 1024 * 1024,
+            edge_cells: 4_096,
+        }
+    }
+}
+
+/// The `limits` of the file; what is absent keeps its default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub(super) struct LimitsFile {
+    connections: Option<u64>,
+    connections_per_source: Option<u64>,
+    handshakes: Option<u64>,
+    handshake_timeout: Option<String>,
+    detect_timeout: Option<String>,
+    head_timeout: Option<String>,
+    header_bytes: Option<u64>,
+    headers: Option<u64>,
+    path_bytes: Option<u64>,
+    streams: Option<u64>,
+    requests: Option<u64>,
+    connect_timeout: Option<String>,
+    response_timeout: Option<String>,
+    idle_connections: Option<u64>,
+    idle_timeout: Option<String>,
+    drain_timeout: Option<String>,
+    snapshot_bytes: Option<u64>,
+    edge_cells: Option<u64>,
+}
+
+impl LimitsFile {
+    /// The limits in force; a value out of range is a fault and none of them is ever "unlimited".
+    pub(super) fn resolve(self, faults: &mut Vec<Fault>) -> Limits {
+        let mut limits = Limits::default();
+        let mut number = |field: &str, value: Option<u64>, into: &mut usize, least: u64| {
+            let Some(value) = value else { return };
+            match usize::try_from(value) {
+                Ok(number) if (least..=MOST).contains(&value) => *into = number,
+                _ => faults.push(Fault {
+                    field: format!("limits.{field}"),
+                    message: format!("{value} is not between {least} and {MOST}"),
+                }),
+            }
+        };
+        let mut streams = limits.streams as usize;
+        number("connections", self.connections, &mut limits.connections, 1);
+        number(
+            "connectionsPerSource",
+            self.connections_per_source,
+            &mut limits.connections_per_source,
+            1,
+        );
+        number("handshakes", self.handshakes, &mut limits.handshakes, 1);
+        // hyper's read buffer has a floor of 8 KiB.
+        number("headerBytes", self.header_bytes, &mut limits.header_bytes, 8_192);
+        number("headers", self.headers, &mut limits.headers, 8);
+        number("pathBytes", self.path_bytes, &mut limits.path_bytes, 16);
+        number("streams", self.streams, &mut streams, 1);
+        number("requests", self.requests, &mut limits.requests, 1);
+        number(
+            "idleConnections",
+            self.idle_connections,
+            &mut limits.idle_connections,
+            1,
+        );
+        number(
+            "snapshotBytes",
+            self.snapshot_bytes,
+            &mut limits.snapshot_bytes,
+            65_536,
+        );
+        number("edgeCells", self.edge_cells, &mut limits.edge_cells, 16);
+        limits.streams = u32::try_from(streams).unwrap_or(limits.streams);
+
+        let mut time = |field: &str, value: Option<String>, into: &mut Duration| {
+            let Some(value) = value else { return };
+            match duration(&value) {
+                Ok(time) if !time.is_zero() => *into = time,
+                Ok(_) => faults.push(Fault {
+                    field: format!("limits.{field}"),
+                    message: "is zero".into(),
+                }),
+                Err(message) => faults.push(Fault {
+                    field: format!("limits.{field}"),
+                    message,
+                }),
+            }
+        };
+        time(
+            "handshakeTimeout",
+            self.handshake_timeout,
+            &mut limits.handshake_timeout,
+        );
+        time("detectTimeout", self.detect_timeout, &mut limits.detect_timeout);
+        time("headTimeout", self.head_timeout, &mut limits.head_timeout);
+        time(
+            "connectTimeout",
+            self.connect_timeout,
+            &mut limits.connect_timeout,
+        );
+        time(
+            "responseTimeout",
+            self.response_timeout,
+            &mut limits.response_timeout,
+        );
+        time("idleTimeout", self.idle_timeout, &mut limits.idle_timeout);
+        time("drainTimeout", self.drain_timeout, &mut limits.drain_timeout);
+        limits
+    }
+}
+
+/// The largest number any limit may be set to.
+const MOST: u64 = 1 << 30;

@@ -1,0 +1,145 @@
+use super::*;
+
+const WITH_CONTROL_PLANE: &str = "
+trustDomain: shop.test
+workload: {namespace: shop, serviceAccount: orders}
+controlPlane: {address: '127.0.0.1:15110', trustBundle: root.pem, joinToken: token}
+cache: cache/
+inbound: [{listen: '127.0.0.1:15106', forward: '127.0.0.1:8080', protocol: http}]
+outbound: [{listen: '127.0.0.1:9001', service: payments}]
+admin: {listen: '127.0.0.1:15120'}
+";
+
+const WITH_FILES: &str = "
+trustDomain: shop.test
+workload: {namespace: shop, serviceAccount: payments, labels: {app: payments}}
+identity:
+  files: {certificate: svid.pem, privateKey: key.pem, trustBundle: bundle.pem}
+policies: policies/
+inbound:
+- {listen: '0.0.0.0:15106', forward: 'localhost:8080', protocol: auto}
+outbound:
+- listen: '127.0.0.1:9001'
+  service: shop/ledger
+  identities: ['spiffe://shop.test/ns/shop/sa/ledger']
+  endpoints: ['10.0.0.7:15106']
+";
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("/etc/sidegate/proxy.yaml"), text)
+}
+
+fn faults(text: &str) -> Vec<String> {
+    match parse(text) {
+        Err(ConfigError::Values { faults, .. }) => faults.into_iter().map(|fault| fault.field).collect(),
+        other => panic!("expected faults, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_sidecar_of_a_control_plane_takes_paths_relative_to_its_file() {
+    let config = parse(WITH_CONTROL_PLANE).unwrap();
+    assert_eq!(
+        config.workload.identity.as_str(),
+        "spiffe://shop.test/ns/shop/sa/orders"
+    );
+    assert_eq!(config.outbound[0].service.as_str(), "shop/payments");
+    assert_eq!(config.cache.as_deref(), Some(Path::new("/etc/sidegate/cache/")));
+    let Source::ControlPlane(control_plane) = config.source else {
+        panic!("{:?}", config.source)
+    };
+    assert_eq!(control_plane.trust_bundle, Path::new("/etc/sidegate/root.pem"));
+}
+
+#[test]
+fn a_sidecar_of_files_names_its_peers() {
+    let config = parse(WITH_FILES).unwrap();
+    let target = config.outbound[0].target.as_ref().unwrap();
+    assert_eq!(
+        target.identities[0].as_str(),
+        "spiffe://shop.test/ns/shop/sa/ledger"
+    );
+    assert_eq!(config.inbound[0].forward.to_string(), "localhost:8080");
+}
+
+#[test]
+fn an_unknown_field_is_an_error_with_its_line() {
+    let text = format!("{WITH_FILES}\nlimit: {{connections: 5}}\n");
+    let Err(ConfigError::Syntax { line, message, .. }) = parse(&text) else {
+        panic!("accepted")
+    };
+    assert_eq!(line, 16);
+    assert!(message.contains("limit"), "{message}");
+}
+
+#[test]
+fn a_misspelt_limit_is_an_error_too() {
+    let text = format!("{WITH_FILES}\nlimits: {{conections: 5}}\n");
+    assert!(matches!(parse(&text), Err(ConfigError::Syntax { .. })));
+}
+
+#[test]
+fn all_bad_values_are_reported_together() {
+    let text = WITH_CONTROL_PLANE
+        .replace("127.0.0.1:15106", "nowhere")
+        .replace("127.0.0.1:8080", "127.0.0.1:0")
+        .replace("127.0.0.1:15110", "15110")
+        .replace("127.0.0.1:15120", "localhost:15120");
+    assert_eq!(
+        faults(&text),
+        [
+            "controlPlane.address",
+            "inbound[0].listen",
+            "inbound[0].forward",
+            "admin.listen"
+        ]
+    );
+}
+
+#[test]
+fn two_sources_of_truth_are_refused() {
+    assert_eq!(
+        faults(&format!("{WITH_CONTROL_PLANE}policies: policies/\n")),
+        ["controlPlane"]
+    );
+    assert_eq!(
+        faults(&WITH_FILES.replace("policies: policies/", "")),
+        ["controlPlane"]
+    );
+}
+
+#[test]
+fn endpoints_belong_to_file_mode_alone() {
+    let text = WITH_CONTROL_PLANE.replace(
+        "service: payments",
+        "service: payments, endpoints: ['10.0.0.7:1']",
+    );
+    assert_eq!(faults(&text), ["outbound[0]"]);
+    let text = WITH_FILES.replace("  endpoints: ['10.0.0.7:15106']", "");
+    assert_eq!(faults(&text), ["outbound[0]"]);
+}
+
+#[test]
+fn no_limit_can_be_switched_off() {
+    for limits in [
+        "connections: 0",
+        "handshakeTimeout: 0s",
+        "headers: 0",
+        "responseTimeout: forever",
+    ] {
+        assert_eq!(
+            faults(&format!("{WITH_FILES}limits: {{{limits}}}\n")).len(),
+            1,
+            "{limits}"
+        );
+    }
+}
+
+#[test]
+fn listeners_need_a_restart_and_protocols_do_not() {
+    let old = parse(WITH_FILES).unwrap();
+    let moved = parse(&WITH_FILES.replace("0.0.0.0:15106", "0.0.0.0:15107")).unwrap();
+    let declared = parse(&WITH_FILES.replace("protocol: auto", "protocol: http")).unwrap();
+    assert_eq!(old.needs_restart(&moved), Some("inbound[].listen"));
+    assert_eq!(old.needs_restart(&declared), None);
+}

@@ -1,0 +1,175 @@
+//! The client of the control plane: gets this workload's certificate, subscribes to what it needs, reports edges.
+//! Applies an update whole or refuses it whole with the path of the bad element. Whatever fails here, traffic flows on
+//! under the last good snapshot.
+
+mod cache;
+mod channel;
+mod issue;
+mod report;
+mod resources;
+mod subscribe;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
+
+use sidegate_codes::Code;
+use sidegate_identity::{InvalidSpiffeId, SpiffeId, TrustBundle, TrustBundles, tls::Credentials};
+use tokio::sync::watch;
+
+use crate::{
+    config::{Config, ControlPlane},
+    drain::DrainWatch,
+    snapshot::Publisher,
+    telemetry::{Edges, Metrics},
+};
+
+use cache::Cache;
+use channel::Connector;
+
+/// What the client works with.
+#[derive(Debug)]
+pub(crate) struct Client {
+    config: Config,
+    connector: Connector,
+    join_token: Option<PathBuf>,
+    instance: String,
+    cache: Option<Cache>,
+    publisher: Arc<Publisher>,
+    metrics: Arc<Metrics>,
+    edges: Edges,
+    drain: DrainWatch,
+}
+
+/// What the client is given to work with.
+#[derive(Debug)]
+pub(crate) struct Means {
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) edges: Edges,
+    pub(crate) drain: DrainWatch,
+}
+
+/// Why the client cannot begin. The configuration's fault.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The bootstrap bundle cannot be used.
+    #[error("{path}: {reason} ({})", Code::BadCredentials)]
+    TrustBundle { path: PathBuf, reason: String },
+    /// The trust domain cannot name a control plane.
+    #[error(transparent)]
+    Identity(#[from] InvalidSpiffeId),
+    /// No randomness.
+    #[error("no randomness: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+impl Client {
+    /// Reads the bootstrap bundle. The file is needed at start only.
+    pub(crate) fn new(
+        config: &Config,
+        control_plane: &ControlPlane,
+        means: Means,
+    ) -> Result<Self, StartError> {
+        let bad = |reason: String| StartError::TrustBundle {
+            path: control_plane.trust_bundle.clone(),
+            reason,
+        };
+        let pem = std::fs::read(&control_plane.trust_bundle).map_err(|error| bad(error.to_string()))?;
+        let bundle = TrustBundle::from_pem(config.trust_domain.clone(), &pem)
+            .map_err(|error| bad(error.to_string()))?;
+        let bootstrap: TrustBundles = [bundle].into_iter().collect();
+        let expected = SpiffeId::for_workload(&config.trust_domain, NAMESPACE, SERVICE_ACCOUNT)?;
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)?;
+        let Means {
+            publisher,
+            metrics,
+            edges,
+            drain,
+        } = means;
+        Ok(Self {
+            connector: Connector::new(
+                control_plane.address.clone(),
+                Arc::new(bootstrap),
+                expected,
+                publisher.reader(),
+            ),
+            join_token: control_plane.join_token.clone(),
+            instance: random.iter().map(|byte| format!("{byte:02x}")).collect(),
+            cache: config
+                .cache
+                .clone()
+                .map(|folder| Cache::new(folder, config.workload.identity.clone())),
+            config: config.clone(),
+            publisher,
+            metrics,
+            edges,
+            drain,
+        })
+    }
+
+    /// Works until draining has begun and the control plane has been told.
+    pub(crate) async fn run(self) {
+        let resumed = self.resume();
+        let (renewed, credentials) = watch::channel(resumed.credentials);
+        tokio::select! {
+            () = issue::run(&self, renewed) => {}
+            () = subscribe::run(&self, credentials.clone(), resumed.resources) => {}
+            () = report::run(&self, credentials) => {}
+        }
+    }
+
+    /// Puts what the cache holds in force, so that a restart needs no control plane.
+    fn resume(&self) -> cache::Resumed {
+        let Some(cache) = &self.cache else {
+            return cache::Resumed::default();
+        };
+        let resumed = cache.load().unwrap_or_else(|error| {
+            tracing::warn!(code = %Code::CacheUnusable, %error, "starting without the cache");
+            cache::Resumed::default()
+        });
+        if let (Some(credentials), Ok(mesh)) = (&resumed.credentials, resumed.resources.mesh_state()) {
+            tracing::info!(
+                identity = %credentials.svid().id(),
+                resources = resumed.resources.len(),
+                "resumed from the cache"
+            );
+            let trust = Arc::clone(&mesh.trust);
+            self.publisher.mesh(mesh);
+            self.publisher.credentials(credentials.clone(), trust);
+        }
+        resumed
+    }
+
+    fn connected(&self, is_connected: bool) {
+        self.metrics
+            .control_connected
+            .store(u64::from(is_connected), Ordering::Relaxed);
+    }
+}
+
+/// Waits until there are credentials that have not expired.
+async fn usable(credentials: &mut watch::Receiver<Option<Credentials>>) -> Option<Credentials> {
+    let now = rustls::pki_types::UnixTime::now;
+    let found = credentials
+        .wait_for(|credentials| {
+            credentials
+                .as_ref()
+                .is_some_and(|own| own.svid().not_after() > now())
+        })
+        .await
+        .ok()?;
+    found.clone()
+}
+
+/// In [-1, 1]; the middle when the system has no randomness, which only costs spread.
+fn jitter() -> f64 {
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0
+}
+
+/// The control plane's own identity is `ns/sidegate/sa/control-plane` of the mesh's trust domain.
+const NAMESPACE: &str = "sidegate";
+const SERVICE_ACCOUNT: &str = "control-plane";

@@ -1,0 +1,248 @@
+//! What a connection carries, from its first bytes. Takes an accepted connection, hands it on with nothing lost, and
+//! refuses silence where bytes are owed. [`classify`] is pure and gives the same answer for every split of the bytes.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::error::Error;
+
+/// What the first bytes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detected {
+    /// An HTTP/1.x request line.
+    Http1,
+    /// The HTTP/2 connection preface.
+    Http2,
+    /// Anything else, or silence: a server that speaks first, perhaps.
+    Opaque,
+}
+
+/// A stream whose first bytes have been read, and are read again.
+#[derive(Debug)]
+pub(crate) struct Rewound<S> {
+    first: Vec<u8>,
+    stream: S,
+}
+
+/// Waits for the first byte of an inbound connection: it must begin a TLS handshake record (RFC 8446 §5.1).
+pub(crate) async fn tls(tcp: &TcpStream, limit: Duration) -> Result<(), Error> {
+    let mut first = [0];
+    match timeout(limit, tcp.peek(&mut first)).await {
+        Err(_) => Err(Error::DetectTimeout),
+        Ok(Err(error)) => Err(Error::Downstream(error.to_string())),
+        Ok(Ok(0)) => Err(Error::Downstream("closed before its first byte".to_owned())),
+        Ok(Ok(_)) if first == [TLS_HANDSHAKE] => Ok(()),
+        Ok(Ok(_)) => Err(Error::Plaintext { first: first[0] }),
+    }
+}
+
+/// Reads until the protocol is known. Silence until `limit` is opaque: the server may speak first.
+pub(crate) async fn protocol<S: AsyncRead + Unpin>(
+    mut stream: S,
+    limit: Duration,
+) -> Result<(Detected, Rewound<S>), Error> {
+    let mut first = Vec::new();
+    let detected = match timeout(limit, read_until_known(&mut stream, &mut first)).await {
+        Err(_) => Detected::Opaque,
+        Ok(result) => result.map_err(|error| Error::Downstream(error.to_string()))?,
+    };
+    Ok((detected, Rewound { first, stream }))
+}
+
+async fn read_until_known<S: AsyncRead + Unpin>(stream: &mut S, first: &mut Vec<u8>) -> io::Result<Detected> {
+    loop {
+        if let Some(detected) = classify(first) {
+            return Ok(detected);
+        }
+        if stream.take(512).read_buf(first).await? == 0 {
+            return Ok(Detected::Opaque);
+        }
+    }
+}
+
+/// What `bytes` begin; `None` while more bytes could decide otherwise.
+pub(crate) fn classify(bytes: &[u8]) -> Option<Detected> {
+    if HTTP2_PREFACE.starts_with(bytes) {
+        return None;
+    }
+    if bytes.starts_with(HTTP2_PREFACE) {
+        return Some(Detected::Http2);
+    }
+    classify_http1(bytes)
+}
+
+/// RFC 9112 §3: method SP request-target SP HTTP-version CRLF.
+fn classify_http1(bytes: &[u8]) -> Option<Detected> {
+    // Empty lines before the request line are skipped by servers (RFC 9112 §2.2).
+    let line = match bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) {
+        None if bytes.len() > 4 => return Some(Detected::Opaque),
+        None => return None,
+        Some(start) => &bytes[start..],
+    };
+    let method = line
+        .iter()
+        .position(|byte| !is_method_byte(*byte))
+        .unwrap_or(line.len());
+    if method > LONGEST_METHOD || (method < line.len() && (method == 0 || line[method] != b' ')) {
+        return Some(Detected::Opaque);
+    }
+    match line.iter().position(|byte| *byte == b'\n') {
+        None if line.len() >= LONGEST_LINE => Some(Detected::Opaque),
+        None => None,
+        Some(end) => {
+            let line = line[..end].trim_ascii_end();
+            let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+            let is_http = matches!(version, b"HTTP/1.1" | b"HTTP/1.0");
+            Some(if is_http {
+                Detected::Http1
+            } else {
+                Detected::Opaque
+            })
+        }
+    }
+}
+
+fn is_method_byte(byte: u8) -> bool {
+    byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'_')
+}
+
+impl<S> Rewound<S> {
+    /// A stream of which nothing was read.
+    pub(crate) fn fresh(stream: S) -> Self {
+        Self {
+            first: Vec::new(),
+            stream,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first[..count]);
+        self.first.drain(..count);
+        if self.first.is_empty() {
+            // Connections idle without it.
+            self.first = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+const TLS_HANDSHAKE: u8 = 0x16;
+/// RFC 9113 §3.4.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const LONGEST_METHOD: usize = 24;
+/// As long as a request line may be that is still recognised without a declared protocol.
+const LONGEST_LINE: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const STREAMS: [(&[u8], Detected); 12] = [
+        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", Detected::Http1),
+        (b"POST /a?b=c HTTP/1.0\r\n\r\n", Detected::Http1),
+        (b"\r\nGET / HTTP/1.1\r\n\r\n", Detected::Http1),
+        (b"VERSION-CONTROL / HTTP/1.1\r\n", Detected::Http1),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00", Detected::Http2),
+        (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Detected::Opaque),
+        (b"EHLO mail.test\r\n", Detected::Opaque),
+        (b"SET key value\r\n", Detected::Opaque),
+        (b"*1\r\n$4\r\nPING\r\n", Detected::Opaque),
+        (b"GET / HTTP/3.0\r\n", Detected::Opaque),
+        (b"\x16\x03\x01\x02\x00", Detected::Opaque),
+        (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Detected::Opaque),
+    ];
+
+    #[test]
+    fn first_bytes_tell_the_protocol() {
+        for (bytes, want) in STREAMS {
+            assert_eq!(classify(bytes), Some(want), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn every_split_gives_the_same_answer() {
+        for (bytes, want) in STREAMS {
+            let first_answer = (0..=bytes.len()).find_map(|length| classify(&bytes[..length]));
+            assert_eq!(first_answer, Some(want), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn an_endless_line_does_not_wait_for_its_end() {
+        let mut line = b"GET /".to_vec();
+        line.resize(LONGEST_LINE, b'a');
+        assert_eq!(classify(&line), Some(Detected::Opaque));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_opaque_and_nothing_is_lost() {
+        let (mut client, server) = tokio::io::duplex(64);
+        client.write_all(b"GET").await.unwrap();
+        let (detected, mut stream) = protocol(server, Duration::from_secs(3)).await.unwrap();
+        assert_eq!(detected, Detected::Opaque);
+        client.write_all(b" more").await.unwrap();
+        drop(client);
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"GET more");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_answers_do_not_flip(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let first = (0..=bytes.len()).find_map(|length| classify(&bytes[..length]));
+            if let Some(first) = first {
+                prop_assert_eq!(classify(&bytes), Some(first));
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Why a connection or a request ended without its answer: one enum for the data path. Each variant knows its code,
+//! the HTTP status that the downstream sees, and whether policy or something else refused.
+
+use http::StatusCode;
+use sidegate_codes::Code;
+
+use crate::authorize::Denial;
+
+/// Why a connection or a request ended. The downstream learns the status and a request id, never the detail.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A policy decided so.
+    #[error("{0}")]
+    Denied(Box<Denial>),
+    /// The peer spoke something other than TLS to a port that takes only mutual TLS. The peer's fault, or a probe.
+    #[error("the first byte is {first:#04x}, not a TLS handshake")]
+    Plaintext {
+        /// The byte that was seen.
+        first: u8,
+    },
+    /// The handshake failed; which side is at fault follows from the code.
+    #[error("{detail}")]
+    Handshake {
+        /// One of the `SG03xx`.
+        code: Code,
+        /// A word of a closed set, for the metric.
+        reason: &'static str,
+        /// For the log.
+        detail: String,
+    },
+    /// The handshake did not end in time. The peer's fault, or the network's.
+    #[error("no complete handshake in time")]
+    HandshakeTimeout,
+    /// This sidecar was never issued a certificate, or it has expired.
+    #[error("this sidecar has no valid certificate")]
+    NoCredentials,
+    /// The peer's certificate expired, or its authority was removed, while the connection was open.
+    #[error("{0}")]
+    PeerEnded(String),
+    /// No bytes to detect a protocol from. The downstream's fault.
+    #[error("no bytes to detect a protocol from in time")]
+    DetectTimeout,
+    /// The port is declared as one protocol and the connection carried another. The downstream's fault.
+    #[error("the port carries {declared}, the connection {seen}")]
+    ProtocolMismatch {
+        /// As configured.
+        declared: &'static str,
+        /// As detected or negotiated.
+        seen: &'static str,
+    },
+    /// The request is ambiguous or over a limit. The downstream's fault.
+    #[error("{detail}")]
+    BadRequest {
+        /// One of the `SG061x`.
+        code: Code,
+        /// Which rule it broke, with the value seen.
+        detail: String,
+    },
+    /// A connection limit is reached.
+    #[error("{limit} reached")]
+    TooManyConnections {
+        /// The limit's name.
+        limit: &'static str,
+    },
+    /// The request limit is reached.
+    #[error("limits.requests reached")]
+    TooManyRequests,
+    /// The service is not known, or the control plane has not told of it yet.
+    #[error("service {0} is unknown")]
+    UnknownService(String),
+    /// The service has no endpoints.
+    #[error("service {0} has no endpoints")]
+    NoEndpoints(String),
+    /// The upstream could not be reached, was not who it should be, or broke while answering.
+    #[error("{detail}")]
+    Upstream {
+        /// `SG0601`, `SG0602`, `SG0617`, or one of the `SG03xx`.
+        code: Code,
+        /// For the log.
+        detail: String,
+    },
+    /// The sidecar is shutting down.
+    #[error("the sidecar is shutting down")]
+    Draining,
+    /// The downstream closed, reset or broke the protocol.
+    #[error("{0}")]
+    Downstream(String),
+}
+
+impl Error {
+    /// The stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Denied(denial) => denial.code,
+            Self::Plaintext { .. } => Code::PlaintextRefused,
+            Self::Handshake { code, .. } | Self::BadRequest { code, .. } | Self::Upstream { code, .. } => {
+                *code
+            }
+            Self::HandshakeTimeout => Code::HandshakeTimeout,
+            Self::NoCredentials => Code::NoCredentials,
+            Self::PeerEnded(_) => Code::PeerCertificateEnded,
+            Self::DetectTimeout => Code::DetectTimeout,
+            Self::ProtocolMismatch { .. } => Code::ProtocolMismatch,
+            Self::TooManyConnections { .. } => Code::TooManyConnections,
+            Self::TooManyRequests => Code::TooManyRequests,
+            Self::UnknownService(_) => Code::UnknownService,
+            Self::NoEndpoints(_) => Code::NoEndpoints,
+            Self::Draining => Code::Draining,
+            Self::Downstream(_) => Code::DownstreamFailed,
+        }
+    }
+
+    /// What an HTTP downstream is answered.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::BadRequest {
+                code: Code::HeadersTooLarge,
+                ..
+            } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BadRequest {
+                code: Code::UnsupportedRequest,
+                ..
+            } => StatusCode::NOT_IMPLEMENTED,
+            Self::BadRequest { .. } | Self::Downstream(_) | Self::Plaintext { .. } => StatusCode::BAD_REQUEST,
+            Self::TooManyConnections { .. }
+            | Self::TooManyRequests
+            | Self::NoEndpoints(_)
+            | Self::NoCredentials
+            | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upstream {
+                code: Code::UpstreamTimeout,
+                ..
+            } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream { .. }
+            | Self::UnknownService(_)
+            | Self::Handshake { .. }
+            | Self::HandshakeTimeout
+            | Self::PeerEnded(_)
+            | Self::DetectTimeout
+            | Self::ProtocolMismatch { .. } => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// The one word that a refused downstream reads; everything else is in the log under the request id.
+    pub(crate) fn public(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => "denied",
+            Self::BadRequest { .. } | Self::Downstream(_) | Self::Plaintext { .. } => "bad request",
+            _ => "unavailable",
+        }
+    }
+
+    /// A request that breaks a rule of the `SG061x`.
+    pub(crate) fn bad_request(code: Code, detail: impl Into<String>) -> Self {
+        Self::BadRequest {
+            code,
+            detail: detail.into(),
+        }
+    }
+}

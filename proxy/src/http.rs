@@ -1,0 +1,244 @@
+//! The HTTP part of the path, the same for both directions: serves a downstream connection within limits, hands each
+//! request to a handler in checked form, and turns refusals into answers that say "denied" and a request id.
+
+mod authority;
+mod body;
+mod headers;
+mod path;
+mod request;
+
+use std::{rc::Rc, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
+use http_body::Body as _;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use sidegate_codes::Code;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::TaskTracker;
+
+pub(crate) use body::{ByteCount, RequestBody, ResponseBody};
+pub(crate) use headers::PEER;
+pub(crate) use request::{Checked, Rules};
+
+use crate::{
+    config::Limits,
+    error::Error,
+    telemetry::{Carried, Exchange, Record},
+    upstream::Answer,
+    worker::Worker,
+};
+
+/// What a direction does with a request.
+pub(crate) trait Handler {
+    /// Forwards the request, noting in `record` what becomes of it, or says why not.
+    async fn forward(&self, request: Request<RequestBody>, record: &mut Record) -> Result<Answer, Error>;
+}
+
+/// Spawns on the worker's own thread, under an owner that can be waited for.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalExecutor(pub(crate) TaskTracker);
+
+/// Serves HTTP on `stream` until the downstream ends it. When `closing` ends, requests in flight are finished and no
+/// more are taken.
+pub(crate) async fn serve<S, H>(
+    stream: S,
+    version: Version,
+    exchange: Rc<Exchange>,
+    handler: H,
+    worker: &Rc<Worker>,
+    closing: impl Future<Output = ()>,
+) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    H: Handler + 'static,
+{
+    let carried = if version == Version::HTTP_2 {
+        Carried::Http2
+    } else {
+        Carried::Http1
+    };
+    let handler = Rc::new(handler);
+    let requests = Rc::clone(worker);
+    let service = service_fn(move |request| {
+        let (handler, exchange, worker) = (Rc::clone(&handler), Rc::clone(&exchange), Rc::clone(&requests));
+        async move {
+            Ok::<_, std::convert::Infallible>(answer(request, carried, &exchange, &*handler, &worker).await)
+        }
+    });
+    let stream = TokioIo::new(stream);
+    let served = if version == Version::HTTP_2 {
+        let connection = http2_server(&worker.limits, worker.tasks.clone()).serve_connection(stream, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = closing => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let connection = http1_server(&worker.limits).serve_connection(stream, service);
+        tokio::pin!(connection);
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = closing => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    served.map_err(|error| Error::Downstream(error.to_string()))
+}
+
+fn http1_server(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // Without a timer hyper's head timeout does not exist.
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_buf_size(limits.header_bytes)
+        .max_headers(limits.headers);
+    builder
+}
+
+fn http2_server(limits: &Limits, tasks: TaskTracker) -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(LocalExecutor(tasks));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        // CVE-2023-44487: streams that were reset and still wait to be accepted.
+        .max_pending_accept_reset_streams(MOST_RESETS)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_ANSWER);
+    builder
+}
+
+/// One request, start to end.
+async fn answer<H: Handler>(
+    request: Request<Incoming>,
+    carried: Carried,
+    exchange: &Rc<Exchange>,
+    handler: &H,
+    worker: &Rc<Worker>,
+) -> Response<ResponseBody> {
+    let mut record = Record::begin(exchange, carried);
+    let id = request_id(request.headers(), worker);
+    let is_grpc = is_grpc(request.headers());
+    record.request(
+        request.method().as_str(),
+        request.uri().path(),
+        id.to_str().unwrap_or_default(),
+    );
+    let mut request = request.map(|body| RequestBody::new(body, record.received()));
+    request.headers_mut().insert(headers::REQUEST_ID, id.clone());
+    let result = match worker.request_slot() {
+        Err(error) => Err(error),
+        Ok(slot) => {
+            record.hold(slot);
+            handler.forward(request, &mut record).await.and_then(passed_on)
+        }
+    };
+    match result {
+        Ok(response) => {
+            record.answered(response.status());
+            response.map(|body| {
+                if body.is_end_stream() {
+                    record.complete();
+                }
+                ResponseBody::upstream(body, record)
+            })
+        }
+        Err(error) => refuse(&error, is_grpc, &id, record),
+    }
+}
+
+/// The upstream's answer without what belongs to its own hop.
+fn passed_on(mut answer: Answer) -> Result<Response<crate::upstream::Leased>, Error> {
+    let broke = |detail: String| Error::Upstream {
+        code: Code::UpstreamFailed,
+        detail,
+    };
+    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(broke(
+            "the upstream switched protocols without being asked".to_owned(),
+        ));
+    }
+    headers::remove_hop_by_hop(answer.response.headers_mut()).map_err(broke)?;
+    Ok(answer.response)
+}
+
+/// What the downstream reads of a refusal: one word and the id under which the log explains it.
+fn refuse(error: &Error, is_grpc: bool, id: &HeaderValue, mut record: Record) -> Response<ResponseBody> {
+    record.failed(error);
+    let shown = id.to_str().unwrap_or_default();
+    let (status, kind, text) = if is_grpc {
+        (StatusCode::OK, "application/grpc", String::new())
+    } else {
+        (
+            error.status(),
+            "text/plain; charset=utf-8",
+            format!("{} (request id {shown})\n", error.public()),
+        )
+    };
+    record.answered(if is_grpc { StatusCode::OK } else { status });
+    let mut response = Response::new(ResponseBody::text(text, record));
+    *response.status_mut() = status;
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    fields.insert(headers::REQUEST_ID, id.clone());
+    if is_grpc {
+        fields.insert("grpc-status", HeaderValue::from(grpc_status(error.status())));
+        fields.insert("grpc-message", HeaderValue::from_static(error.public()));
+    }
+    response
+}
+
+/// <https://grpc.io/docs/guides/status-codes/>
+fn grpc_status(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::FORBIDDEN => 7,
+        StatusCode::GATEWAY_TIMEOUT => 4,
+        StatusCode::NOT_IMPLEMENTED => 12,
+        StatusCode::BAD_REQUEST | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 13,
+        _ => 14,
+    }
+}
+
+fn is_grpc(fields: &HeaderMap) -> bool {
+    fields
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The caller's id if it is harmless in a log line, or a new one.
+fn request_id(fields: &HeaderMap, worker: &Worker) -> HeaderValue {
+    let mut ids = fields.get_all(headers::REQUEST_ID).iter();
+    match (ids.next(), ids.next()) {
+        (Some(id), None) if is_harmless(id.as_bytes()) => id.clone(),
+        _ => worker.new_request_id(),
+    }
+}
+
+fn is_harmless(id: &[u8]) -> bool {
+    (1..=LONGEST_ID).contains(&id.len())
+        && id
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'))
+}
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        self.0.spawn_local(future);
+    }
+}
+
+const MOST_RESETS: usize = 20;
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
+const LONGEST_ID: usize = 128;

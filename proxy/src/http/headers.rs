@@ -1,0 +1,258 @@
+//! Cleans header and trailer fields in passing: what belongs to one hop ends here (RFC 9110 §7.6.1), what claims an
+//! identity is removed in every spelling, and a `Connection` field that would make this proxy remove a security
+//! header refuses the message.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, COOKIE, TE, UPGRADE},
+};
+
+/// The verified SPIFFE ID of the caller, set by the inbound sidecar for the application.
+pub(crate) const PEER: HeaderName = HeaderName::from_static("x-sidegate-peer");
+/// Names one request in every log.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Removes hop-by-hop fields. `Err` names the security header that `Connection` asked to remove, or shows a
+/// `Connection` field that cannot be read.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), String> {
+    let keeps_trailers = headers
+        .get_all(TE)
+        .iter()
+        .any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    for name in listed_by_connection(headers)? {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if keeps_trailers {
+        // RFC 9110 §10.1.4: the one value that means the same on the next hop; gRPC needs it.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    Ok(())
+}
+
+/// Removes every field that could pass for a statement about the caller's identity.
+pub(crate) fn remove_identity(headers: &mut HeaderMap) {
+    let claims: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| claims_identity(name.as_str()))
+        .cloned()
+        .collect();
+    for name in claims {
+        headers.remove(name);
+    }
+}
+
+/// Removes the trailer fields that RFC 9110 §6.5.1 forbids and those that claim an identity: a trailer is read after
+/// the verdict, so nothing in it may change what was judged.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    let forbidden: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| {
+            claims_identity(name.as_str()) || is_security(name.as_str()) || is_hop_by_hop(name.as_str())
+        })
+        .cloned()
+        .collect();
+    for name in forbidden {
+        trailers.remove(name);
+    }
+}
+
+/// Joins cookie crumbs for HTTP/1.1 (RFC 9113 §8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().is_none() || crumbs.next().is_none() {
+        return;
+    }
+    let joined = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect::<Vec<_>>()
+        .join(&b"; "[..]);
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, value);
+    }
+}
+
+/// Whether the message asks to become another protocol, other than the `h2c` that every server may ignore
+/// (RFC 9113 §3.1 retired it).
+pub(crate) fn asks_for_upgrade(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(UPGRADE)
+        .iter()
+        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
+}
+
+fn listed_by_connection(headers: &HeaderMap) -> Result<Vec<HeaderName>, String> {
+    let mut listed = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        let list = value
+            .to_str()
+            .map_err(|_| "Connection holds bytes that are not ASCII".to_owned())?;
+        for option in list.split(',').map(str::trim).filter(|option| !option.is_empty()) {
+            let name = HeaderName::try_from(option)
+                .map_err(|_| format!("Connection lists {option:?}, which is no header name"))?;
+            if is_security(name.as_str()) || claims_identity(name.as_str()) {
+                return Err(format!("Connection lists the security header {name}"));
+            }
+            listed.push(name);
+        }
+    }
+    Ok(listed)
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.iter().any(|hop| hop.as_str() == name)
+}
+
+/// Headers that decide about authentication, routing or framing.
+fn is_security(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "authorization"
+            | "cookie"
+            | "set-cookie"
+            | "content-length"
+            | "content-type"
+            | "content-encoding"
+            | "content-range"
+            | "x-request-id"
+            | "traceparent"
+            | "tracestate"
+            | "max-forwards"
+            | "cache-control"
+    )
+}
+
+/// Applications read `x_forwarded_for` as `x-forwarded-for` (CGI, WSGI), so underscores count as hyphens.
+fn claims_identity(name: &str) -> bool {
+    let plain = name.replace('_', "-");
+    IDENTITY.contains(&plain.as_str()) || IDENTITY_PREFIXES.iter().any(|prefix| plain.starts_with(prefix))
+}
+
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authorization"),
+    TE,
+    http::header::TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+/// RFC 7239, RFC 9440, and what Envoy and nginx write.
+const IDENTITY: [&str; 5] = [
+    "forwarded",
+    "x-real-ip",
+    "x-client-cert",
+    "client-cert",
+    "client-cert-chain",
+];
+const IDENTITY_PREFIXES: [&str; 3] = ["x-forwarded-", "x-sidegate-", "x-ssl-client-"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(list: &[(&str, &str)]) -> HeaderMap {
+        list.iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::try_from(*name).unwrap(),
+                    HeaderValue::from_str(value).unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn one_hop_ends_here() {
+        let mut headers = fields(&[
+            ("connection", "keep-alive, x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "secret"),
+            ("te", "gzip"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAA"),
+            ("accept", "*/*"),
+        ]);
+        remove_hop_by_hop(&mut headers).unwrap();
+        assert_eq!(headers, fields(&[("accept", "*/*")]));
+    }
+
+    #[test]
+    fn te_trailers_goes_on_because_grpc_needs_it() {
+        let mut headers = fields(&[("te", "trailers")]);
+        remove_hop_by_hop(&mut headers).unwrap();
+        assert_eq!(headers, fields(&[("te", "trailers")]));
+    }
+
+    #[test]
+    fn connection_cannot_be_used_to_strip_a_security_header() {
+        for listed in [
+            "authorization",
+            "Cookie",
+            "close, X-Forwarded-For",
+            "x_sidegate_peer",
+            "host",
+        ] {
+            let mut headers = fields(&[("connection", listed), ("authorization", "Bearer x")]);
+            assert!(remove_hop_by_hop(&mut headers).is_err(), "{listed}");
+        }
+    }
+
+    #[test]
+    fn identity_claims_are_removed_in_every_spelling() {
+        for name in [
+            "x-forwarded-client-cert",
+            "X-Forwarded-Client-Cert",
+            "x_forwarded_client_cert",
+            "x-forwarded_for",
+            "forwarded",
+            "client-cert",
+            "Client_Cert_Chain",
+            "x-sidegate-peer",
+            "x_sidegate_peer",
+            "x-real-ip",
+            "x-ssl-client-cert",
+        ] {
+            let mut headers = fields(&[(name, "spiffe://shop.test/ns/shop/sa/admin"), ("accept", "*/*")]);
+            remove_identity(&mut headers);
+            assert_eq!(headers, fields(&[("accept", "*/*")]), "{name}");
+        }
+    }
+
+    #[test]
+    fn trailers_carry_no_statement_that_was_not_judged() {
+        let mut trailers = fields(&[
+            ("grpc-status", "0"),
+            ("x-checksum", "abc"),
+            ("authorization", "Bearer x"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("x-forwarded-client-cert", "x"),
+            ("host", "evil"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers, fields(&[("grpc-status", "0"), ("x-checksum", "abc")]));
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_line() {
+        let mut headers = fields(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers, fields(&[("cookie", "a=1; b=2")]));
+    }
+
+    #[test]
+    fn h2c_is_ignored_and_other_upgrades_are_seen() {
+        assert!(!asks_for_upgrade(&fields(&[("upgrade", "h2c")])));
+        assert!(asks_for_upgrade(&fields(&[("upgrade", "websocket")])));
+        assert!(asks_for_upgrade(&fields(&[("upgrade", "h2c, websocket")])));
+    }
+}

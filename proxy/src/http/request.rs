@@ -1,0 +1,222 @@
+//! One request, checked and in canonical form: an `http::Request` as parsed goes in, a [`Checked`] comes out, and
+//! what is ambiguous, doubled or over a limit is refused. Policy reads the `Checked`, and the upstream is sent that
+//! same value: what is authorized is what is forwarded.
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Uri, Version,
+    header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING},
+    request::Parts,
+    uri::{PathAndQuery, Scheme},
+};
+use http_body::Body;
+use sidegate_codes::Code;
+
+use super::{authority::Authority, headers, path};
+use crate::{
+    config::{Limits, PathMode},
+    error::Error,
+};
+
+/// A request with one path, one authority, one framing, and no field of another hop.
+#[derive(Debug)]
+pub(crate) struct Checked<B> {
+    parts: Parts,
+    authority: Authority,
+    body: B,
+}
+
+/// How requests of a port are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules<'a> {
+    /// Of the port.
+    pub(crate) paths: PathMode,
+    /// Of the sidecar.
+    pub(crate) limits: &'a Limits,
+    /// Inbound: a peer's claims of identity are removed. Outbound they are the peer sidecar's to remove.
+    pub(crate) removes_identity: bool,
+}
+
+impl<B: Body> Checked<B> {
+    /// Checks `request` in full, or says which rule it breaks.
+    pub(crate) fn new(request: Request<B>, rules: Rules<'_>) -> Result<Self, Error> {
+        let (mut parts, body) = request.into_parts();
+        refuse_tunnels(&parts)?;
+        refuse_oversize(&parts, rules.limits)?;
+        refuse_ambiguous_framing(&parts.headers)?;
+        let authority = Authority::agree(
+            parts.uri.authority().map(http::uri::Authority::as_str),
+            parts.headers.get_all(HOST).iter().map(HeaderValue::as_bytes),
+        )
+        .map_err(|error| Error::bad_request(Code::BadAuthority, error.to_string()))?;
+        parts.uri = canonical_target(&parts, rules.paths)?;
+        headers::remove_hop_by_hop(&mut parts.headers)
+            .map_err(|detail| Error::bad_request(Code::BadHeader, detail))?;
+        if rules.removes_identity {
+            headers::remove_identity(&mut parts.headers);
+        }
+        // Each hop frames anew from the body itself, and this server has answered `Expect` by reading it.
+        for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, HOST] {
+            parts.headers.remove(name);
+        }
+        Ok(Self {
+            parts,
+            authority,
+            body,
+        })
+    }
+
+    /// The method, compared exactly.
+    pub(crate) fn method(&self) -> &str {
+        self.parts.method.as_str()
+    }
+
+    /// The host in lower case, without its port.
+    pub(crate) fn host(&self) -> &str {
+        self.authority.host()
+    }
+
+    /// The canonical path, without its query.
+    pub(crate) fn path(&self) -> &str {
+        self.parts.uri.path()
+    }
+
+    /// The header fields that will be sent on.
+    pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.parts.headers
+    }
+
+    /// As HTTP/1.1: origin-form and one `Host` (RFC 9112 §3.2.1), cookies in one line, one framing.
+    pub(crate) fn into_http1(self) -> Request<B> {
+        let Self {
+            mut parts,
+            authority,
+            body,
+        } = self;
+        parts.version = Version::HTTP_11;
+        parts.extensions.clear();
+        if let Ok(host) = HeaderValue::try_from(authority.to_string()) {
+            parts.headers.insert(HOST, host);
+        }
+        headers::join_cookies(&mut parts.headers);
+        if let Some(length) = body.size_hint().exact() {
+            // hyper writes no length for a body of length zero, which POST needs (RFC 9110 §8.6).
+            if length > 0 || !matches!(parts.method, Method::GET | Method::HEAD) {
+                parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+        } else if !body.is_end_stream() {
+            // hyper would drop the unsized body of a GET without a word.
+            parts
+                .headers
+                .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Request::from_parts(parts, body)
+    }
+
+    /// As HTTP/2: `:scheme`, `:authority` and `:path` (RFC 9113 §8.3.1).
+    pub(crate) fn into_http2(self) -> Result<Request<B>, Error> {
+        let Self {
+            mut parts,
+            authority,
+            body,
+        } = self;
+        parts.version = Version::HTTP_2;
+        parts.extensions.clear();
+        let mut target = std::mem::take(&mut parts.uri).into_parts();
+        target.scheme = Some(Scheme::HTTP);
+        target.authority =
+            Some(authority.to_string().try_into().map_err(|_| {
+                Error::bad_request(Code::BadAuthority, format!("{authority} cannot be sent"))
+            })?);
+        parts.uri =
+            Uri::from_parts(target).map_err(|error| Error::bad_request(Code::BadPath, error.to_string()))?;
+        Ok(Request::from_parts(parts, body))
+    }
+}
+
+fn refuse_tunnels(parts: &Parts) -> Result<(), Error> {
+    if parts.method == Method::CONNECT {
+        return Err(Error::bad_request(Code::UnsupportedRequest, "CONNECT"));
+    }
+    if headers::asks_for_upgrade(&parts.headers) {
+        return Err(Error::bad_request(
+            Code::UnsupportedRequest,
+            "an upgrade to another protocol",
+        ));
+    }
+    Ok(())
+}
+
+/// hyper holds the head to its buffer's size; HTTP/2 fields count after HPACK has expanded them, crumbs included.
+fn refuse_oversize(parts: &Parts, limits: &Limits) -> Result<(), Error> {
+    let too_large = |limit: &str, seen: usize, most: usize| {
+        Err(Error::bad_request(
+            Code::HeadersTooLarge,
+            format!("{limit}: {seen} is over {most}"),
+        ))
+    };
+    let count = parts.headers.len();
+    if count > limits.headers {
+        return too_large("limits.headers", count, limits.headers);
+    }
+    let bytes: usize = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if bytes > limits.header_bytes {
+        return too_large("limits.headerBytes", bytes, limits.header_bytes);
+    }
+    let path = parts.uri.path().len();
+    if path > limits.path_bytes {
+        return too_large("limits.pathBytes", path, limits.path_bytes);
+    }
+    Ok(())
+}
+
+/// RFC 9112 §6.1: at most one of the two, said once. hyper lets some doubled forms through.
+fn refuse_ambiguous_framing(headers: &HeaderMap) -> Result<(), Error> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let encoding = encodings.next();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    let wrong = if encodings.next().is_some() {
+        Some("two Transfer-Encoding fields")
+    } else if encoding.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        Some("a Transfer-Encoding other than chunked")
+    } else if encoding.is_some() && length.is_some() {
+        Some("both Transfer-Encoding and Content-Length")
+    } else if lengths.any(|other| Some(other) != length) {
+        Some("two different Content-Length fields")
+    } else {
+        None
+    };
+    wrong.map_or(Ok(()), |detail| Err(Error::bad_request(Code::BadFraming, detail)))
+}
+
+/// Path (canonical) and query (as sent); nothing else of the target goes on.
+fn canonical_target(parts: &Parts, mode: PathMode) -> Result<Uri, Error> {
+    let bad = |detail: String| Error::bad_request(Code::BadPath, detail);
+    let sent = parts.uri.path();
+    if sent == "*" && parts.method == Method::OPTIONS {
+        return Ok(Uri::from_static("*"));
+    }
+    // An absolute-form target may leave its path out (RFC 9112 §3.2.2).
+    let sent = if sent.is_empty() && parts.uri.authority().is_some() {
+        "/"
+    } else {
+        sent
+    };
+    let canonical = path::normalize(sent, mode).map_err(|error| bad(format!("{sent:?}: {error}")))?;
+    let target = match parts.uri.query() {
+        None => PathAndQuery::try_from(canonical.as_ref()),
+        Some(query) => PathAndQuery::try_from(format!("{canonical}?{query}")),
+    };
+    let target = target.map_err(|error| bad(format!("{sent:?}: {error}")))?;
+    if target.path() != canonical {
+        return Err(bad(format!("{sent:?} does not read back as {canonical:?}")));
+    }
+    Ok(Uri::from(target))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! The outbound path: the local application's connection comes in, another service's answer goes out, over mutual TLS
+//! or not at all.
+//!
+//! ```text
+//! accept → detect → route → balance → tls (originate, verify the peer's identity) → upstream (peer)
+//! ```
+
+use std::{rc::Rc, sync::Arc};
+
+use http::{Request, Version};
+use tokio::net::TcpStream;
+
+use crate::{
+    accept::Accepted,
+    config::Protocol,
+    detect::{self, Detected, Rewound},
+    error::Error,
+    http::{self as http_stage, Checked, RequestBody, Rules},
+    snapshot::{Route, Snapshot},
+    telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
+    upstream::{self, Answer, peer::Reach},
+    worker::Worker,
+};
+
+/// One outbound connection, start to end. Each line may end it; each returns what the next one needs.
+pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) {
+    let Accepted {
+        tcp,
+        downstream,
+        place: _place,
+    } = accepted;
+    let snapshot = worker.mesh.snapshot();
+    let declared = snapshot.outbound[port].port.protocol;
+    let exchange = Rc::new(exchange(downstream, port, &snapshot, worker));
+    worker.connected(&exchange);
+
+    let served = async {
+        let (detected, stream) = protocol(tcp, declared, worker).await?;
+        match detected {
+            Detected::Http1 => http(stream, Version::HTTP_11, &exchange, port, worker).await,
+            Detected::Http2 => http(stream, Version::HTTP_2, &exchange, port, worker).await,
+            Detected::Opaque => opaque(stream, &exchange, port, worker).await,
+        }
+    };
+    worker.ended(&exchange, served.await);
+}
+
+/// One request of a connection: routed under the snapshot of its own moment.
+async fn forward(
+    request: Request<RequestBody>,
+    record: &mut Record,
+    connection: &Connection,
+) -> Result<Answer, Error> {
+    let worker = &connection.worker;
+    let version = request.version();
+    let snapshot = worker.mesh.snapshot();
+    let route = &snapshot.outbound[connection.port];
+
+    let checked = Checked::new(
+        request,
+        Rules {
+            paths: route.port.paths,
+            limits: &worker.limits,
+            removes_identity: false,
+        },
+    )?;
+    let reach = reach(route, worker)?;
+    let answered = upstream::peer::send(checked, version, reach, &worker.pool).await?;
+    record.upstream(&answered.endpoint);
+    if let Some(peer) = &answered.answer.peer {
+        record.proven(peer);
+    }
+    record.counted_at(answered.in_flight);
+    Ok(answered.answer)
+}
+
+async fn http(
+    stream: Rewound<TcpStream>,
+    version: Version,
+    exchange: &Rc<Exchange>,
+    port: usize,
+    worker: &Rc<Worker>,
+) -> Result<(), Error> {
+    let connection = Connection {
+        port,
+        worker: Rc::clone(worker),
+    };
+    http_stage::serve(
+        stream,
+        version,
+        Rc::clone(exchange),
+        connection,
+        worker,
+        worker.drain.begun(),
+    )
+    .await
+}
+
+async fn opaque(
+    stream: Rewound<TcpStream>,
+    exchange: &Rc<Exchange>,
+    port: usize,
+    worker: &Rc<Worker>,
+) -> Result<(), Error> {
+    let mut record = Record::begin(exchange, Carried::Tcp);
+    let carried = upstream::Carried::default();
+    let snapshot = worker.mesh.snapshot();
+    let result = async {
+        let reach = reach(&snapshot.outbound[port], worker)?;
+        let link = upstream::peer::connect(reach, &worker.limits, &worker.mesh).await?;
+        record.upstream(&link.endpoint());
+        if let Some(peer) = link.peer() {
+            record.proven(peer);
+        }
+        link.carry(stream, worker.mesh.clone(), &carried).await
+    }
+    .await;
+    record.set_bytes(carried.received.get(), carried.sent.get());
+    match &result {
+        Ok(()) => record.complete(),
+        Err(error) => record.failed(error),
+    }
+    // Recorded in full already.
+    Ok(())
+}
+
+/// What the requests of one connection share.
+#[derive(Debug)]
+struct Connection {
+    port: usize,
+    worker: Rc<Worker>,
+}
+
+impl http_stage::Handler for Connection {
+    async fn forward(&self, request: Request<RequestBody>, record: &mut Record) -> Result<Answer, Error> {
+        forward(request, record, self).await
+    }
+}
+
+fn reach<'a>(route: &'a Route, worker: &'a Worker) -> Result<Reach<'a>, Error> {
+    let name = route.port.service.as_str();
+    let service = route
+        .service
+        .as_ref()
+        .ok_or_else(|| Error::UnknownService(name.to_owned()))?;
+    Ok(Reach {
+        name,
+        service,
+        balancer: &worker.balancer,
+    })
+}
+
+fn exchange(downstream: std::net::SocketAddr, port: usize, snapshot: &Snapshot, worker: &Worker) -> Exchange {
+    let own = snapshot
+        .secured
+        .as_ref()
+        .map(|secured| secured.credentials.svid().id().clone());
+    Exchange {
+        direction: Direction::Outbound,
+        downstream,
+        port: snapshot.outbound[port].port.listen.port(),
+        ends: Ends {
+            source: own,
+            destination: None,
+        },
+        // Until a peer has proven itself, there is no link.
+        tls: TlsState::Failed,
+        edges: Arc::clone(&worker.edges),
+        access_log: worker.access_log.clone(),
+    }
+}
+
+/// What the application speaks, as declared or as its first bytes say.
+async fn protocol(
+    tcp: TcpStream,
+    declared: Protocol,
+    worker: &Worker,
+) -> Result<(Detected, Rewound<TcpStream>), Error> {
+    if declared == Protocol::Tcp {
+        return Ok((Detected::Opaque, Rewound::fresh(tcp)));
+    }
+    let (detected, stream) = detect::protocol(tcp, worker.limits.detect_timeout).await?;
+    match (declared, detected) {
+        (Protocol::Http | Protocol::Http2, Detected::Opaque) => Err(Error::ProtocolMismatch {
+            declared: "http",
+            seen: "opaque bytes",
+        }),
+        _ => Ok((detected, stream)),
+    }
+}

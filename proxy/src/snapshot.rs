@@ -1,0 +1,326 @@
+//! What is in force: one immutable [`Snapshot`], swapped whole. A [`Publisher`] is the only writer and hands out
+//! [`Reader`]s; the path loads a snapshot once per connection or request and passes it down. `watch` only wakes.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, Guard};
+use rustls::{ClientConfig, ServerConfig};
+use sidegate_identity::{
+    SpiffeId, TrustBundles,
+    tls::{ClientAuth, Credentials, Expected, client_config, server_config},
+};
+use sidegate_policy::{Policies, PolicySet, Workload};
+use tokio::sync::watch;
+
+use crate::{
+    config::{Config, Inbound, Outbound, Target},
+    telemetry::Metrics,
+};
+
+/// Everything that a connection or request is judged and forwarded by.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// The own certificate and what is built on it. `None` until the first one is issued.
+    pub(crate) secured: Option<Secured>,
+    /// Whom this sidecar trusts.
+    pub(crate) trust: Arc<TrustBundles>,
+    /// The policies that select this workload.
+    pub(crate) policies: Arc<Policies>,
+    /// Whether denials are applied.
+    pub(crate) enforcement: Enforcement,
+    /// Ports by listener.
+    pub(crate) inbound: Arc<[Inbound]>,
+    /// Routes by listener.
+    pub(crate) outbound: Arc<[Route]>,
+    /// Whether policies and services have been told at all; before that nothing is ready.
+    pub(crate) is_complete: bool,
+    /// How often edges are reported.
+    pub(crate) report_interval: Duration,
+}
+
+/// The own certificate, and the TLS server that presents it.
+#[derive(Clone, Debug)]
+pub(crate) struct Secured {
+    /// The own key and chain.
+    pub(crate) credentials: Credentials,
+    /// Terminates mutual TLS.
+    pub(crate) server: Arc<ServerConfig>,
+}
+
+/// What an outbound listener leads to.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    /// The listener's configuration.
+    pub(crate) port: Outbound,
+    /// `None`: the service is not known.
+    pub(crate) service: Option<Arc<Service>>,
+}
+
+/// A service as its callers need it.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// Where its sidecars listen.
+    pub(crate) endpoints: Arc<[SocketAddr]>,
+    /// How to reach them. `None` while this sidecar has no certificate.
+    pub(crate) tls: Option<PeerTls>,
+}
+
+/// TLS towards one service. Two are equal only if a connection of one may serve the other.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerTls {
+    /// Changes with the own certificate and with the trust bundles.
+    pub(crate) generation: u64,
+    /// Whom an endpoint must prove to be.
+    pub(crate) identities: Arc<[SpiffeId]>,
+    /// Offers HTTP/1.1.
+    pub(crate) http1: Arc<ClientConfig>,
+    /// Offers HTTP/2.
+    pub(crate) http2: Arc<ClientConfig>,
+    /// Offers opaque bytes.
+    pub(crate) tcp: Arc<ClientConfig>,
+}
+
+/// Whether denials are applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Enforcement {
+    /// A denial refuses.
+    Enforce,
+    /// A denial is recorded as what `Enforce` would have done. A verified peer is required all the same.
+    Observe,
+}
+
+/// What the mesh tells this sidecar, from files or from a control plane. Validated as a whole.
+#[derive(Debug)]
+pub(crate) struct MeshState {
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) root_namespace: Option<String>,
+    pub(crate) enforcement: Enforcement,
+    pub(crate) trust: Arc<TrustBundles>,
+    pub(crate) policies: PolicySet,
+    /// By `namespace/name`.
+    pub(crate) services: BTreeMap<String, Target>,
+    pub(crate) report_interval: Duration,
+}
+
+/// The writing half. Each call builds a complete new snapshot from its parts and swaps it in.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    parts: Mutex<Parts>,
+    current: Arc<ArcSwap<Snapshot>>,
+    wake: watch::Sender<u64>,
+    metrics: Arc<Metrics>,
+}
+
+/// The reading half.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    current: Arc<ArcSwap<Snapshot>>,
+    wake: watch::Receiver<u64>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    config: Config,
+    mesh: Option<MeshState>,
+    credentials: Option<Credentials>,
+    trust: Arc<TrustBundles>,
+    policies: Arc<Policies>,
+    generation: u64,
+    version: u64,
+}
+
+impl Publisher {
+    /// Starts with a snapshot that admits nobody and reaches nothing.
+    pub(crate) fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+        let parts = Parts {
+            config,
+            mesh: None,
+            credentials: None,
+            trust: Arc::default(),
+            policies: Arc::default(),
+            generation: 0,
+            version: 0,
+        };
+        let current = Arc::new(ArcSwap::from_pointee(parts.snapshot()));
+        Self {
+            parts: Mutex::new(parts),
+            current,
+            wake: watch::Sender::new(0),
+            metrics,
+        }
+    }
+
+    /// A reader of what is in force.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader {
+            current: Arc::clone(&self.current),
+            wake: self.wake.subscribe(),
+        }
+    }
+
+    /// Puts what the mesh tells in force.
+    pub(crate) fn mesh(&self, mesh: MeshState) {
+        self.publish(|parts| {
+            parts.trust_in(Arc::clone(&mesh.trust));
+            parts.mesh = Some(mesh);
+            parts.compile();
+        });
+    }
+
+    /// Puts a new certificate in force. `trust` counts until the mesh has told its own bundles.
+    pub(crate) fn credentials(&self, credentials: Credentials, trust: Arc<TrustBundles>) {
+        self.metrics
+            .certificate_expiry
+            .store(credentials.svid().not_after().as_secs(), Ordering::Relaxed);
+        self.publish(|parts| {
+            parts.credentials = Some(credentials);
+            parts.generation += 1;
+            if parts.mesh.is_none() {
+                parts.trust_in(trust);
+            }
+        });
+    }
+
+    /// Puts a changed configuration in force. Its listeners must be the ones that are open.
+    pub(crate) fn config(&self, config: Config) {
+        self.publish(|parts| {
+            parts.config = config;
+            parts.compile();
+        });
+    }
+
+    /// Holds the lock while it builds: writers are rare and off the data path, and no snapshot is lost.
+    fn publish(&self, change: impl FnOnce(&mut Parts)) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut parts);
+        parts.version += 1;
+        self.current.store(Arc::new(parts.snapshot()));
+        self.metrics
+            .snapshot_version
+            .store(parts.version, Ordering::Relaxed);
+        self.wake.send_replace(parts.version);
+    }
+}
+
+impl Reader {
+    /// What is in force now; cheap, and held only briefly.
+    pub(crate) fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    /// What is in force now, to keep.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Waits for a snapshot newer than the last one this reader has waited for. Never ends once the publisher is
+    /// gone: nothing changes any more.
+    pub(crate) async fn changed(&mut self) {
+        if self.wake.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Parts {
+    fn trust_in(&mut self, trust: Arc<TrustBundles>) {
+        if *self.trust != *trust {
+            self.trust = trust;
+            self.generation += 1;
+        }
+    }
+
+    fn compile(&mut self) {
+        let Some(mesh) = &self.mesh else { return };
+        self.policies = Arc::new(mesh.policies.compile(&Workload {
+            namespace: &self.config.workload.namespace,
+            labels: &mesh.labels,
+            trust_domain: self.config.trust_domain.as_str(),
+            root_namespace: mesh.root_namespace.as_deref(),
+        }));
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let secured = self.credentials.as_ref().map(|credentials| Secured {
+            credentials: credentials.clone(),
+            server: server_config(
+                credentials,
+                Arc::clone(&self.trust),
+                ClientAuth::Required,
+                &SERVER_ALPN,
+            ),
+        });
+        Snapshot {
+            secured,
+            trust: Arc::clone(&self.trust),
+            policies: Arc::clone(&self.policies),
+            enforcement: self
+                .mesh
+                .as_ref()
+                .map_or(Enforcement::Enforce, |mesh| mesh.enforcement),
+            inbound: self.config.inbound.clone().into(),
+            outbound: self.config.outbound.iter().map(|port| self.route(port)).collect(),
+            is_complete: self.mesh.is_some(),
+            report_interval: self
+                .mesh
+                .as_ref()
+                .map_or(DEFAULT_REPORT_INTERVAL, |mesh| mesh.report_interval),
+        }
+    }
+
+    fn route(&self, port: &Outbound) -> Route {
+        let told = self
+            .mesh
+            .as_ref()
+            .and_then(|mesh| mesh.services.get(port.service.as_str()));
+        let service = port.target.as_ref().or(told).map(|target| {
+            let identities: Arc<[SpiffeId]> = target.identities.clone().into();
+            Arc::new(Service {
+                endpoints: target.endpoints.clone().into(),
+                tls: self.peer_tls(&identities),
+            })
+        });
+        Route {
+            port: port.clone(),
+            service,
+        }
+    }
+
+    fn peer_tls(&self, identities: &Arc<[SpiffeId]>) -> Option<PeerTls> {
+        let credentials = self.credentials.as_ref()?;
+        let offering = |alpn: &[u8]| {
+            let expected = Expected::OneOf(Arc::clone(identities));
+            client_config(Some(credentials), Arc::clone(&self.trust), expected, &[alpn])
+        };
+        Some(PeerTls {
+            generation: self.generation,
+            identities: Arc::clone(identities),
+            http1: offering(ALPN_HTTP1),
+            http2: offering(ALPN_HTTP2),
+            tcp: offering(ALPN_TCP),
+        })
+    }
+}
+
+impl PartialEq for PeerTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.generation == other.generation && self.identities == other.identities
+    }
+}
+
+impl Eq for PeerTls {}
+
+/// The link carries HTTP/2.
+pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
+/// The link carries HTTP/1.1.
+pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// The link carries one opaque connection. ALPN picks the parser and never an identity.
+pub(crate) const ALPN_TCP: &[u8] = b"sidegate-tcp/1";
+
+const SERVER_ALPN: [&[u8]; 3] = [ALPN_HTTP2, ALPN_HTTP1, ALPN_TCP];
+const DEFAULT_REPORT_INTERVAL: Duration = Duration::from_secs(5);

@@ -1,0 +1,442 @@
+//! Prometheus metrics: what is counted outside the edge cells, and the exposition of both. Every label is a closed
+//! set or a verified identity, and every family stops growing at [`MOST_SERIES`].
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use sidegate_codes::Code;
+use sidegate_identity::SpiffeId;
+
+use super::{
+    AccessLog, Direction, Edges, Ends, TlsState, Verdict,
+    edges::{Cell, Key, LATENCY_BOUNDS},
+};
+
+/// Counters and gauges of the process that are not edges.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    /// Connections that ended or were refused.
+    pub(crate) connections: Series<ConnectionLabels>,
+    /// Handshakes that did not succeed.
+    pub(crate) handshake_failures: Series<HandshakeLabels>,
+    /// Certificate renewals by result.
+    pub(crate) renewals: Series<&'static str>,
+    /// Policy sets refused, by the code of the first error.
+    pub(crate) policies_refused: Series<Code>,
+    /// Faults of this program that ended a connection.
+    pub(crate) panics: AtomicU64,
+    /// Open downstream connections.
+    pub(crate) inbound_active: AtomicI64,
+    /// Open downstream connections.
+    pub(crate) outbound_active: AtomicI64,
+    /// When the own certificate ends; seconds since the Unix epoch, 0 without one.
+    pub(crate) certificate_expiry: AtomicU64,
+    /// Of the snapshot in force.
+    pub(crate) snapshot_version: AtomicU64,
+    /// 1 while the newest configuration or policy set was refused.
+    pub(crate) stale: AtomicU64,
+    /// 1 while the discovery stream is open.
+    pub(crate) control_connected: AtomicU64,
+}
+
+/// A counter per label set. Few and small: connections are not requests.
+#[derive(Debug)]
+pub(crate) struct Series<L>(Mutex<BTreeMap<L, u64>>);
+
+/// Labels of `sidegate_connections_total`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ConnectionLabels {
+    pub(crate) direction: Direction,
+    pub(crate) source: Option<SpiffeId>,
+    pub(crate) destination: Option<SpiffeId>,
+    pub(crate) tls: TlsState,
+    pub(crate) verdict: Verdict,
+}
+
+/// Labels of `sidegate_tls_handshake_failures_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct HandshakeLabels {
+    pub(crate) direction: Direction,
+    pub(crate) code: Code,
+    pub(crate) reason: &'static str,
+}
+
+impl<L: Ord> Series<L> {
+    /// Adds one, unless the family is full: then the observation is left to the overflow of the edges.
+    pub(crate) fn add(&self, labels: L) {
+        let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = series.get_mut(&labels) {
+            *count += 1;
+        } else if series.len() < MOST_SERIES {
+            series.insert(labels, 1);
+        }
+    }
+
+    fn each(&self, mut show: impl FnMut(&L, u64) -> fmt::Result) -> fmt::Result {
+        let series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        series.iter().try_for_each(|(labels, count)| show(labels, *count))
+    }
+}
+
+impl<L> Default for Series<L> {
+    fn default() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+}
+
+/// All metrics as OpenMetrics text.
+pub(crate) fn render(
+    metrics: &std::sync::Arc<Metrics>,
+    edges: &Edges,
+    access_log: &AccessLog,
+) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Exposition {
+        metrics: std::sync::Arc::clone(metrics),
+        edges: edges.clone(),
+        lost_lines: access_log.lost(),
+    }));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Exposition {
+    metrics: std::sync::Arc<Metrics>,
+    edges: Edges,
+    lost_lines: u64,
+}
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_edges(&mut encoder)?;
+        self.encode_connections(&mut encoder)?;
+        self.encode_identity(&mut encoder)?;
+        self.encode_configuration(&mut encoder)
+    }
+}
+
+/// The label sets of the edge families, summed over workers and over what the family leaves out.
+#[derive(Default)]
+struct Sums<'a> {
+    requests: BTreeMap<[String; 6], u64>,
+    denied: BTreeMap<[String; 5], u64>,
+    shadow_denied: BTreeMap<[String; 5], u64>,
+    durations: BTreeMap<&'a str, (u64, f64, [u64; LATENCY_BOUNDS.len() + 1])>,
+}
+
+impl Sums<'_> {
+    fn add(&mut self, key: &Key, cell: &Cell) {
+        let (source, destination) = names(&key.ends);
+        let judgement = &key.judgement;
+        for (class, count) in cell.classes.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let class = if class == 0 {
+                "none".to_owned()
+            } else {
+                format!("{class}xx")
+            };
+            let labels = [
+                key.direction.as_str().to_owned(),
+                source.clone(),
+                destination.clone(),
+                key.carried.as_str().to_owned(),
+                class,
+                judgement.verdict.as_str().to_owned(),
+            ];
+            bump(&mut self.requests, labels, *count);
+        }
+        let decided = || {
+            let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().unwrap_or("none").to_owned();
+            let code = judgement.code.map_or("none", Code::id).to_owned();
+            [
+                source.clone(),
+                destination.clone(),
+                code,
+                text(&judgement.policy),
+                text(&judgement.rule),
+            ]
+        };
+        if matches!(judgement.verdict, Verdict::Denied | Verdict::WouldDeny) {
+            bump(&mut self.denied, decided(), cell.count);
+        }
+        if judgement.shadow == Some(Verdict::Denied) {
+            bump(&mut self.shadow_denied, decided(), cell.count);
+        }
+        let (count, sum, buckets) = self.durations.entry(key.direction.as_str()).or_default();
+        *count += cell.count;
+        #[expect(clippy::cast_precision_loss, reason = "2^53 microseconds are 285 years")]
+        {
+            *sum += cell.latency_sum as f64 / 1e6;
+        }
+        for (total, more) in buckets.iter_mut().zip(cell.latency) {
+            *total += more;
+        }
+    }
+}
+
+fn bump<K: Ord>(sums: &mut BTreeMap<K, u64>, labels: K, count: u64) {
+    if let Some(sum) = sums.get_mut(&labels) {
+        *sum += count;
+    } else if sums.len() < MOST_SERIES {
+        sums.insert(labels, count);
+    }
+}
+
+impl Exposition {
+    fn encode_edges(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut sums = Sums::default();
+        self.edges.each(|key, cell| sums.add(key, cell));
+
+        let names = ["direction", "src", "dst", "protocol", "code_class", "verdict"];
+        family(
+            encoder,
+            "sidegate_requests",
+            "Requests, and connections on opaque ports",
+            MetricType::Counter,
+            |mut to| {
+                sums.requests
+                    .iter()
+                    .try_for_each(|(values, count)| counter(&mut to, &pair(names, values), *count))
+            },
+        )?;
+        let names = ["src", "dst", "code", "policy", "rule"];
+        family(
+            encoder,
+            "sidegate_denied",
+            "Denied by policy, or would be under Enforce",
+            MetricType::Counter,
+            |mut to| {
+                sums.denied
+                    .iter()
+                    .try_for_each(|(values, count)| counter(&mut to, &pair(names, values), *count))
+            },
+        )?;
+        let help = "Admitted, and denied by a policy in mode Shadow";
+        family(
+            encoder,
+            "sidegate_shadow_denied",
+            help,
+            MetricType::Counter,
+            |mut to| {
+                sums.shadow_denied
+                    .iter()
+                    .try_for_each(|(values, count)| counter(&mut to, &pair(names, values), *count))
+            },
+        )?;
+        let help = "From the head of the request to the end of the answer";
+        family(
+            encoder,
+            "sidegate_request_duration_seconds",
+            help,
+            MetricType::Histogram,
+            |mut to| {
+                sums.durations
+                    .iter()
+                    .try_for_each(|(direction, (count, sum, buckets))| {
+                        let bounds = LATENCY_BOUNDS
+                            .iter()
+                            .map(std::time::Duration::as_secs_f64)
+                            .chain([f64::MAX]);
+                        let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
+                        to.encode_family(&[("direction", *direction)])?
+                            .encode_histogram::<NoLabelSet>(*sum, *count, &buckets, None)
+                    })
+            },
+        )?;
+        let help = "Observations past limits.edgeCells";
+        single(encoder, "sidegate_metrics_overflow", help, self.edges.overflow())
+    }
+
+    fn encode_connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        family(
+            encoder,
+            "sidegate_connections",
+            "Downstream connections that ended",
+            MetricType::Counter,
+            |mut to| {
+                metrics.connections.each(|labels, count| {
+                    let ends = Ends {
+                        source: labels.source.clone(),
+                        destination: labels.destination.clone(),
+                    };
+                    let (source, destination) = names(&ends);
+                    let labels = [
+                        ("direction", labels.direction.as_str()),
+                        ("src", &source),
+                        ("dst", &destination),
+                        ("tls", labels.tls.as_str()),
+                        ("verdict", labels.verdict.as_str()),
+                    ];
+                    counter(&mut to, &labels, count)
+                })
+            },
+        )?;
+        family(
+            encoder,
+            "sidegate_connections_active",
+            "Open downstream connections",
+            MetricType::Gauge,
+            |mut to| {
+                gauge(
+                    &mut to,
+                    &[("direction", "inbound")],
+                    metrics.inbound_active.load(Ordering::Relaxed),
+                )?;
+                gauge(
+                    &mut to,
+                    &[("direction", "outbound")],
+                    metrics.outbound_active.load(Ordering::Relaxed),
+                )
+            },
+        )?;
+        let help = "TLS handshakes that did not succeed";
+        family(
+            encoder,
+            "sidegate_tls_handshake_failures",
+            help,
+            MetricType::Counter,
+            |mut to| {
+                metrics.handshake_failures.each(|labels, count| {
+                    let labels = [
+                        ("direction", labels.direction.as_str()),
+                        ("code", labels.code.id()),
+                        ("reason", labels.reason),
+                    ];
+                    counter(&mut to, &labels, count)
+                })
+            },
+        )?;
+        let panics = metrics.panics.load(Ordering::Relaxed);
+        single(
+            encoder,
+            "sidegate_connection_panics",
+            "Connections ended by a fault of Sidegate",
+            panics,
+        )?;
+        single(
+            encoder,
+            "sidegate_access_log_lost",
+            "Access log lines that nobody read in time",
+            self.lost_lines,
+        )
+    }
+
+    fn encode_identity(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        let help = "When the own certificate ends";
+        let expiry = metrics.certificate_expiry.load(Ordering::Relaxed);
+        family(
+            encoder,
+            "sidegate_identity_certificate_expiry_timestamp_seconds",
+            help,
+            MetricType::Gauge,
+            |to| ConstGauge::new(expiry).encode(to),
+        )?;
+        family(
+            encoder,
+            "sidegate_identity_renewals",
+            "Certificate renewals",
+            MetricType::Counter,
+            |mut to| {
+                metrics
+                    .renewals
+                    .each(|result, count| counter(&mut to, &[("result", *result)], count))
+            },
+        )
+    }
+
+    fn encode_configuration(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        let version = metrics.snapshot_version.load(Ordering::Relaxed);
+        family(
+            encoder,
+            "sidegate_config_version",
+            "The snapshot in force",
+            MetricType::Gauge,
+            |to| ConstGauge::new(version).encode(to),
+        )?;
+        let help =
+            "1 while the newest configuration or policy set was refused and the last good one is in force";
+        let stale = metrics.stale.load(Ordering::Relaxed);
+        family(encoder, "sidegate_config_stale", help, MetricType::Gauge, |to| {
+            ConstGauge::new(stale).encode(to)
+        })?;
+        let connected = metrics.control_connected.load(Ordering::Relaxed);
+        family(
+            encoder,
+            "sidegate_control_connected",
+            "1 while the control plane is connected",
+            MetricType::Gauge,
+            |to| ConstGauge::new(connected).encode(to),
+        )?;
+        let help = "Policy sets or snapshots refused";
+        family(
+            encoder,
+            "sidegate_policy_refused",
+            help,
+            MetricType::Counter,
+            |mut to| {
+                metrics
+                    .policies_refused
+                    .each(|code, count| counter(&mut to, &[("code", code.id())], count))
+            },
+        )
+    }
+}
+
+fn family(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    fill: impl FnOnce(MetricEncoder<'_>) -> fmt::Result,
+) -> fmt::Result {
+    fill(encoder.encode_descriptor(name, help, None, kind)?)
+}
+
+fn single(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, count: u64) -> fmt::Result {
+    family(encoder, name, help, MetricType::Counter, |to| {
+        ConstCounter::new(count).encode(to)
+    })
+}
+
+fn counter(to: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, count: u64) -> fmt::Result {
+    ConstCounter::new(count).encode(to.encode_family(labels)?)
+}
+
+fn gauge(to: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: i64) -> fmt::Result {
+    ConstGauge::new(value).encode(to.encode_family(labels)?)
+}
+
+fn pair<'a, const N: usize>(names: [&'a str; N], values: &'a [String; N]) -> Vec<(&'a str, &'a str)> {
+    names.into_iter().zip(values.iter().map(String::as_str)).collect()
+}
+
+/// `namespace/service-account`; what has another path shows it, and who proved nothing is `unknown`.
+fn names(ends: &Ends) -> (String, String) {
+    let name = |id: &Option<SpiffeId>| match id {
+        None => "unknown".to_owned(),
+        Some(id) => match (id.namespace(), id.service_account()) {
+            (Some(namespace), Some(account)) => format!("{namespace}/{account}"),
+            _ => id.path().to_owned(),
+        },
+    };
+    (name(&ends.source), name(&ends.destination))
+}
+
+/// Label sets of one family at most.
+const MOST_SERIES: usize = 2_000;

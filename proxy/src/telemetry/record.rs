@@ -1,0 +1,242 @@
+//! The record of one request or opaque connection: begun when it starts, filled in as it passes the stages, written
+//! once when it is dropped. A future that is cancelled, or a connection that breaks, is recorded all the same.
+
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use http::StatusCode;
+use sidegate_codes::Code;
+use sidegate_identity::SpiffeId;
+
+use super::{
+    AccessLog, Carried, Direction, EdgeShard, Ends, Judgement, TlsState, Verdict,
+    access_log::Line,
+    edges::{Key, Observation},
+};
+use crate::{authorize::Admission, balance::Picked, error::Error, http::ByteCount, worker::RequestSlot};
+
+/// What all requests of one connection share.
+#[derive(Clone, Debug)]
+pub(crate) struct Exchange {
+    pub(crate) direction: Direction,
+    /// The address of whoever connected to this sidecar.
+    pub(crate) downstream: SocketAddr,
+    /// What policies mean by a port: the application's inbound, the listener's outbound.
+    pub(crate) port: u16,
+    pub(crate) ends: Ends,
+    pub(crate) tls: TlsState,
+    pub(crate) edges: Arc<EdgeShard>,
+    pub(crate) access_log: AccessLog,
+}
+
+/// One request or opaque connection on its way to being recorded.
+#[derive(Debug)]
+pub(crate) struct Record {
+    exchange: Rc<Exchange>,
+    started: Instant,
+    carried: Carried,
+    tls: TlsState,
+    destination: Option<SpiffeId>,
+    judgement: Judgement,
+    status: Option<StatusCode>,
+    received: ByteCount,
+    sent: u64,
+    words: Words,
+    is_complete: bool,
+    /// Frees its place among the requests in flight when the record is written.
+    slot: Option<RequestSlot>,
+    /// Counts as in flight at its endpoint until the record is written.
+    picked: Option<Picked>,
+}
+
+/// What only a reader of lines wants; stays empty while nobody reads.
+#[derive(Debug, Default)]
+struct Words {
+    method: Option<String>,
+    path: Option<String>,
+    request_id: Option<String>,
+    nearest: Option<String>,
+    detail: Option<String>,
+    upstream: Option<String>,
+}
+
+impl Record {
+    /// Begins now. Until it is told more, it is an allowed thing without an answer.
+    pub(crate) fn begin(exchange: &Rc<Exchange>, carried: Carried) -> Self {
+        Self {
+            exchange: Rc::clone(exchange),
+            started: Instant::now(),
+            carried,
+            tls: exchange.tls,
+            destination: exchange.ends.destination.clone(),
+            judgement: Judgement::ADMITTED,
+            status: None,
+            received: ByteCount::default(),
+            sent: 0,
+            words: Words::default(),
+            is_complete: false,
+            slot: None,
+            picked: None,
+        }
+    }
+
+    /// The counter that the request's body adds to.
+    pub(crate) fn received(&self) -> ByteCount {
+        Rc::clone(&self.received)
+    }
+
+    /// Keeps a place among the requests in flight until the end.
+    pub(crate) fn hold(&mut self, slot: RequestSlot) {
+        self.slot = Some(slot);
+    }
+
+    /// Counts as in flight at its endpoint until the end.
+    pub(crate) fn counted_at(&mut self, picked: Picked) {
+        self.picked = Some(picked);
+    }
+
+    /// The request as it came in.
+    pub(crate) fn request(&mut self, method: &str, path: &str, request_id: &str) {
+        if self.exchange.access_log.is_on() {
+            self.words.method = Some(clip(method));
+            self.words.path = Some(clip(path));
+            self.words.request_id = Some(request_id.to_owned());
+        }
+    }
+
+    /// Policy admitted it.
+    pub(crate) fn admitted(&mut self, admission: &Admission) {
+        self.judgement = admission.judgement();
+    }
+
+    /// It goes to this upstream.
+    pub(crate) fn upstream(&mut self, upstream: &dyn std::fmt::Display) {
+        if self.exchange.access_log.is_on() {
+            self.words.upstream = Some(upstream.to_string());
+        }
+    }
+
+    /// The upstream proved to be this service.
+    pub(crate) fn proven(&mut self, destination: &SpiffeId) {
+        self.destination = Some(destination.clone());
+        self.tls = TlsState::Mutual;
+    }
+
+    /// It was refused or failed.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        self.is_complete = true;
+        match error {
+            Error::Denied(denial) => {
+                self.judgement = denial.judgement();
+                self.words.nearest.clone_from(&denial.nearest);
+            }
+            _ => {
+                // Policy's part of the judgement stays: it says who let it come this far.
+                self.judgement.verdict = Verdict::Failed;
+                self.judgement.code = Some(error.code());
+            }
+        }
+        if self.exchange.access_log.is_on() {
+            self.words.detail = Some(clip(&error.to_string()));
+        }
+    }
+
+    /// The downstream is answered with this status.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// Bytes of the answer went downstream.
+    pub(crate) fn add_sent(&mut self, bytes: usize) {
+        self.sent = self.sent.saturating_add(bytes as u64);
+    }
+
+    /// Bytes in both directions of an opaque connection, all together.
+    pub(crate) fn set_bytes(&mut self, received: u64, sent: u64) {
+        self.received.set(received);
+        self.sent = sent;
+    }
+
+    /// Everything is through.
+    pub(crate) fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    /// The upstream broke in the middle of its answer.
+    pub(crate) fn upstream_broke(&mut self, error: &dyn std::fmt::Display) {
+        self.failed(&Error::Upstream {
+            code: Code::UpstreamFailed,
+            detail: error.to_string(),
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.is_complete {
+            self.failed(&Error::Downstream(
+                "the downstream left before the end".to_owned(),
+            ));
+        }
+        let exchange = &self.exchange;
+        let duration = self.started.elapsed();
+        let key = Key {
+            direction: exchange.direction,
+            ends: Ends {
+                source: exchange.ends.source.clone(),
+                destination: self.destination.take(),
+            },
+            port: exchange.port,
+            carried: self.carried,
+            tls: self.tls,
+            judgement: std::mem::replace(&mut self.judgement, Judgement::ADMITTED),
+        };
+        exchange.edges.record(
+            &key,
+            Observation {
+                status: self.status.map(|status| status.as_u16()),
+                failed: key.judgement.verdict == Verdict::Failed,
+                received: self.received.get(),
+                sent: self.sent,
+                duration,
+            },
+        );
+        if exchange.access_log.is_on() {
+            let words = std::mem::take(&mut self.words);
+            exchange.access_log.write(Line {
+                time: SystemTime::now(),
+                direction: key.direction.as_str(),
+                src: key.ends.source.map(|id| id.to_string()),
+                dst: key.ends.destination.map(|id| id.to_string()),
+                tls: key.tls.as_str(),
+                protocol: key.carried.as_str(),
+                method: words.method,
+                path: words.path,
+                status: self.status.map(|status| status.as_u16()),
+                verdict: key.judgement.verdict.as_str(),
+                code: key.judgement.code.map(Code::id),
+                policy: key.judgement.policy,
+                rule: key.judgement.rule,
+                nearest: words.nearest,
+                detail: words.detail,
+                bytes_received: self.received.get(),
+                bytes_sent: self.sent,
+                duration_ms: duration.as_secs_f64() * 1_000.0,
+                request_id: words.request_id,
+                peer: exchange.downstream.to_string(),
+                upstream: words.upstream,
+            });
+        }
+    }
+}
+
+/// A line holds at most this much of what a peer chose.
+fn clip(text: &str) -> String {
+    text.chars().take(MOST_CHARS).collect()
+}
+
+const MOST_CHARS: usize = 512;

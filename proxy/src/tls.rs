@@ -1,0 +1,71 @@
+//! Ends TLS towards downstream and starts it towards upstream. Takes a TCP connection and a configuration, hands on an
+//! encrypted stream within the time limit, and refuses with the code of whichever rule was broken.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rustls::{AlertDescription, ClientConfig, ServerConfig, pki_types::ServerName};
+use sidegate_codes::Code;
+use sidegate_identity::tls::peer_error;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use crate::error::Error;
+
+/// Ends TLS with a downstream peer, which must present a certificate.
+pub(crate) async fn terminate(
+    tcp: TcpStream,
+    config: Arc<ServerConfig>,
+    limit: Duration,
+) -> Result<server::TlsStream<TcpStream>, Error> {
+    match timeout(limit, TlsAcceptor::from(config).accept(tcp)).await {
+        Err(_) => Err(Error::HandshakeTimeout),
+        Ok(Err(error)) => Err(failure(&error)),
+        Ok(Ok(stream)) => Ok(stream),
+    }
+}
+
+/// Starts TLS with an upstream peer, which must prove one of the identities that `config` expects.
+pub(crate) async fn originate(
+    tcp: TcpStream,
+    config: Arc<ClientConfig>,
+) -> Result<client::TlsStream<TcpStream>, Error> {
+    // Neither sent nor compared: the expected identities are the check.
+    let unused = ServerName::from(tcp.peer_addr().map_err(|error| failure(&error))?.ip());
+    TlsConnector::from(config)
+        .connect(unused, tcp)
+        .await
+        .map_err(|error| failure(&error))
+}
+
+/// Why a handshake failed, with a reason of a closed set.
+fn failure(error: &io::Error) -> Error {
+    let detail = error.to_string();
+    let Some(tls) = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+    else {
+        return Error::Handshake {
+            code: Code::HandshakeFailed,
+            reason: "closed",
+            detail,
+        };
+    };
+    if let Some(refused) = peer_error(tls) {
+        return Error::Handshake {
+            code: refused.code(),
+            reason: refused.reason(),
+            detail: refused.to_string(),
+        };
+    }
+    let (code, reason) = match tls {
+        rustls::Error::NoCertificatesPresented => (Code::NoClientCertificate, "no_certificate"),
+        rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => {
+            (Code::HandshakeFailed, "we_expired")
+        }
+        rustls::Error::AlertReceived(_) => (Code::HandshakeFailed, "peer_alert"),
+        rustls::Error::PeerIncompatible(_) => (Code::HandshakeFailed, "incompatible"),
+        rustls::Error::NoApplicationProtocol => (Code::HandshakeFailed, "no_protocol"),
+        _ => (Code::HandshakeFailed, "protocol"),
+    };
+    Error::Handshake { code, reason, detail }
+}

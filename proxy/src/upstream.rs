@@ -1,0 +1,24 @@
+//! The far side of the path. `app` sends to the local application and takes nothing without a `Permit`; `peer` sends
+//! to another sidecar over mutual TLS and takes nothing without a chosen endpoint. Both share one pool per worker.
+
+pub(crate) mod app;
+pub(crate) mod peer;
+
+mod dial;
+mod pool;
+mod stream;
+
+pub(crate) use stream::Carried;
+
+pub(crate) use pool::{Leased, Pool};
+
+use http::Response;
+use sidegate_identity::SpiffeId;
+
+/// An upstream's answer, and who it proved to be.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: Response<Leased>,
+    /// `None` for the local application, which proves nothing.
+    pub(crate) peer: Option<SpiffeId>,
+}

@@ -1,0 +1,66 @@
+//! To the local application. What is sent is what the permit holds; there is no other way in.
+
+use std::rc::Rc;
+
+use http::{HeaderValue, Version};
+use sidegate_codes::Code;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{
+    Answer, Pool,
+    dial::{Carries, Destination, dial},
+    stream::{Carried, carry},
+};
+use crate::{
+    authorize::Permit,
+    config::{Forward, Limits, Protocol},
+    error::Error,
+    http::{Checked, PEER, RequestBody},
+    snapshot::Reader,
+};
+
+/// Sends a permitted request, with the verified caller's SPIFFE ID in `x-sidegate-peer`.
+pub(crate) async fn send(
+    permit: Permit<Checked<RequestBody>>,
+    forward: &Forward,
+    protocol: Protocol,
+    downstream: Version,
+    pool: &Rc<Pool>,
+) -> Result<Answer, Error> {
+    let (mut request, peer) = permit.redeem();
+    if let Ok(peer) = HeaderValue::from_str(peer.as_str()) {
+        request.headers_mut().insert(PEER, peer);
+    }
+    let destination = Destination::App(forward.clone());
+    let speaks_http2 = match protocol {
+        Protocol::Http2 => true,
+        Protocol::Http => false,
+        // The far sidecar's application spoke this version to a service of this kind.
+        Protocol::Auto | Protocol::Tcp => downstream == Version::HTTP_2,
+    };
+    let answer = if speaks_http2 {
+        pool.send_http2(&destination, request.into_http2()?).await
+    } else {
+        pool.send_http1(&destination, request.into_http1()).await
+    };
+    answer.map_err(|failure| failure.error)
+}
+
+/// Carries a permitted opaque connection until both sides have ended.
+pub(crate) async fn forward<S: AsyncRead + AsyncWrite + Unpin>(
+    permit: Permit<S>,
+    forward: &Forward,
+    limits: &Limits,
+    trust: &Reader,
+    carried: &Carried,
+) -> Result<(), Error> {
+    let (downstream, _) = permit.redeem();
+    let destination = Destination::App(forward.clone());
+    let (upstream, _) = dial(&destination, Carries::Tcp, limits.connect_timeout, trust).await?;
+    carry(downstream, upstream, carried)
+        .await
+        .map_err(|error| Error::Upstream {
+            code: Code::UpstreamFailed,
+            detail: error.to_string(),
+        })
+}

@@ -1,0 +1,209 @@
+//! One worker: what its thread's connections share, and nothing that another worker touches on the data path but
+//! the snapshot and the connection gate.
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    accept::Gate,
+    balance::Balancer,
+    config::Limits,
+    drain::DrainWatch,
+    error::Error,
+    snapshot::Reader,
+    telemetry::{
+        AccessLog, Carried, Direction, EdgeShard, Ends, Exchange, Metrics, Record, TlsState, Verdict,
+        metrics::{ConnectionLabels, HandshakeLabels},
+    },
+    upstream::Pool,
+};
+
+/// What is handed to a worker's thread when it starts.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared {
+    pub(crate) mesh: Reader,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) edges: Arc<EdgeShard>,
+    pub(crate) access_log: AccessLog,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) drain: DrainWatch,
+}
+
+/// The state of one worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) mesh: Reader,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) edges: Arc<EdgeShard>,
+    pub(crate) access_log: AccessLog,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) drain: DrainWatch,
+    /// Owns what serves and drives connections.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) balancer: Balancer,
+    /// Bounds handshakes in flight.
+    pub(crate) handshakes: Rc<tokio::sync::Semaphore>,
+    requests: Rc<Cell<usize>>,
+    id_prefix: u64,
+    next_id: Cell<u64>,
+}
+
+/// A place among the requests in flight.
+#[derive(Debug)]
+pub(crate) struct RequestSlot(Rc<Cell<usize>>);
+
+impl Worker {
+    /// `seed` is random: request ids begin with it.
+    pub(crate) fn new(shared: Shared, seed: u64) -> Rc<Self> {
+        let Shared {
+            mesh,
+            limits,
+            metrics,
+            edges,
+            access_log,
+            gate,
+            drain,
+        } = shared;
+        // Connections to upstreams end with the requests that use them; only downstream ones are waited for.
+        let pool = Rc::new(Pool::new(Arc::clone(&limits), mesh.clone(), TaskTracker::new()));
+        Rc::new(Self {
+            handshakes: Rc::new(tokio::sync::Semaphore::new(limits.handshakes)),
+            mesh,
+            limits,
+            metrics,
+            edges,
+            access_log,
+            gate,
+            drain,
+            tasks: TaskTracker::new(),
+            pool,
+            balancer: Balancer::new(seed),
+            requests: Rc::default(),
+            id_prefix: seed,
+            next_id: Cell::new(0),
+        })
+    }
+
+    /// A place among the requests in flight, or a refusal.
+    pub(crate) fn request_slot(&self) -> Result<RequestSlot, Error> {
+        let count = self.requests.get();
+        if count >= self.limits.requests {
+            return Err(Error::TooManyRequests);
+        }
+        self.requests.set(count.saturating_add(1));
+        Ok(RequestSlot(Rc::clone(&self.requests)))
+    }
+
+    /// Unique in the mesh for all that matters; no system call.
+    pub(crate) fn new_request_id(&self) -> HeaderValue {
+        let number = self.next_id.get();
+        self.next_id.set(number.wrapping_add(1));
+        HeaderValue::try_from(format!("{:016x}-{number:x}", self.id_prefix))
+            .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    }
+
+    /// Counts a connection whose ends are known, as far as they are.
+    pub(crate) fn connected(&self, exchange: &Exchange) {
+        self.metrics.connections.add(ConnectionLabels {
+            direction: exchange.direction,
+            source: exchange.ends.source.clone(),
+            destination: exchange.ends.destination.clone(),
+            tls: exchange.tls,
+            verdict: Verdict::Allowed,
+        });
+    }
+
+    /// Records a connection that ended before there was anything to record of it: counted, logged, in the ledger.
+    pub(crate) fn refused(&self, direction: Direction, downstream: SocketAddr, port: u16, error: &Error) {
+        let tls = if matches!(error, Error::Plaintext { .. }) {
+            TlsState::Plaintext
+        } else {
+            TlsState::Failed
+        };
+        let snapshot = self.mesh.load();
+        let own = snapshot
+            .secured
+            .as_ref()
+            .map(|secured| secured.credentials.svid().id().clone());
+        let ends = match direction {
+            Direction::Inbound => Ends {
+                source: None,
+                destination: own,
+            },
+            Direction::Outbound => Ends {
+                source: own,
+                destination: None,
+            },
+        };
+        self.metrics.connections.add(ConnectionLabels {
+            direction,
+            source: ends.source.clone(),
+            destination: ends.destination.clone(),
+            tls,
+            verdict: Verdict::Failed,
+        });
+        if let Error::Handshake { code, reason, .. } = error {
+            self.metrics.handshake_failures.add(HandshakeLabels {
+                direction,
+                code: *code,
+                reason,
+            });
+        }
+        let exchange = Rc::new(Exchange {
+            direction,
+            downstream,
+            port,
+            ends,
+            tls,
+            edges: Arc::clone(&self.edges),
+            access_log: self.access_log.clone(),
+        });
+        Record::begin(&exchange, Carried::Unknown).failed(error);
+    }
+
+    /// Records how a connection ended, unless its requests have said it all already.
+    pub(crate) fn ended(&self, exchange: &Rc<Exchange>, result: Result<(), Error>) {
+        match result {
+            Ok(()) => {}
+            // Clients come and go; whatever they had asked for is recorded with the request.
+            Err(Error::Downstream(detail)) => tracing::debug!(%detail, "downstream connection broke"),
+            Err(error) => Record::begin(exchange, Carried::Unknown).failed(&error),
+        }
+    }
+
+    /// The gauge of open connections in `direction`.
+    pub(crate) fn active(&self, direction: Direction) -> &AtomicI64 {
+        match direction {
+            Direction::Inbound => &self.metrics.inbound_active,
+            Direction::Outbound => &self.metrics.outbound_active,
+        }
+    }
+
+    /// Forgets idle connections and endpoints, once a second, for as long as the worker lives.
+    pub(crate) async fn prune(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(PRUNE).await;
+            self.pool.prune();
+            self.balancer.prune();
+        }
+    }
+}
+
+impl Drop for RequestSlot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+const PRUNE: Duration = Duration::from_secs(1);
