@@ -68,7 +68,7 @@ fn an_unknown_field_is_an_error_with_its_line() {
     let Err(ConfigError::Syntax { line, message, .. }) = parse(&text) else {
         panic!("accepted")
     };
-    assert_eq!(line, 16);
+    assert_eq!(line, 15);
     assert!(message.contains("limit"), "{message}");
 }
 

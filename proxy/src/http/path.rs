@@ -289,7 +289,8 @@ mod tests {
         fn a_normalized_path_is_its_own_normal_form(path in paths()) {
             for mode in [PathMode::Strict, PathMode::Compatible] {
                 if let Ok(once) = normalize(&path, mode) {
-                    prop_assert_eq!(normalize(&once, mode).as_deref(), Ok(once.as_ref()), "{}", path);
+                    let twice = normalize(&once, mode).map(Cow::into_owned);
+                    prop_assert_eq!(twice, Ok(once.into_owned()), "{}", path);
                 }
             }
         }
