@@ -214,6 +214,8 @@ struct Services {
 impl Services {
     async fn serve(self, incoming: mpsc::Receiver<io::Result<Connection>>, stop: CancellationToken) {
         let served = Server::builder()
+            // Until the answer begins; a stream may then go on for long.
+            .timeout(CALL_TIMEOUT)
             // A sidecar has one stream and a few calls; more is not one of ours.
             .max_concurrent_streams(32)
             .http2_max_header_list_size(16 << 10)
@@ -266,5 +268,6 @@ fn lines(problems: &[Problem]) -> String {
 const ACCEPT_QUEUE: usize = 64;
 /// How long sidecars have to find back to a restarted control plane before a service without any counts as empty.
 const SETTLE: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const SWEEP: Duration = Duration::from_secs(1);
 const STOP_DEADLINE: Duration = Duration::from_secs(5);

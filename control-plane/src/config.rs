@@ -86,14 +86,18 @@ pub struct TokenDigest(pub(crate) [u8; 32]);
 impl Config {
     /// Reads and checks the file. Relative paths in it are relative to its folder.
     pub fn load(path: &Path) -> Result<Self, Vec<Problem>> {
-        let text = read_bounded(path, MAX_CONFIG_BYTES).map_err(|error| {
+        Self::read(path).and_then(|text| Self::parse(path, &text))
+    }
+
+    /// The text of the file.
+    pub(crate) fn read(path: &Path) -> Result<String, Vec<Problem>> {
+        read_bounded(path, MAX_CONFIG_BYTES).map_err(|error| {
             vec![Problem::of_file(
                 Code::ConfigUnreadable,
                 path.display().to_string(),
                 error.to_string(),
             )]
-        })?;
-        Self::parse(path, &text)
+        })
     }
 
     /// Checks the text of a file at `path`.

@@ -126,7 +126,7 @@ impl Publisher {
             .map_err(Clone::clone)
             .and_then(|files| policies::parse(files));
         let (policies, policy_problems) = match loaded {
-            Ok(loaded) => (Some(Arc::new(loaded)), Vec::new()),
+            Ok(loaded) => (Some(unless_same(before.policies.as_ref(), loaded)), Vec::new()),
             Err(problems) => (before.policies.clone(), problems),
         };
         self.report(&config_problems, &policy_problems, policies.as_deref());
@@ -163,6 +163,8 @@ impl Publisher {
 
 /// What the files say at one look.
 struct Files {
+    /// The bytes of `mesh.yaml`: a value need not show in a message to be a change.
+    text: Result<String, Vec<Problem>>,
     config: Result<Config, Vec<Problem>>,
     policies: Result<Vec<PolicyFile>, Vec<Problem>>,
 }
@@ -170,27 +172,38 @@ struct Files {
 impl Files {
     /// The folder of the policies is the new configuration's, if that one can be used.
     fn read(path: &Path, current: &Config) -> Self {
-        let config = Config::load(path).and_then(|config| only_what_may_change(path, current, config));
+        let text = Config::read(path);
+        let config = text
+            .clone()
+            .and_then(|text| Config::parse(path, &text))
+            .and_then(|config| only_what_may_change(path, current, config));
         let folder = config
             .as_ref()
             .map_or(&current.policies, |config| &config.policies);
         let policies = policies::read(folder);
-        Self { config, policies }
+        Self {
+            text,
+            config,
+            policies,
+        }
     }
 
     fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        digest.update(format!("{:?}", self.config));
+        let mut add = |part: &str| {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        };
+        match &self.text {
+            Ok(text) => add(text),
+            Err(problems) => add(&format!("{problems:?}")),
+        }
         match &self.policies {
-            Err(problems) => digest.update(format!("{problems:?}")),
-            Ok(files) => {
-                for file in files {
-                    digest.update((file.name.len() as u64).to_be_bytes());
-                    digest.update(&file.name);
-                    digest.update((file.text.len() as u64).to_be_bytes());
-                    digest.update(&file.text);
-                }
-            }
+            Ok(files) => files.iter().for_each(|file| {
+                add(&file.name);
+                add(&file.text);
+            }),
+            Err(problems) => add(&format!("{problems:?}")),
         }
         digest.finalize().into()
     }
@@ -220,6 +233,14 @@ fn only_what_may_change(path: &Path, current: &Config, new: Config) -> Result<Co
         Ok(new)
     } else {
         Err(problems)
+    }
+}
+
+/// A comment that changed loads no new policies.
+fn unless_same(before: Option<&Arc<LoadedPolicies>>, loaded: LoadedPolicies) -> Arc<LoadedPolicies> {
+    match before {
+        Some(before) if before.digest == loaded.digest => before.clone(),
+        _ => Arc::new(loaded),
     }
 }
 

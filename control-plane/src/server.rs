@@ -20,7 +20,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -59,6 +59,9 @@ pub(crate) struct VerifiedPeer {
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    /// Reading fails from then on: no connection outlives its peer's certificate, and one without a certificate is
+    /// there for one issuance.
+    ends: Pin<Box<Sleep>>,
     _permit: Permit,
 }
 
@@ -148,9 +151,15 @@ async fn handshake(
             )?))
         }
     };
+    let ends_at = svid.as_deref().map_or_else(
+        || Instant::now() + ANONYMOUS_LIFE,
+        // The streams end first and say why.
+        |svid| end_of(svid) + Duration::from_secs(1),
+    );
     Ok(Connection {
         stream,
         peer: Peer { address, svid },
+        ends: Box::pin(sleep_until(ends_at)),
         _permit: permit,
     })
 }
@@ -220,16 +229,16 @@ impl VerifiedPeer {
         &self.peer
     }
 
-    /// The moment after the certificate's last second.
+    /// When the certificate ends.
     pub(crate) fn ends_at(&self) -> Instant {
-        let end_ms = self
-            .svid
-            .not_after()
-            .as_secs()
-            .saturating_add(1)
-            .saturating_mul(1000);
-        Instant::now() + Duration::from_millis(end_ms.saturating_sub(clock::now_ms()))
+        end_of(&self.svid)
     }
+}
+
+/// The moment after the certificate's last second.
+fn end_of(svid: &VerifiedSvid) -> Instant {
+    let end_ms = svid.not_after().as_secs().saturating_add(1).saturating_mul(1000);
+    Instant::now() + Duration::from_millis(end_ms.saturating_sub(clock::now_ms()))
 }
 
 impl Connected for Connection {
@@ -246,6 +255,9 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.ends.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -281,4 +293,6 @@ impl AsyncWrite for Connection {
 }
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A caller without a certificate comes for its first one.
+const ANONYMOUS_LIFE: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -108,6 +108,29 @@ fn a_good_mesh_yaml_is_taken_over() {
 }
 
 #[test]
+fn a_rotated_join_token_is_a_change_although_it_is_never_printed() {
+    let with = |token: char| {
+        let service = format!(
+            r#"services: [{{namespace: shop, name: payments, joinTokens: ["sha256:{}"]}}]"#,
+            token.to_string().repeat(64)
+        );
+        mesh_yaml("Enforce", "127.0.0.1:0").replace("services: []", &service)
+    };
+    let mut scratch = Scratch::new(POLICY).write("mesh.yaml", &with('a'));
+    let before = scratch.mesh().config.services[0].join_tokens.clone();
+    let mut scratch = scratch.write("mesh.yaml", &with('b'));
+    assert_ne!(scratch.mesh().config.services[0].join_tokens, before);
+}
+
+#[test]
+fn a_comment_loads_no_new_policies() {
+    let mut scratch = Scratch::new(POLICY);
+    let before = scratch.mesh().policies.clone().unwrap();
+    let mut scratch = scratch.write("policies/a.yaml", &format!("{POLICY}# a comment\n"));
+    assert!(Arc::ptr_eq(&scratch.mesh().policies.clone().unwrap(), &before));
+}
+
+#[test]
 fn what_needs_a_restart_refuses_the_whole_file_and_says_so() {
     let mut scratch = Scratch::new(POLICY).write("mesh.yaml", &mesh_yaml("Observe", "127.0.0.1:1"));
     let mesh = scratch.mesh();

@@ -157,3 +157,26 @@ async fn a_service_that_left_the_mesh_is_not_renewed() {
         .unwrap_err();
     assert_eq!(refusal.code(), Code::Unauthenticated, "{refusal}");
 }
+
+#[tokio::test]
+async fn plaintext_is_closed_and_counted() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mesh = Mesh::started().await;
+    let mut stream = tokio::net::TcpStream::connect(mesh.running().grpc())
+        .await
+        .unwrap();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    // A TLS alert at most, then the end; a reset ends it too.
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.len() <= 7, "{answer:?}");
+    let (_, metrics) = mesh.request("/metrics", "localhost").await;
+    assert!(
+        metrics.contains("sidegate_handshake_failures_total{reason=\"tls\"} 1"),
+        "{metrics}"
+    );
+}
