@@ -55,18 +55,53 @@ impl Discovery for DiscoveryService {
         request: Request<Streaming<SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let peer = server::verified_peer(&request)?;
-        let mut inbound = request.into_inner();
-        let mut hello = first_message(&mut inbound, &peer).await?;
+        let (updates, stream) = mpsc::channel(1);
+        // The answer begins before the Hello comes: some clients send nothing until it has.
+        self.tasks
+            .spawn(self.clone().attend(peer, request.into_inner(), updates));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl DiscoveryService {
+    async fn attend(
+        self,
+        peer: VerifiedPeer,
+        mut inbound: Streaming<SubscribeRequest>,
+        updates: mpsc::Sender<Result<Update, Status>>,
+    ) {
+        let stop = self.stop.clone();
+        match stop.run_until_cancelled(first_message(&mut inbound, &peer)).await {
+            None => {}
+            Some(hello) => match hello.and_then(|hello| self.enter(&peer, hello, updates.clone())) {
+                Ok(conversation) => conversation.run(inbound).await,
+                Err(status) => {
+                    tracing::warn!(identity = %peer.id(), reason = status.message(), "not subscribed");
+                    drop(updates.try_send(Err(status)));
+                }
+            },
+        }
+    }
+
+    /// Enters the sidecar into the registry; its endpoints are known from here on.
+    fn enter(
+        &self,
+        peer: &VerifiedPeer,
+        mut hello: Hello,
+        updates: mpsc::Sender<Result<Update, Status>>,
+    ) -> Result<Conversation, Status> {
+        if self.mesh.borrow().config.workload(peer.id()).is_none() {
+            return Err(not_in_mesh(peer.id()));
+        }
         let held = mem::take(&mut hello.held);
         let hello = Arc::new(hello);
         let subscription = self
             .proxies
-            .subscribe(peer.peer(), peer.id(), certificate(&peer), hello.clone())
+            .subscribe(peer.peer(), peer.id(), certificate(peer), hello.clone())
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         tracing::info!(identity = %peer.id(), instance = hello.instance, address = %peer.peer().address,
             "sidecar subscribed");
-        let (updates, stream) = mpsc::channel(1);
-        let conversation = Conversation {
+        Ok(Conversation {
             mesh: self.mesh.clone(),
             endpoints: self.proxies.endpoints(),
             metrics: self.metrics.clone(),
@@ -79,9 +114,7 @@ impl Discovery for DiscoveryService {
             decided: None,
             subscription,
             updates,
-        };
-        self.tasks.spawn(conversation.run(inbound));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        })
     }
 }
 

@@ -306,3 +306,20 @@ async fn breaking_the_protocol_ends_the_stream() {
         Code::InvalidArgument
     );
 }
+
+#[tokio::test]
+async fn a_hello_out_of_form_ends_the_stream() {
+    let mesh = Mesh::started().await;
+    let credentials = join(&mesh, "payments").await;
+    let bad = sidegate_proto::v1::Hello {
+        instance: "me".into(),
+        ..hello(&[])
+    };
+    let mut sidecar = Sidecar::subscribe(&mesh, &credentials, bad).await.unwrap();
+    let end = sidecar.end_or_update().await.unwrap_err();
+    assert!(
+        end.code() == Code::InvalidArgument && end.message().contains("hello.instance"),
+        "{end}"
+    );
+    assert_eq!(mesh.get("/v1/status").await["proxies"]["total"], 0);
+}
