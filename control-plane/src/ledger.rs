@@ -40,6 +40,8 @@ pub(crate) struct Edge {
 #[derive(Debug, Default)]
 struct Books {
     edges: HashMap<CellKey, Book>,
+    /// How many of the edges each identity reported.
+    reported: HashMap<SpiffeId, usize>,
     /// The identities are those of the mesh; how many instances one has is up to it, and bounded.
     reporters: HashMap<SpiffeId, HashMap<String, Sequence>>,
     dropped: u64,
@@ -154,7 +156,7 @@ impl Books {
     }
 
     fn count(&mut self, key: CellKey, counts: &Counts, reporter: &Reporter, rate: Rate, now_ms: u64) {
-        if self.edges.len() >= MAX_EDGES && !self.edges.contains_key(&key) {
+        if !self.edges.contains_key(&key) && !self.has_room(&reporter.0) {
             self.dropped = self.dropped.saturating_add(counts.count);
             return;
         }
@@ -162,6 +164,14 @@ impl Books {
             .entry(key)
             .or_default()
             .count(counts, reporter, rate, now_ms);
+    }
+
+    /// Takes the room of one more edge: one reporter that invents edges leaves room for the others.
+    fn has_room(&mut self, reporter: &SpiffeId) -> bool {
+        let taken = self.reported.entry(reporter.clone()).or_default();
+        let has_room = self.edges.len() < MAX_EDGES && *taken < MAX_EDGES_PER_IDENTITY;
+        *taken += usize::from(has_room);
+        has_room
     }
 
     /// What is older than an hour goes, with the edges and reporters that have nothing newer. Once a minute: it is a
@@ -176,6 +186,10 @@ impl Books {
             book.slots.retain(|slot| slot.minute >= oldest_minute);
             !book.slots.is_empty()
         });
+        self.reported.clear();
+        for reporter in self.edges.keys().filter_map(CellKey::reporter) {
+            *self.reported.entry(reporter.clone()).or_default() += 1;
+        }
         self.reporters.retain(|_, instances| {
             instances.retain(|_, seen| seen.at_ms.saturating_add(HOUR_MS) > now_ms);
             !instances.is_empty()
@@ -221,6 +235,7 @@ const HOUR_MS: u64 = 60 * MINUTE_MS;
 const RATE_SLACK_MS: u64 = 1_000;
 /// A mesh of 100 services with ten routes each has about this many.
 const MAX_EDGES: usize = 10_000;
+const MAX_EDGES_PER_IDENTITY: usize = MAX_EDGES / 4;
 /// Instances of one identity whose sequence is remembered; beyond that, the longest silent one is forgotten.
 const MAX_INSTANCES: usize = 1_000;
 /// Instances whose newest rate is kept for one edge.

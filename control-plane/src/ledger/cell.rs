@@ -72,14 +72,20 @@ impl Cell {
     pub(crate) fn check(cell: EdgeCell, reporter: &SpiffeId, now_ms: u64) -> Result<Self, BadCell> {
         let counts = counts(&cell, now_ms)?;
         let key = key(cell)?;
-        let own_side = match key.direction {
-            Direction::Inbound => &key.destination,
-            Direction::Outbound => &key.source,
-        };
-        if own_side.as_ref() == Some(reporter) {
+        if key.reporter() == Some(reporter) {
             Ok(Self { key, counts })
         } else {
             Err(BadCell::Foreign)
+        }
+    }
+}
+
+impl CellKey {
+    /// The side of the edge that saw it.
+    pub(crate) fn reporter(&self) -> Option<&SpiffeId> {
+        match self.direction {
+            Direction::Inbound => self.destination.as_ref(),
+            Direction::Outbound => self.source.as_ref(),
         }
     }
 }

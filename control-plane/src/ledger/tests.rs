@@ -107,18 +107,43 @@ fn a_window_holds_its_minutes_and_the_hour_forgets() {
 }
 
 #[test]
-fn what_finds_no_room_is_counted() {
+fn one_identity_that_invents_edges_leaves_room_for_others_and_the_rest_is_counted() {
     let ledger = Ledger::default();
-    let rules = |from: usize| {
-        let cell = move |number| EdgeCell {
-            rule: format!("rule-{}", from + number),
-            ..cell()
-        };
-        (0..=MAX_EDGES / 2).map(cell).collect::<Vec<_>>()
+    let invented = |number| EdgeCell {
+        rule: format!("rule-{number}"),
+        ..cell()
     };
-    ledger.add(report_at(1, rules(0), NOW), NOW);
-    ledger.add(report_at(2, rules(MAX_EDGES), NOW), NOW);
-    assert_eq!(ledger.size(), (MAX_EDGES, 20));
+    let cells = (0..=MAX_EDGES_PER_IDENTITY).map(invented).collect();
+    ledger.add(report_at(1, cells, NOW), NOW);
+    assert_eq!(ledger.size(), (MAX_EDGES_PER_IDENTITY, 10));
+    let orders = SpiffeId::parse(ORDERS).unwrap();
+    let outbound = EdgeCell {
+        direction: v1::Direction::Outbound.into(),
+        ..cell()
+    };
+    ledger.add(
+        Report::check(request(1, vec![outbound]), &orders, NOW).unwrap(),
+        NOW,
+    );
+    assert_eq!(ledger.size(), (MAX_EDGES_PER_IDENTITY + 1, 10));
+}
+
+#[test]
+fn an_edge_that_is_forgotten_gives_its_room_back() {
+    let ledger = Ledger::default();
+    let invented = |number| EdgeCell {
+        rule: format!("rule-{number}"),
+        ..cell()
+    };
+    let cells: Vec<_> = (0..MAX_EDGES_PER_IDENTITY).map(invented).collect();
+    ledger.add(report_at(1, cells.clone(), NOW), NOW);
+    let later = NOW + HOUR_MS + 2 * MINUTE_MS;
+    let others = cells
+        .into_iter()
+        .map(|cell| EdgeCell { port: 1, ..cell })
+        .collect();
+    ledger.add(report_at(2, others, later), later);
+    assert_eq!(ledger.size(), (MAX_EDGES_PER_IDENTITY, 0));
 }
 
 #[test]
