@@ -19,7 +19,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{args::Output, exit::Exit, failure::Failure, status::block_on, table::Format};
 
-use self::stage::{Stage, broken};
+use self::{
+    documents::{AccessLog, Setting},
+    stage::{Stage, broken},
+};
 
 /// Arguments of `sidegate demo`.
 #[derive(clap::Args, Debug)]
@@ -75,7 +78,7 @@ impl Args {
 
 async fn play(act: Act, keep: bool) -> Result<Exit, Failure> {
     let mut interruption = Interruption::listen()?;
-    let mut stage = Stage::set(act.leaf_life())?;
+    let mut stage = Stage::set(act.setting(keep))?;
     for note in stage.cast.replaced_ports() {
         say(&note);
     }
@@ -101,11 +104,17 @@ async fn perform(stage: &mut Stage, act: Act) -> Result<Exit, Failure> {
 }
 
 impl Act {
-    /// Short enough to see rotations while one looks.
-    const fn leaf_life(self) -> Duration {
+    /// Certificates live short enough to see them rotate.
+    const fn setting(self, keep: bool) -> Setting {
         match self {
-            Self::Show { .. } => Duration::from_secs(30),
-            Self::Check { .. } => Duration::from_secs(12),
+            Self::Show { .. } => Setting {
+                leaf_life: Duration::from_secs(30),
+                access_log: if keep { AccessLog::Stdout } else { AccessLog::Off },
+            },
+            Self::Check { .. } => Setting {
+                leaf_life: Duration::from_secs(12),
+                access_log: AccessLog::Stdout,
+            },
         }
     }
 

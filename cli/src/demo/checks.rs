@@ -107,6 +107,12 @@ struct Outcome<'a> {
     detail: Option<String>,
 }
 
+#[derive(Serialize)]
+struct Report<'a> {
+    ok: bool,
+    checks: Vec<Outcome<'a>>,
+}
+
 impl<'a> From<&'a Trial> for Outcome<'a> {
     fn from(trial: &'a Trial) -> Self {
         let detail = (!trial.ok()).then(|| trial.faults.join("; "));
@@ -135,8 +141,8 @@ fn report(trials: &[Trial], format: Format) -> Result<Exit, Failure> {
     let ok = kept == trials.len();
     match format {
         Format::Json => {
-            let checks: Vec<_> = trials.iter().map(Outcome::from).collect();
-            table::print_json("DemoCheck", serde_json::json!({"ok": ok, "checks": checks}))?;
+            let checks = trials.iter().map(Outcome::from).collect();
+            table::print_json("DemoCheck", Report { ok, checks })?;
         }
         Format::Table | Format::Wide => table::print(&format!("{kept} of {} promises kept\n", trials.len()))?,
     }

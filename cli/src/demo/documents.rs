@@ -4,8 +4,24 @@ use std::{fmt::Write, time::Duration};
 
 use super::cast::{Cast, NAMESPACE, ORDERS, TRUST_DOMAIN, VAULT, Workload};
 
+/// How a demo for the eye differs from one for the proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    /// Of each certificate; whole seconds.
+    pub(super) leaf_life: Duration,
+    pub(super) access_log: AccessLog,
+}
+
+/// Whether each request leaves a line. Half a megabyte a second is evidence for a check, and a full disk for a show
+/// that runs all day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AccessLog {
+    Stdout,
+    Off,
+}
+
 /// `mesh.yaml`; `tokens` are the digests of the join tokens, in the order of the workloads.
-pub(super) fn mesh(cast: &Cast, tokens: &[String], leaf_life: Duration) -> String {
+pub(super) fn mesh(cast: &Cast, tokens: &[String], setting: Setting) -> String {
     let mut text = format!(
         "apiVersion: sidegate.dev/v1alpha1\n\
          kind: Mesh\n\
@@ -19,7 +35,7 @@ pub(super) fn mesh(cast: &Cast, tokens: &[String], leaf_life: Duration) -> Strin
          services:\n",
         cast.grpc,
         cast.api,
-        leaf_life.as_secs()
+        setting.leaf_life.as_secs()
     );
     for (workload, token) in cast.workloads.iter().zip(tokens) {
         let _ = write!(
@@ -38,7 +54,7 @@ pub(super) fn mesh(cast: &Cast, tokens: &[String], leaf_life: Duration) -> Strin
 }
 
 /// A sidecar's configuration.
-pub(super) fn sidecar(cast: &Cast, workload: &Workload) -> String {
+pub(super) fn sidecar(cast: &Cast, workload: &Workload, access_log: AccessLog) -> String {
     let mut text = format!(
         "trustDomain: {TRUST_DOMAIN}\n\
          workload: {{namespace: {NAMESPACE}, serviceAccount: {}}}\n\
@@ -62,9 +78,13 @@ pub(super) fn sidecar(cast: &Cast, workload: &Workload) -> String {
             call.listen, call.service
         );
     }
+    let access_log = match access_log {
+        AccessLog::Stdout => "stdout",
+        AccessLog::Off => "\"off\"",
+    };
     let _ = writeln!(
         text,
-        "admin: {{listen: \"{}\"}}\naccessLog: stdout",
+        "admin: {{listen: \"{}\"}}\naccessLog: {access_log}",
         workload.admin
     );
     text

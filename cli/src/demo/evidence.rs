@@ -115,7 +115,8 @@ impl Metrics {
                     .all(|(label, value)| rest.contains(&format!("{label}=\"{value}\"")))
             })
             .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+            // Not `sum`: that of nothing is -0.0.
+            .fold(0.0, |sum, sample| sum + sample)
     }
 }
 

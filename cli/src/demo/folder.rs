@@ -6,13 +6,15 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::{cast::Cast, documents};
+use super::{
+    cast::{Cast, Workload},
+    documents::{self, AccessLog, Setting},
+};
 
 /// The folder and the names of what is in it.
 #[derive(Debug)]
@@ -22,7 +24,7 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Makes the folder and every file in it.
-    pub(super) fn write(cast: &Cast, leaf_life: Duration) -> io::Result<Self> {
+    pub(super) fn write(cast: &Cast, setting: Setting) -> io::Result<Self> {
         let root = tempfile::Builder::new()
             .prefix("sidegate-demo-")
             .permissions(Permissions::from_mode(0o700))
@@ -37,9 +39,9 @@ impl Folder {
         let tokens = cast
             .workloads
             .iter()
-            .map(|workload| folder.sidecar(cast, workload))
+            .map(|workload| folder.sidecar(cast, workload, setting.access_log))
             .collect::<Result<Vec<_>, _>>()?;
-        fs::write(folder.mesh(), documents::mesh(cast, &tokens, leaf_life))?;
+        fs::write(folder.mesh(), documents::mesh(cast, &tokens, setting))?;
         Ok(folder)
     }
 
@@ -86,13 +88,13 @@ impl Folder {
     }
 
     /// Writes one sidecar's folder; returns the digest of its join token.
-    fn sidecar(&self, cast: &Cast, workload: &super::cast::Workload) -> io::Result<String> {
+    fn sidecar(&self, cast: &Cast, workload: &Workload, access_log: AccessLog) -> io::Result<String> {
         let config = self.sidecar_config(workload.name);
         let folder = config
             .parent()
             .expect("the configuration is in a folder of its own");
         fs::create_dir_all(folder)?;
-        fs::write(&config, documents::sidecar(cast, workload))?;
+        fs::write(&config, documents::sidecar(cast, workload, access_log))?;
         let token = random_token()?;
         write_secret(&folder.join("token"), &token)?;
         Ok(hex(&Sha256::digest(token.as_bytes())))
@@ -129,7 +131,11 @@ mod tests {
 
     fn folder() -> Folder {
         let cast = Cast::at_free_ports(&mut Ports::from_seed(3)).expect("ports");
-        Folder::write(&cast, Duration::from_secs(12)).expect("a folder")
+        let setting = Setting {
+            leaf_life: std::time::Duration::from_secs(12),
+            access_log: AccessLog::Stdout,
+        };
+        Folder::write(&cast, setting).expect("a folder")
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     cast::{CUSTOMER, Cast, INTRUDER, ORDERS, PAYMENTS, WEB, Workload},
     children::Children,
+    documents::Setting,
     feeds::{Feed, Load},
     folder::Folder,
     parts::{caller::CallerReport, stranger::StrangerReport},
@@ -43,11 +44,11 @@ pub(super) const CONTROL_PLANE: &str = "control-plane";
 
 impl Stage {
     /// Chooses addresses and writes the folder. Nothing runs yet.
-    pub(super) fn set(leaf_life: Duration) -> Result<Self, Failure> {
+    pub(super) fn set(setting: Setting) -> Result<Self, Failure> {
         let seed = u16::try_from(std::process::id() % 12_000).unwrap_or_default();
         let cast =
             Cast::at_free_ports(&mut Ports::from_seed(seed)).map_err(|error| broken("find ports", &error))?;
-        let folder = Folder::write(&cast, leaf_life).map_err(|error| broken("write its folder", &error))?;
+        let folder = Folder::write(&cast, setting).map_err(|error| broken("write its folder", &error))?;
         let children = Children::new(folder.logs()).map_err(|error| broken("find its executable", &error))?;
         let api = Client::new(cast.api.into());
         Ok(Self {

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Performers, Stage, Trial, millis};
 use crate::{
+    api,
     demo::{
         cast::{CUSTOMER, ORDERS, PAYMENTS, WEB},
         parts::service::{CALLER, work},
@@ -51,14 +52,9 @@ pub(super) async fn control_plane(stage: &mut Stage, performers: &Performers) ->
     let after = performers.load.report();
     trial.measure("requests", after.ok - before.ok);
     trial.measure("failed", after.failed - before.failed);
-    let failures: Vec<String> = after
-        .failures
-        .iter()
-        .map(|failure| failure.what.clone())
-        .collect();
     trial.require(
         after.failed == before.failed,
-        format!("requests failed: {}", failures.join(", ")),
+        format!("requests failed: {}", after.kinds_of_failure()),
     );
     trial
 }
@@ -82,6 +78,9 @@ pub(super) async fn sidecar_without_control_plane(stage: &mut Stage, performers:
     {
         serves(&mut trial, stage, Instant::now()).await;
         denies(&mut trial, stage).await;
+        let down = stage.api.get::<api::Status>("/v1/status").await.is_err();
+        trial.measure("controlPlaneWasDown", down);
+        trial.require(down, "the control plane was there all the while");
     }
     trial.attempt("start again", stage.children.start_again(CONTROL_PLANE));
     reconnected(&mut trial, stage, killed).await;

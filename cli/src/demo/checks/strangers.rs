@@ -38,7 +38,7 @@ pub(super) async fn try_all(stage: &Stage, performers: &Performers) -> Vec<Trial
 async fn stranger(stage: &Stage, name: &str, feed: &Feed<StrangerReport>, code: &str) -> Trial {
     let mut trial = Trial::new(
         name,
-        "every handshake refused, no byte answered, the code in log or metric",
+        "every handshake refused, no byte answered, the code in the log, and counted",
     );
     let report = feed
         .until(ATTEMPTS_TIMEOUT, |report| report.attempts >= ATTEMPTS)
@@ -56,14 +56,21 @@ async fn stranger(stage: &Stage, name: &str, feed: &Feed<StrangerReport>, code: 
         ),
     );
     untouched(&mut trial, stage, PAYMENTS, STRANGER).await;
-    coded(&mut trial, stage, PAYMENTS, code).await;
+    coded(
+        &mut trial,
+        stage,
+        PAYMENTS,
+        code,
+        (HANDSHAKES, &[("direction", "inbound"), ("code", code)]),
+    )
+    .await;
     trial
 }
 
 async fn plaintext(stage: &Stage) -> Trial {
     let mut trial = Trial::new(
         "plaintext",
-        "closed without a byte of an HTTP answer, the code in log or metric",
+        "closed without a byte of an HTTP answer, the code in the log, and counted",
     );
     let inbound = stage.cast.served(PAYMENTS).inbound;
     let mut answered = 0;
@@ -77,7 +84,14 @@ async fn plaintext(stage: &Stage) -> Trial {
         format!("{answered} plaintext requests were answered or left hanging"),
     );
     untouched(&mut trial, stage, PAYMENTS, STRANGER).await;
-    coded(&mut trial, stage, PAYMENTS, "SG0101").await;
+    coded(
+        &mut trial,
+        stage,
+        PAYMENTS,
+        "SG0101",
+        (CONNECTIONS, &[("direction", "inbound"), ("tls", "plaintext")]),
+    )
+    .await;
     trial
 }
 
@@ -106,7 +120,7 @@ async fn plaintext_is_answered(inbound: SocketAddr) -> bool {
 async fn wrong_server(stage: &Stage) -> Trial {
     let mut trial = Trial::new(
         "wrong-server-identity",
-        "the caller's sidecar refuses the server and answers 502; nothing is sent to it; the code in log or metric",
+        "the caller's sidecar refuses the server and answers 502; nothing is sent to it; the code in the log, and counted",
     );
     if let Some(refused) = trial.attempt("the customer could not call vault", call_vault(stage).await) {
         trial.measure("attempts", ATTEMPTS);
@@ -117,7 +131,14 @@ async fn wrong_server(stage: &Stage) -> Trial {
         );
     }
     untouched(&mut trial, stage, ORDERS, VAULT).await;
-    coded(&mut trial, stage, CUSTOMER, "SG0305").await;
+    coded(
+        &mut trial,
+        stage,
+        CUSTOMER,
+        "SG0305",
+        (REQUESTS, &[("direction", "outbound"), ("verdict", "failed")]),
+    )
+    .await;
     trial
 }
 
@@ -151,21 +172,30 @@ async fn untouched(trial: &mut Trial, stage: &Stage, service: &str, marker: &str
     );
 }
 
-/// The sidecar that refused says so under `code`.
-async fn coded(trial: &mut Trial, stage: &Stage, refuser: &str, code: &str) {
+/// The sidecar that refused says so under `code` in its log, and counts it in a metric with these labels.
+async fn coded(trial: &mut Trial, stage: &Stage, refuser: &str, code: &str, counter: Counter<'_>) {
     let log = Log::from_start(&stage.folder.logs(), &sidecar(refuser));
     let logged = log.find(|line| line.is("code", code)).await.is_some();
-    let metrics = Metrics::of(stage.cast.workload(refuser).admin).await;
-    let failures = metrics.sum("sidegate_tls_handshake_failures_total", &[("code", code)]);
     trial.measure("code", code);
     trial.measure("logged", logged);
-    trial.measure("handshakeFailuresMetric", failures);
+    trial.require(logged, format!("{code} is not in the log of {refuser}'s sidecar"));
+    let (name, labels) = counter;
+    let counted = Metrics::of(stage.cast.workload(refuser).admin)
+        .await
+        .sum(name, labels);
+    trial.measure("metric", counted);
     trial.require(
-        logged || failures > 0.0,
-        format!("{code} is neither in the log nor in the metrics of {refuser}"),
+        counted > 0.0,
+        format!("{name} of {refuser}'s sidecar does not count it"),
     );
 }
 
+/// A metric's name and the labels that its samples must carry.
+type Counter<'a> = (&'static str, &'a [(&'static str, &'a str)]);
+
+const HANDSHAKES: &str = "sidegate_tls_handshake_failures_total";
+const CONNECTIONS: &str = "sidegate_connections_total";
+const REQUESTS: &str = "sidegate_requests_total";
 const ATTEMPTS: u64 = 3;
 const ATTEMPTS_TIMEOUT: Duration = Duration::from_secs(6);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

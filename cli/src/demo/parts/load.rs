@@ -2,7 +2,7 @@
 //! 200 is a failure and is reported with its time; nothing is sent twice.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io::{self, BufRead},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -56,6 +56,18 @@ pub(in crate::demo) struct LoadReport {
     pub(in crate::demo) p99_ms: f64,
     /// The first failures.
     pub(in crate::demo) failures: Vec<LoadFailure>,
+}
+
+impl LoadReport {
+    /// What the kept failures were, each kind once.
+    pub(in crate::demo) fn kinds_of_failure(&self) -> String {
+        let kinds: BTreeSet<&str> = self
+            .failures
+            .iter()
+            .map(|failure| failure.what.as_str())
+            .collect();
+        Vec::from_iter(kinds).join(", ")
+    }
 }
 
 /// One request that was not answered 200.
