@@ -97,7 +97,7 @@ impl Client {
                 publisher.reader(),
             ),
             join_token: control_plane.join_token.clone(),
-            instance: random.iter().map(|byte| format!("{byte:02x}")).collect(),
+            instance: format!("{:032x}", u128::from_be_bytes(random)),
             cache: config
                 .cache
                 .clone()

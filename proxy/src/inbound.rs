@@ -61,7 +61,7 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
         ended = peer.until_untrusted(worker.mesh.clone()) => Err(ended),
         result = served => result,
     };
-    worker.ended(&exchange, result);
+    Record::ended(&exchange, result);
     Ok(())
 }
 

@@ -42,7 +42,7 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
             Detected::Opaque => opaque(stream, &exchange, port, worker).await,
         }
     };
-    worker.ended(&exchange, served.await);
+    Record::ended(&exchange, served.await);
 }
 
 /// One request of a connection: routed under the snapshot of its own moment.

@@ -172,16 +172,6 @@ impl Worker {
         Record::begin(&exchange, Carried::Unknown).failed(error);
     }
 
-    /// Records how a connection ended, unless its requests have said it all already.
-    pub(crate) fn ended(&self, exchange: &Rc<Exchange>, result: Result<(), Error>) {
-        match result {
-            Ok(()) => {}
-            // Clients come and go; whatever they had asked for is recorded with the request.
-            Err(Error::Downstream(detail)) => tracing::debug!(%detail, "downstream connection broke"),
-            Err(error) => Record::begin(exchange, Carried::Unknown).failed(&error),
-        }
-    }
-
     /// The gauge of open connections in `direction`.
     pub(crate) fn active(&self, direction: Direction) -> &AtomicI64 {
         match direction {

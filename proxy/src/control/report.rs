@@ -72,16 +72,15 @@ async fn send(
     open: &mut Option<Channel>,
     batch: v1::ReportRequest,
 ) -> Result<(), String> {
-    let channel = match open {
-        Some(channel) => channel.clone(),
-        None => {
-            let channel = client
-                .connector
-                .connect(Some(own))
-                .await
-                .map_err(|error| error.to_string())?;
-            open.insert(channel).clone()
-        }
+    let channel = if let Some(channel) = open {
+        channel.clone()
+    } else {
+        let channel = client
+            .connector
+            .connect(Some(own))
+            .await
+            .map_err(|error| error.to_string())?;
+        open.insert(channel).clone()
     };
     let mut request = tonic::Request::new(batch);
     request.set_timeout(TIMEOUT);

@@ -104,7 +104,9 @@ impl Resources {
                     return Err(Refusal::new("", "settings under another name").within(name));
                 }
                 None => {
-                    return Err(Refusal::new("kind", "of a kind that this release does not know").within(name));
+                    return Err(
+                        Refusal::new("kind", "of a kind that this release does not know").within(name)
+                    );
                 }
             }
         }
@@ -208,7 +210,7 @@ impl Refusal {
 }
 
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
-const LONGEST_INTERVAL: Duration = Duration::from_secs(3_600);
+const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 
 #[cfg(test)]
 mod tests {

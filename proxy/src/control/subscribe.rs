@@ -32,7 +32,7 @@ struct Subscription {
 /// How a stream that was not lost ended.
 enum Ended {
     /// The credentials are new: the next stream runs under them.
-    Renewed(Subscription),
+    Renewed(Box<Subscription>),
     /// This sidecar shuts down and has said so.
     Draining,
 }
@@ -132,7 +132,7 @@ async fn follow(
                 return Ok(Ended::Draining);
             }
             changed = credentials.changed() => {
-                return if changed.is_ok() { Ok(Ended::Renewed(subscription)) } else { Err(StreamError::Ended) };
+                return if changed.is_ok() { Ok(Ended::Renewed(Box::new(subscription))) } else { Err(StreamError::Ended) };
             }
             update = subscription.updates.message() => {
                 let update = update?.ok_or(StreamError::Ended)?;

@@ -65,7 +65,7 @@ fn decode(path: &str, mode: PathMode) -> Result<Cow<'_, str>, BadPath> {
         rest = after.get(2..).ok_or(BadPath::Percent)?;
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                canonical.push(char::from(byte))
+                canonical.push(char::from(byte));
             }
             0..=0x1F | 0x7F | b'\\' => return Err(BadPath::Encoded(byte)),
             b'/' if mode == PathMode::Strict => return Err(BadPath::Encoded(byte)),

@@ -96,7 +96,7 @@ impl<L> Default for Series<L> {
     }
 }
 
-/// All metrics as OpenMetrics text.
+/// All metrics in the text format of `OpenMetrics`.
 pub(crate) fn render(
     metrics: &std::sync::Arc<Metrics>,
     edges: &Edges,

@@ -84,6 +84,16 @@ impl Record {
         }
     }
 
+    /// Records how a connection ended, unless its requests have said it all already.
+    pub(crate) fn ended(exchange: &Rc<Exchange>, result: Result<(), Error>) {
+        match result {
+            Ok(()) => {}
+            // Clients come and go; whatever they had asked for is recorded with the request.
+            Err(Error::Downstream(detail)) => tracing::debug!(%detail, "downstream connection broke"),
+            Err(error) => Self::begin(exchange, Carried::Unknown).failed(&error),
+        }
+    }
+
     /// The counter that the request's body adds to.
     pub(crate) fn received(&self) -> ByteCount {
         Rc::clone(&self.received)
@@ -129,16 +139,13 @@ impl Record {
     /// It was refused or failed.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.is_complete = true;
-        match error {
-            Error::Denied(denial) => {
-                self.judgement = denial.judgement();
-                self.words.nearest.clone_from(&denial.nearest);
-            }
-            _ => {
-                // Policy's part of the judgement stays: it says who let it come this far.
-                self.judgement.verdict = Verdict::Failed;
-                self.judgement.code = Some(error.code());
-            }
+        if let Error::Denied(denial) = error {
+            self.judgement = denial.judgement();
+            self.words.nearest.clone_from(&denial.nearest);
+        } else {
+            // Policy's part of the judgement stays: it says who let it come this far.
+            self.judgement.verdict = Verdict::Failed;
+            self.judgement.code = Some(error.code());
         }
         if self.exchange.access_log.is_on() {
             self.words.detail = Some(clip(&error.to_string()));
