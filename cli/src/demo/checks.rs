@@ -8,6 +8,7 @@ mod forbidden;
 mod outages;
 mod permitted;
 mod strangers;
+mod telemetry;
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -47,6 +48,7 @@ pub(super) async fn run(stage: &mut Stage, load: Duration, format: Format) -> Re
     for trial in broken::try_all(stage).await {
         done(trial);
     }
+    done(telemetry::agrees(stage, &performers).await);
     done(outages::control_plane(stage, &performers).await);
     done(certificates::rotation(stage, &performers, serials, end_of_load).await);
     done(outages::sidecar_without_control_plane(stage, &mut performers).await);

@@ -47,7 +47,7 @@ async fn charged(trial: &mut Trial, stage: &Stage, answered: u64) {
     trial.measure("chargedByTheApplication", charged);
     trial.require(
         charged >= answered,
-        format!("payments saw {charged} of {} requests only", answered),
+        format!("payments saw {charged} of {answered} requests only"),
     );
 }
 

@@ -1,0 +1,22 @@
+//! A small mesh for the data path's tests: a CA of the test's own, applications that remember what reached them, and
+//! real `sidegate proxy` processes in file mode between them. Everything listens on port 0 of loopback.
+
+mod app;
+mod authority;
+mod client;
+mod sidecar;
+
+pub(crate) use app::{App, Seen};
+pub(crate) use authority::{Authority, Svid};
+pub(crate) use client::{Connection, Http, Reply, tls};
+pub(crate) use sidecar::{Port, Sidecar};
+
+/// The trust domain of every test.
+pub(crate) const DOMAIN: &str = "shop.test";
+/// Nothing in these tests takes longer unless it is broken.
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// `spiffe://shop.test/ns/shop/sa/<account>`.
+pub(crate) fn id(account: &str) -> String {
+    format!("spiffe://{DOMAIN}/ns/shop/sa/{account}")
+}

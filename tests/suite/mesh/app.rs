@@ -1,0 +1,87 @@
+//! Applications behind a sidecar: an HTTP server that remembers every request that reached it, and a raw listener.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::{body::{Frame, Incoming}, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{net::TcpListener, task::JoinSet};
+
+/// What an application saw of one request.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// An HTTP application, either version, that answers 200 with the body it was sent and a trailer.
+pub(crate) struct App {
+    pub(crate) address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    _serving: JoinSet<()>,
+}
+
+impl App {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let mut serving = JoinSet::new();
+        let log = Arc::clone(&seen);
+        serving.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                let log = Arc::clone(&log);
+                connections.spawn(async move {
+                    let service = service_fn(move |request| answer(request, Arc::clone(&log)));
+                    // A connection that the sidecar drops is no failure of the application.
+                    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(tcp), service)
+                        .await;
+                });
+            }
+        });
+        Self { address, seen, _serving: serving }
+    }
+
+    /// Everything that reached it so far.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
+
+async fn answer(request: Request<Incoming>, log: Arc<Mutex<Vec<Seen>>>) -> Result<Response<Body>, Infallible> {
+    let (parts, body) = request.into_parts();
+    // A body that breaks off is remembered as empty.
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let is_grpc = parts.headers.get("content-type").is_some_and(|kind| kind == "application/grpc");
+    log.lock().unwrap().push(Seen {
+        method: parts.method.to_string(),
+        target: parts.uri.path_and_query().map_or_else(|| parts.uri.to_string(), ToString::to_string),
+        headers: parts.headers,
+        body: body.clone(),
+    });
+    let mut response = Response::new(if is_grpc { with_trailers(body) } else { Full::new(body).boxed() });
+    if is_grpc {
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    }
+    Ok(response)
+}
+
+fn with_trailers(body: Bytes) -> Body {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert("x-forwarded-client-cert", HeaderValue::from_static("forged"));
+    let frames = [Ok(Frame::data(body)), Ok(Frame::trailers(trailers))];
+    StreamBody::new(tokio_stream::iter(frames)).boxed()
+}

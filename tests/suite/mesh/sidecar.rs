@@ -1,0 +1,214 @@
+//! A real sidecar process in file mode. Its log and access log are read as they are written, so a test waits for what
+//! it expects instead of sleeping.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Authority, DOMAIN, PATIENCE, Svid};
+
+/// One port of a sidecar's configuration.
+pub(crate) enum Port<'a> {
+    /// To the application at the address, with more fields such as `protocol: http`.
+    Inbound(SocketAddr, &'a str),
+    /// To `shop/<service>`, which must prove to be `spiffe://…/sa/<service>`, at the endpoint.
+    Outbound(&'a str, SocketAddr, &'a str),
+}
+
+/// A running sidecar. Dropping it kills it.
+pub(crate) struct Sidecar {
+    child: Child,
+    folder: TempDir,
+    log: Lines,
+    access: Lines,
+    _readers: [JoinHandle<()>; 2],
+    pub(crate) inbound: Option<SocketAddr>,
+    pub(crate) outbound: Option<SocketAddr>,
+    pub(crate) admin: SocketAddr,
+}
+
+/// JSON lines so far.
+#[derive(Clone, Default)]
+struct Lines(Arc<(Mutex<Vec<Value>>, Condvar)>);
+
+impl Sidecar {
+    /// Beside `shop/<account>`, under `policies`, ready.
+    pub(crate) fn start(account: &str, authority: &Authority, policies: &str, ports: &[Port<'_>]) -> Self {
+        Self::start_as(account, &authority.svid(&super::id(account)), authority, policies, ports, "")
+    }
+
+    /// The same with an SVID and further configuration of the test's choice.
+    pub(crate) fn start_as(
+        account: &str,
+        svid: &Svid,
+        authority: &Authority,
+        policies: &str,
+        ports: &[Port<'_>],
+        more: &str,
+    ) -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path();
+        write(&path.join("bundle.pem"), &authority.bundle());
+        write(&path.join("svid.pem"), &svid.chain);
+        write(&path.join("key.pem"), &svid.key);
+        write(&path.join("policies.yaml"), policies);
+        write(&path.join("proxy.yaml"), &configuration(account, ports, more));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sidegate"))
+            .args(["proxy", "--config"])
+            .arg(path.join("proxy.yaml"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (log, access) = (Lines::default(), Lines::default());
+        let readers = [log.read(child.stderr.take().unwrap()), access.read(child.stdout.take().unwrap())];
+        let address = |listener: &str| {
+            log.first(|line| line["listener"] == listener)["address"].as_str().unwrap().parse().unwrap()
+        };
+        let has = |wanted: fn(&Port<'_>) -> bool| ports.iter().any(wanted);
+        let sidecar = Self {
+            inbound: has(|port| matches!(port, Port::Inbound(..))).then(|| address("inbound")),
+            outbound: has(|port| matches!(port, Port::Outbound(..))).then(|| address("outbound")),
+            admin: address("admin"),
+            child,
+            folder,
+            log,
+            access,
+            _readers: readers,
+        };
+        sidecar.applied(1);
+        sidecar
+    }
+
+    /// Where peers reach it.
+    pub(crate) fn inbound(&self) -> SocketAddr {
+        self.inbound.expect("it has an inbound port")
+    }
+
+    /// Where its application reaches the upstream.
+    pub(crate) fn outbound(&self) -> SocketAddr {
+        self.outbound.expect("it has an outbound port")
+    }
+
+    /// Replaces a file of its configuration by rename, as tools do.
+    pub(crate) fn replace(&self, file: &str, text: &str) {
+        let beside = self.folder.path().join(format!(".{file}.new"));
+        write(&beside, text);
+        fs::rename(beside, self.folder.path().join(file)).unwrap();
+    }
+
+    /// Waits until its files have been put in force `times` times since its start.
+    pub(crate) fn applied(&self, times: usize) {
+        self.log.nth(times - 1, |line| line["message"] == "identity and policies applied");
+    }
+
+    /// Waits for a line of its log.
+    pub(crate) fn logged(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.log.first(wanted)
+    }
+
+    /// Waits for a line of its access log.
+    pub(crate) fn accessed(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.access.first(wanted)
+    }
+
+    /// A page of its admin port.
+    pub(crate) async fn page(&self, path: &str) -> super::Reply {
+        super::Connection::plain(self.admin, super::Http::One).await.call("GET", path).await.unwrap()
+    }
+
+    /// Asks it to end in order.
+    pub(crate) fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Lines {
+    fn read(&self, from: impl Read + Send + 'static) -> JoinHandle<()> {
+        let lines = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                // Whatever is not JSON is kept too, for the message of a test that waits in vain.
+                let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                lines.0.0.lock().unwrap().push(value);
+                lines.0.1.notify_all();
+            }
+        })
+    }
+
+    fn first(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.nth(0, wanted)
+    }
+
+    fn nth(&self, n: usize, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.0.0.lock().unwrap();
+        loop {
+            if let Some(line) = lines.iter().filter(|line| wanted(line)).nth(n) {
+                return line.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no such line came; there are: {lines:#?}");
+            lines = self.0.1.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+}
+
+fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
+    let (mut inbound, mut outbound) = (String::new(), String::new());
+    for port in ports {
+        match port {
+            Port::Inbound(app, fields) => {
+                inbound += &format!("- {{listen: '127.0.0.1:0', forward: '{app}', {fields}}}\n");
+            }
+            Port::Outbound(service, endpoint, fields) => {
+                let identity = super::id(service);
+                outbound += &format!(
+                    "- {{listen: '127.0.0.1:0', service: shop/{service}, identities: ['{identity}'], endpoints: ['{endpoint}'], {fields}}}\n"
+                );
+            }
+        }
+    }
+    let section = |name: &str, list: String| if list.is_empty() { list } else { format!("{name}:\n{list}") };
+    format!(
+        "trustDomain: {DOMAIN}\n\
+         workload: {{namespace: shop, serviceAccount: {account}, labels: {{app: {account}}}}}\n\
+         identity: {{files: {{certificate: svid.pem, privateKey: key.pem, trustBundle: bundle.pem}}}}\n\
+         policies: policies.yaml\n\
+         admin: {{listen: '127.0.0.1:0'}}\n\
+         {}{}{more}\n",
+        section("inbound", inbound),
+        section("outbound", outbound),
+    )
+}
+
+fn write(path: &Path, text: &str) {
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+}
