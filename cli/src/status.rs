@@ -89,28 +89,10 @@ fn lines(
     proxies: &api::Proxies,
     now: OffsetDateTime,
 ) -> Vec<(Paint, &'static str, String)> {
-    let enforcing = status.enforcement.eq_ignore_ascii_case("enforce");
     let mut lines = vec![
-        (
-            Paint::Good,
-            "control plane",
-            format!(
-                "{}, up {}, trust domain {}",
-                status.version,
-                short::span(now - status.started_at),
-                status.trust_domain
-            ),
-        ),
-        (
-            if enforcing { Paint::Good } else { Paint::Warn },
-            "enforcement",
-            status.enforcement.clone(),
-        ),
-        (
-            good_if(status.root.not_after > now),
-            "root",
-            format!("valid for {}", short::left(status.root.not_after, now)),
-        ),
+        control_plane_line(status, now),
+        enforcement_line(status),
+        root_line(&status.root, now),
         policies_line(&status.policies, now),
     ];
     lines.extend(error_lines(status.policies.last_error.as_deref()));
@@ -124,6 +106,34 @@ fn lines(
     }
     lines.push(sidecars_line(status, proxies));
     lines
+}
+
+fn control_plane_line(status: &api::Status, now: OffsetDateTime) -> (Paint, &'static str, String) {
+    let up = short::span(now - status.started_at);
+    let value = format!(
+        "{}, up {up}, trust domain {}",
+        status.version, status.trust_domain
+    );
+    (Paint::Good, "control plane", value)
+}
+
+fn enforcement_line(status: &api::Status) -> (Paint, &'static str, String) {
+    let enforcing = status.enforcement.eq_ignore_ascii_case("enforce");
+    let level = if enforcing { Paint::Good } else { Paint::Warn };
+    (level, "enforcement", status.enforcement.clone())
+}
+
+fn root_line(root: &api::Root, now: OffsetDateTime) -> (Paint, &'static str, String) {
+    let level = if root.not_after > now {
+        Paint::Good
+    } else {
+        Paint::Bad
+    };
+    (
+        level,
+        "root",
+        format!("valid for {}", short::left(root.not_after, now)),
+    )
 }
 
 fn policies_line(policies: &api::PolicySet, now: OffsetDateTime) -> (Paint, &'static str, String) {
@@ -211,10 +221,6 @@ fn next_step(status: &api::Status, proxies: &api::Proxies) -> &'static str {
     } else {
         "sidegate get edges"
     }
-}
-
-const fn good_if(good: bool) -> Paint {
-    if good { Paint::Good } else { Paint::Bad }
 }
 
 /// Errors shown in full; `status` stays one screen.

@@ -1,5 +1,6 @@
 //! What the sidecars tell agrees with what happened: requests that customers were answered are counted as allowed,
-//! in the metrics and in the control plane's edges, and under the policy and rule that allowed them.
+//! in the metrics and in the control plane's edges, under the policy and rule that allowed them, and the intruder
+//! shows as denied.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::{Performers, Stage, Trial};
 use crate::{
     api,
     demo::{
-        cast::{CUSTOMER, NAMESPACE, ORDERS, PAYMENTS, WEB, identity},
+        cast::{CUSTOMER, INTRUDER, NAMESPACE, ORDERS, PAYMENTS, WEB, identity},
         evidence::Metrics,
     },
 };
@@ -49,7 +50,7 @@ const CALLS: [Call; 3] = [
 pub(super) async fn agrees(stage: &Stage, performers: &Performers) -> Trial {
     let mut trial = Trial::new(
         "telemetry-agrees",
-        "each answered request is counted as allowed, in metrics and edges, under its policy and rule",
+        "each answered request is counted as allowed, in metrics and edges, under its policy and rule; the intruder as denied",
     );
     let answered = performers.load.report().ok;
     trial.measure("answered200", answered);
@@ -59,6 +60,7 @@ pub(super) async fn agrees(stage: &Stage, performers: &Performers) -> Trial {
     for call in &CALLS {
         shown_as_allowed(&mut trial, stage, call).await;
     }
+    intruder_shown_as_denied(&mut trial, stage).await;
     trial
 }
 
@@ -90,26 +92,49 @@ async fn counted_as_allowed(trial: &mut Trial, stage: &Stage, call: &Call, answe
     );
 }
 
-/// Reports come each second, so the edge may be a moment late.
 async fn shown_as_allowed(trial: &mut Trial, stage: &Stage, call: &Call) {
-    let deadline = Instant::now() + REPORT_TIMEOUT;
-    let mut shown = false;
-    while !shown && Instant::now() < deadline {
-        let edges = stage.api.get::<api::Edges>("/v1/edges").await;
-        shown = edges.is_ok_and(|edges| edges.edges.iter().any(|edge| call.is_shown_by(edge)));
-        sleep(POLL).await;
-    }
     let Call {
         source,
         destination,
         policy,
         rule,
     } = call;
-    trial.measure(&format!("{destination}Edge"), shown);
+    let edge = find(stage, |edge| call.is_shown_by(edge)).await;
+    trial.measure(
+        &format!("{destination}EdgeRps"),
+        edge.as_ref().map(|edge| edge.rps.round()),
+    );
     trial.require(
-        shown,
+        edge.is_some(),
         format!("no edge shows {source} to {destination} as mutual TLS, allowed by {policy}, {rule}"),
     );
+}
+
+async fn intruder_shown_as_denied(trial: &mut Trial, stage: &Stage) {
+    let (source, destination) = (identity(INTRUDER), identity(PAYMENTS));
+    let edge = find(stage, |edge| {
+        edge.direction == "inbound"
+            && edge.verdict == "denied"
+            && edge.code.as_deref() == Some("SG0202")
+            && edge.source.as_deref() == Some(&*source)
+            && edge.destination.as_deref() == Some(&*destination)
+    });
+    let shown = edge.await.is_some();
+    trial.measure("intruderEdge", shown);
+    trial.require(shown, "no edge shows the intruder as denied");
+}
+
+/// The first edge that is as wanted. Reports come each second, so it may be a moment late.
+async fn find(stage: &Stage, wanted: impl Fn(&api::Edge) -> bool) -> Option<api::Edge> {
+    let deadline = Instant::now() + REPORT_TIMEOUT;
+    loop {
+        let edges = stage.api.get::<api::Edges>("/v1/edges").await.unwrap_or_default();
+        let found = edges.edges.into_iter().find(&wanted);
+        if found.is_some() || Instant::now() >= deadline {
+            return found;
+        }
+        sleep(POLL).await;
+    }
 }
 
 impl Call {
