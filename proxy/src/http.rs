@@ -101,6 +101,8 @@ fn http1_server(limits: &Limits) -> http1::Builder {
         // Without a timer hyper's head timeout does not exist.
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
+        // A client that has said all it has to say still wants its answer.
+        .half_close(true)
         .max_buf_size(limits.header_bytes)
         .max_headers(limits.headers);
     builder

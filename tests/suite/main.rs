@@ -1,4 +1,16 @@
 //! The whole-path tests: real binaries, real sockets on loopback, one process for all of them.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on ends here"
+)]
 
+mod changes;
 mod cli;
+mod http_path;
+mod identity;
+mod limits;
+mod mesh;
+mod opaque;
+mod outbound;

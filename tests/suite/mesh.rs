@@ -6,9 +6,9 @@ mod authority;
 mod client;
 mod sidecar;
 
-pub(crate) use app::{App, Seen};
+pub(crate) use app::App;
 pub(crate) use authority::{Authority, Svid};
-pub(crate) use client::{Connection, Http, Reply, tls};
+pub(crate) use client::{Connection, Http, Reply, connect, tls};
 pub(crate) use sidecar::{Port, Sidecar};
 
 /// The trust domain of every test.

@@ -112,8 +112,8 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.project();
-        let mut frame = ready!(match this.source.project() {
+        let mut this = self.project();
+        let mut frame = ready!(match this.source.as_mut().project() {
             SourceProjection::Upstream { body } => body.poll_frame(cx),
             SourceProjection::Text { body } => body.poll_frame(cx).map_err(|never| match never {}),
         });
@@ -123,6 +123,10 @@ impl Body for ResponseBody {
                     this.record.add_sent(bytes.len());
                 }
                 clean(frame);
+                // hyper does not ask again once it has sent as much as Content-Length said.
+                if this.source.is_end_stream() {
+                    this.record.complete();
+                }
             }
             Some(Err(error)) => this.record.upstream_broke(error),
             None => this.record.complete(),
@@ -131,16 +135,22 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Upstream { body } => body.is_end_stream(),
-            Source::Text { body } => body.is_end_stream(),
-        }
+        self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Upstream { body } => body.size_hint(),
             Source::Text { body } => body.size_hint(),
+        }
+    }
+}
+
+impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Upstream { body } => body.is_end_stream(),
+            Self::Text { body } => body.is_end_stream(),
         }
     }
 }

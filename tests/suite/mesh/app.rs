@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::{body::{Frame, Incoming}, service::service_fn};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -49,7 +52,11 @@ impl App {
                 });
             }
         });
-        Self { address, seen, _serving: serving }
+        Self {
+            address,
+            seen,
+            _serving: serving,
+        }
     }
 
     /// Everything that reached it so far.
@@ -60,20 +67,39 @@ impl App {
 
 type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
-async fn answer(request: Request<Incoming>, log: Arc<Mutex<Vec<Seen>>>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    log: Arc<Mutex<Vec<Seen>>>,
+) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
     // A body that breaks off is remembered as empty.
-    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let is_grpc = parts.headers.get("content-type").is_some_and(|kind| kind == "application/grpc");
+    let body = body
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
+    let is_grpc = parts
+        .headers
+        .get("content-type")
+        .is_some_and(|kind| kind == "application/grpc");
     log.lock().unwrap().push(Seen {
         method: parts.method.to_string(),
-        target: parts.uri.path_and_query().map_or_else(|| parts.uri.to_string(), ToString::to_string),
+        target: parts
+            .uri
+            .path_and_query()
+            .map_or_else(|| parts.uri.to_string(), ToString::to_string),
         headers: parts.headers,
         body: body.clone(),
     });
-    let mut response = Response::new(if is_grpc { with_trailers(body) } else { Full::new(body).boxed() });
+    let mut response = Response::new(if is_grpc {
+        with_trailers(body)
+    } else {
+        Full::new(body).boxed()
+    });
     if is_grpc {
-        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        response
+            .headers_mut()
+            .insert("content-type", HeaderValue::from_static("application/grpc"));
     }
     Ok(response)
 }

@@ -21,7 +21,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Authority, DOMAIN, Svid};
 
-/// Mutual TLS as `svid`, which `authority` issued, to a server that must prove `server`.
+/// Mutual TLS as `svid`, which `authority` issued, to a server that must prove `server`. An empty `alpn` offers none.
 pub(crate) async fn tls(
     address: SocketAddr,
     authority: &Authority,
@@ -34,7 +34,8 @@ pub(crate) async fn tls(
     let trust: TrustBundles = [bundle].into_iter().collect();
     let credentials = svid.map(|svid| credentials(svid, &trust));
     let expected = Expected::OneOf(Arc::new([SpiffeId::parse(server).unwrap()]));
-    let config = client_config(credentials.as_ref(), Arc::new(trust), expected, &[alpn]);
+    let offered: &[&[u8]] = if alpn.is_empty() { &[] } else { &[alpn] };
+    let config = client_config(credentials.as_ref(), Arc::new(trust), expected, offered);
     connect(address, config).await
 }
 
@@ -44,11 +45,15 @@ pub(crate) async fn connect(
     config: Arc<rustls::ClientConfig>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(address).await?;
-    TlsConnector::from(config).connect(ServerName::from(address.ip()), tcp).await
+    TlsConnector::from(config)
+        .connect(ServerName::from(address.ip()), tcp)
+        .await
 }
 
 fn credentials(svid: &Svid, trust: &TrustBundles) -> Credentials {
-    let chain = CertificateDer::pem_slice_iter(svid.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
+    let chain = CertificateDer::pem_slice_iter(svid.chain.as_bytes())
+        .collect::<Result<_, _>>()
+        .unwrap();
     let key = PrivateKeyDer::from_pem_slice(svid.key.as_bytes()).unwrap();
     Credentials::new(chain, key, trust, UnixTime::now()).unwrap()
 }
@@ -101,7 +106,10 @@ impl Connection {
                 Sender::Two(sender)
             }
         };
-        Self { sender, _driving: driving }
+        Self {
+            sender,
+            _driving: driving,
+        }
     }
 
     /// In plaintext, as an application speaks to its own sidecar.
@@ -122,7 +130,12 @@ impl Connection {
         let collected = body.collect().await?;
         let trailers = collected.trailers().cloned();
         let body = String::from_utf8_lossy(&collected.to_bytes()).into_owned();
-        Ok(Reply { status: parts.status, headers: parts.headers, body, trailers })
+        Ok(Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+            trailers,
+        })
     }
 
     /// `method target`, to host `payments`.
@@ -131,11 +144,16 @@ impl Connection {
             Sender::One(_) => Request::builder().uri(target).header("host", "payments"),
             Sender::Two(_) => Request::builder().uri(format!("http://payments{target}")),
         };
-        self.send(request.method(method).body(Full::default()).unwrap()).await
+        self.send(request.method(method).body(Full::default()).unwrap())
+            .await
     }
 
     /// The status of `method target`.
     pub(crate) async fn status(&mut self, method: &str, target: &str) -> u16 {
-        self.call(method, target).await.expect("an answer").status.as_u16()
+        self.call(method, target)
+            .await
+            .expect("an answer")
+            .status
+            .as_u16()
     }
 }

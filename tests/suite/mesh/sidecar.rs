@@ -45,7 +45,14 @@ struct Lines(Arc<(Mutex<Vec<Value>>, Condvar)>);
 impl Sidecar {
     /// Beside `shop/<account>`, under `policies`, ready.
     pub(crate) fn start(account: &str, authority: &Authority, policies: &str, ports: &[Port<'_>]) -> Self {
-        Self::start_as(account, &authority.svid(&super::id(account)), authority, policies, ports, "")
+        Self::start_as(
+            account,
+            &authority.svid(&super::id(account)),
+            authority,
+            policies,
+            ports,
+            "",
+        )
     }
 
     /// The same with an SVID and further configuration of the test's choice.
@@ -72,9 +79,16 @@ impl Sidecar {
             .spawn()
             .unwrap();
         let (log, access) = (Lines::default(), Lines::default());
-        let readers = [log.read(child.stderr.take().unwrap()), access.read(child.stdout.take().unwrap())];
+        let readers = [
+            log.read(child.stderr.take().unwrap()),
+            access.read(child.stdout.take().unwrap()),
+        ];
         let address = |listener: &str| {
-            log.first(|line| line["listener"] == listener)["address"].as_str().unwrap().parse().unwrap()
+            log.first(|line| line["listener"] == listener)["address"]
+                .as_str()
+                .unwrap()
+                .parse()
+                .unwrap()
         };
         let has = |wanted: fn(&Port<'_>) -> bool| ports.iter().any(wanted);
         let sidecar = Self {
@@ -110,7 +124,9 @@ impl Sidecar {
 
     /// Waits until its files have been put in force `times` times since its start.
     pub(crate) fn applied(&self, times: usize) {
-        self.log.nth(times - 1, |line| line["message"] == "identity and policies applied");
+        self.log.nth(times - 1, |line| {
+            line["message"] == "identity and policies applied"
+        });
     }
 
     /// Waits for a line of its log.
@@ -125,7 +141,11 @@ impl Sidecar {
 
     /// A page of its admin port.
     pub(crate) async fn page(&self, path: &str) -> super::Reply {
-        super::Connection::plain(self.admin, super::Http::One).await.call("GET", path).await.unwrap()
+        super::Connection::plain(self.admin, super::Http::One)
+            .await
+            .call("GET", path)
+            .await
+            .unwrap()
     }
 
     /// Asks it to end in order.
@@ -194,7 +214,13 @@ fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
             }
         }
     }
-    let section = |name: &str, list: String| if list.is_empty() { list } else { format!("{name}:\n{list}") };
+    let section = |name: &str, list: String| {
+        if list.is_empty() {
+            list
+        } else {
+            format!("{name}:\n{list}")
+        }
+    };
     format!(
         "trustDomain: {DOMAIN}\n\
          workload: {{namespace: shop, serviceAccount: {account}, labels: {{app: {account}}}}}\n\
@@ -208,7 +234,12 @@ fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
 }
 
 fn write(path: &Path, text: &str) {
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
 }

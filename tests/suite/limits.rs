@@ -1,0 +1,107 @@
+//! Bounded everything: what is over a limit is refused, counted, and costs nobody else anything.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::mesh::{App, Authority, Connection, Http, PATIENCE, Port, Sidecar, id, tls};
+
+const ORDERS: &str = "
+apiVersion: sidegate.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: callers}
+spec:
+  action: Allow
+  rules: [{name: orders, from: [{serviceAccounts: [shop/orders]}]}]
+";
+
+async fn stage(limits: &str) -> (App, Authority, Sidecar) {
+    let (app, authority) = (App::start().await, Authority::new());
+    let svid = authority.svid(&id("payments"));
+    let ports = [Port::Inbound(app.address, "protocol: http")];
+    let more = format!("limits: {{{limits}}}");
+    let sidecar = Sidecar::start_as("payments", &svid, &authority, ORDERS, &ports, &more);
+    (app, authority, sidecar)
+}
+
+async fn orders(sidecar: &Sidecar, authority: &Authority) -> std::io::Result<Connection> {
+    let svid = authority.svid(&id("orders"));
+    let stream = tls(
+        sidecar.inbound(),
+        authority,
+        Some(&svid),
+        &id("payments"),
+        b"http/1.1",
+    )
+    .await?;
+    Ok(Connection::over(stream, Http::One).await)
+}
+
+/// Whether the sidecar ends the connection by itself.
+async fn is_closed(mut tcp: TcpStream) -> bool {
+    let read = tokio::time::timeout(PATIENCE, tcp.read(&mut [0; 64]))
+        .await
+        .expect("still open");
+    matches!(read, Ok(0) | Err(_))
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_of_a_source_are_refused_and_counted() {
+    let (_app, authority, sidecar) = stage("connectionsPerSource: 1").await;
+    let mut first = orders(&sidecar, &authority).await.unwrap();
+    assert_eq!(first.status("GET", "/").await, 200);
+    assert!(is_closed(TcpStream::connect(sidecar.inbound()).await.unwrap()).await);
+    sidecar.accessed(|line| line["code"] == "SG0606");
+    assert_eq!(first.status("GET", "/").await, 200, "who was in stays in");
+}
+
+#[tokio::test]
+async fn a_silent_peer_does_not_hold_a_place() {
+    let (_app, _authority, sidecar) = stage("detectTimeout: 100ms, handshakeTimeout: 200ms").await;
+    assert!(is_closed(TcpStream::connect(sidecar.inbound()).await.unwrap()).await);
+    sidecar.accessed(|line| line["code"] == "SG0619");
+    let mut half = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    // The head of a ClientHello record, and then nothing.
+    half.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+    assert!(is_closed(half).await);
+    sidecar.accessed(|line| line["code"] == "SG0310");
+}
+
+#[tokio::test]
+async fn heads_over_the_limits_are_refused_before_policy() {
+    let (app, authority, sidecar) = stage("headers: 10, pathBytes: 64").await;
+    let mut caller = orders(&sidecar, &authority).await.unwrap();
+    assert_eq!(caller.status("GET", &format!("/{}", "a".repeat(64))).await, 431);
+    assert_eq!(sidecar.accessed(|line| line["status"] == 431)["code"], "SG0613");
+    let mut request = http::Request::get("/").header("host", "payments");
+    for n in 0..20 {
+        request = request.header(format!("x-{n}"), "1");
+    }
+    let reply = caller
+        .send(request.body(http_body_util::Full::default()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(reply.status, 431);
+    assert!(app.seen().is_empty());
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_answers_is_given_up() {
+    let authority = Authority::new();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let svid = authority.svid(&id("payments"));
+    let ports = [Port::Inbound(silent.local_addr().unwrap(), "protocol: http")];
+    let limits = "limits: {responseTimeout: 200ms}";
+    let sidecar = Sidecar::start_as("payments", &svid, &authority, ORDERS, &ports, limits);
+    let mut caller = orders(&sidecar, &authority).await.unwrap();
+    assert_eq!(caller.status("GET", "/").await, 504);
+    let line = sidecar.accessed(|line| line["status"] == 504);
+    assert_eq!(
+        (&line["code"], &line["verdict"], &line["rule"]),
+        (&"SG0602".into(), &"failed".into(), &"orders".into())
+    );
+    assert!(line["duration_ms"].as_f64().unwrap() < Duration::from_secs(5).as_secs_f64() * 1_000.0);
+}
