@@ -98,7 +98,7 @@ async fn bytes_and_half_closes_pass_through_a_pair_of_sidecars() {
         write.shutdown().await.unwrap();
     };
     let mut received = Vec::new();
-    let (_, read) = tokio::join!(sending, read.read_to_end(&mut received));
+    let ((), read) = tokio::join!(sending, read.read_to_end(&mut received));
     read.unwrap();
     assert!(received == sent, "{} bytes came back", received.len());
     let line = payments.accessed(|line| line["protocol"] == "tcp");

@@ -23,8 +23,8 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = OffsetDateTime::now_utc() - Duration::from_secs(60);
-        params.not_after = OffsetDateTime::now_utc() + Duration::from_secs(3_600);
+        params.not_before = OffsetDateTime::now_utc() - Duration::from_mins(1);
+        params.not_after = OffsetDateTime::now_utc() + Duration::from_hours(1);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -35,7 +35,7 @@ impl Authority {
 
     /// An SVID for an hour.
     pub(crate) fn svid(&self, id: &str) -> Svid {
-        self.svid_for(id, Duration::from_secs(3_600))
+        self.svid_for(id, Duration::from_hours(1))
     }
 
     /// An SVID that ends after `life`.
@@ -51,7 +51,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         params.use_authority_key_identifier_extension = true;
-        params.not_before = OffsetDateTime::now_utc() - Duration::from_secs(60);
+        params.not_before = OffsetDateTime::now_utc() - Duration::from_mins(1);
         params.not_after = OffsetDateTime::now_utc() + life;
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Svid {

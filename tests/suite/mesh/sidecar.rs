@@ -200,26 +200,27 @@ impl Lines {
 }
 
 fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
-    let (mut inbound, mut outbound) = (String::new(), String::new());
+    let (mut inbound, mut outbound) = (Vec::new(), Vec::new());
     for port in ports {
         match port {
             Port::Inbound(app, fields) => {
-                inbound += &format!("- {{listen: '127.0.0.1:0', forward: '{app}', {fields}}}\n");
+                inbound.push(format!(
+                    "- {{listen: '127.0.0.1:0', forward: '{app}', {fields}}}\n"
+                ));
             }
-            Port::Outbound(service, endpoint, fields) => {
-                let identity = super::id(service);
-                outbound += &format!(
-                    "- {{listen: '127.0.0.1:0', service: shop/{service}, identities: ['{identity}'], endpoints: ['{endpoint}'], {fields}}}\n"
-                );
-            }
+            Port::Outbound(service, endpoint, fields) => outbound.push(format!(
+                "- {{listen: '127.0.0.1:0', service: shop/{service}, identities: ['{}'], \
+                 endpoints: ['{endpoint}'], {fields}}}\n",
+                super::id(service)
+            )),
         }
     }
-    let section = |name: &str, list: String| {
-        if list.is_empty() {
-            list
-        } else {
-            format!("{name}:\n{list}")
-        }
+    let section = |name: &str, list: Vec<String>| match list.concat() {
+        list if list.is_empty() => list,
+        list => format!(
+            "{name}:
+{list}"
+        ),
     };
     format!(
         "trustDomain: {DOMAIN}\n\
