@@ -2,7 +2,13 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{api::client::ApiUrl, demo, explain, get::What, reference::Page, table::Format};
+use crate::{
+    api::client::ApiUrl,
+    demo, explain,
+    get::What,
+    reference::{Form, Page},
+    table::Format,
+};
 
 /// Sidegate: a zero-trust service mesh. Sidecars beside your services speak mutual TLS, and nothing passes
 /// that a policy does not allow.
@@ -120,13 +126,16 @@ pub(crate) enum Command {
   sidegate version -o json")]
     Version(Output),
 
-    /// Print a generated page of the documentation as Markdown.
+    /// Print a generated page of the documentation, or the JSON Schema of a file.
     #[command(after_long_help = "Examples:
-  sidegate reference cli > docs/reference/cli.md
-  sidegate reference error-codes > docs/reference/error-codes.md")]
+  sidegate reference metrics > docs/reference/metrics.md
+  sidegate reference config -o json > sidecar.schema.json    for an editor")]
     Reference {
         /// The page.
         page: Page,
+        /// The form of the page.
+        #[arg(short, long, value_name = "FORM", value_enum, default_value_t)]
+        output: Form,
     },
 
     /// One process of the demo; started by the demo itself.

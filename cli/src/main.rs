@@ -55,7 +55,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::ExplainCode(args) => explain::run(&args).map(Into::into),
         Command::Completion { shell } => reference::completion(shell).map(Into::into),
         Command::Version(args) => version::run(args).map(Into::into),
-        Command::Reference { page } => reference::run(page).map(Into::into),
+        Command::Reference { page, output } => reference::run(page, output).map(Into::into),
         Command::DemoPart(part) => Ok(demo::parts::run(part)),
     }
 }

@@ -1,6 +1,8 @@
 //! `sidegate reference` and `sidegate completion`: pages and scripts generated from the code itself, so that they
 //! cannot disagree with it.
 
+mod schema;
+
 use std::fmt::Write;
 
 use clap::CommandFactory;
@@ -16,13 +18,32 @@ pub(crate) enum Page {
     ErrorCodes,
     /// Every command with its help.
     Cli,
+    /// Every field of a sidecar's file.
+    Config,
+    /// Every field of the control plane's `mesh.yaml`.
+    Mesh,
 }
 
-/// Prints a page as Markdown.
-pub(crate) fn run(page: Page) -> Result<Exit, Failure> {
-    let text = match page {
-        Page::ErrorCodes => error_codes(),
-        Page::Cli => cli(),
+/// The form of a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Form {
+    /// For people.
+    #[default]
+    Markdown,
+    /// The JSON Schema of a file, for editors; only of `config` and `mesh`.
+    Json,
+}
+
+/// Prints a page.
+pub(crate) fn run(page: Page, form: Form) -> Result<Exit, Failure> {
+    let text = match (page, form) {
+        (Page::Config, Form::Json) => json(&sidegate_proxy::config::schema()),
+        (Page::Mesh, Form::Json) => json(&sidegate_control_plane::config::schema()),
+        (Page::ErrorCodes | Page::Cli, Form::Json) => return Err(no_json()),
+        (Page::ErrorCodes, Form::Markdown) => error_codes(),
+        (Page::Cli, Form::Markdown) => cli(),
+        (Page::Config, Form::Markdown) => config(),
+        (Page::Mesh, Form::Markdown) => mesh(),
     };
     table::print(&text).map(|()| Exit::Ok)
 }
@@ -88,6 +109,37 @@ fn section(page: &mut String, command: &mut clap::Command, path: &str) {
         let path = format!("{path} {}", subcommand.get_name());
         section(page, subcommand, &path);
     }
+}
+
+fn config() -> String {
+    let page = "# The sidecar's file\n\n\
+                `sidegate proxy --config FILE --check` checks one. An editor completes it with the JSON Schema that\n\
+                `sidegate reference config -o json` prints.\n\n\
+                <!-- Generated: sidegate reference config > docs/reference/config.md -->\n";
+    page.to_owned() + &schema::sections("The file", sidegate_proxy::config::schema().as_value())
+}
+
+fn mesh() -> String {
+    let page = "# `mesh.yaml`, the control plane's file\n\n\
+                `sidegate control-plane --config FILE --check` checks one. An editor completes it with the JSON Schema that\n\
+                `sidegate reference mesh -o json` prints.\n\n\
+                <!-- Generated: sidegate reference mesh > docs/reference/mesh.md -->\n";
+    page.to_owned() + &schema::sections("The file", sidegate_control_plane::config::schema().as_value())
+}
+
+fn json(document: &impl serde::Serialize) -> String {
+    let mut text = serde_json::to_string_pretty(document).expect("a schema is JSON already");
+    text.push('\n');
+    text
+}
+
+fn no_json() -> Failure {
+    Failure::new(
+        Exit::Usage,
+        "this page has no JSON form",
+        "only files have a schema",
+        "sidegate reference config -o json",
+    )
 }
 
 fn capitalised(title: &str) -> String {

@@ -1,7 +1,7 @@
 //! What the processes leave behind: JSON log lines in files, metrics over HTTP, the services' own counters.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -44,6 +44,24 @@ impl Log {
             }
             sleep(POLL).await;
         }
+    }
+
+    /// What was answered with a 5xx status and why, each kind once: `SG0617 the upstream broke`.
+    pub(super) fn server_errors(&self) -> BTreeSet<String> {
+        let is_error = |line: &&Line| {
+            line.0
+                .get("status")
+                .and_then(Value::as_u64)
+                .is_some_and(|status| status >= 500)
+        };
+        let told = |line: &Line| {
+            Some(format!(
+                "{} {}",
+                line.get("code")?,
+                line.get("detail").unwrap_or_default()
+            ))
+        };
+        self.lines().iter().filter(is_error).filter_map(told).collect()
     }
 
     fn lines(&self) -> Vec<Line> {
