@@ -121,8 +121,7 @@ fn config() -> String {
 
 fn mesh() -> String {
     let page = "# `mesh.yaml`, the control plane's file\n\n\
-                `sidegate control-plane --config FILE --check` checks one. An editor completes it with the JSON Schema that\n\
-                `sidegate reference mesh -o json` prints.\n\n\
+                An editor completes it with the JSON Schema that `sidegate reference mesh -o json` prints.\n\n\
                 <!-- Generated: sidegate reference mesh > docs/reference/mesh.md -->\n";
     page.to_owned() + &schema::sections("The file", sidegate_control_plane::config::schema().as_value())
 }

@@ -1,8 +1,10 @@
 //! The mesh as its `mesh.yaml` says it: read here and nowhere else, into values that need no second check.
 //! Everything wrong is reported together, each with file, line and field.
 
+mod bounds;
 mod document;
 pub(crate) mod folder;
+mod schema;
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +20,8 @@ use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use crate::problem::Problem;
+
+pub use schema::schema;
 
 /// A whole `mesh.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +51,8 @@ pub struct Config {
 }
 
 /// What sidecars do with a denial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[schemars(rename = "enforcement")]
 pub enum Enforcement {
     /// Deny.
     Enforce,

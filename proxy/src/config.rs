@@ -3,6 +3,7 @@
 
 mod file;
 mod limits;
+mod schema;
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +15,13 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 pub use limits::Limits;
+pub use schema::schema;
 
 /// Everything a sidecar is told by its file.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,8 +143,9 @@ pub struct Forward {
 pub struct ServiceName(String);
 
 /// What a port carries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "protocol")]
 pub enum Protocol {
     /// Found out from the first bytes.
     #[default]
@@ -154,9 +158,11 @@ pub enum Protocol {
     Tcp,
 }
 
-/// How strictly request paths are read; `crate::http::path` has the rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+/// How strictly request paths are read.
+// `crate::http::path` has the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "path-mode")]
 pub enum PathMode {
     /// Whatever two programs could read in two ways is refused.
     #[default]
@@ -166,8 +172,9 @@ pub enum PathMode {
 }
 
 /// Where access log lines go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "access-log")]
 pub enum AccessLog {
     /// JSON lines on standard output.
     #[default]

@@ -230,12 +230,36 @@ fn completion_scripts_name_the_commands() {
 
 #[test]
 fn generated_pages_are_fresh() {
-    for (page, file) in [("error-codes", "error-codes.md"), ("cli", "cli.md")] {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/").to_owned() + file;
+    for page in ["error-codes", "cli", "config", "mesh"] {
+        let path = format!(
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/{}.md"),
+            page
+        );
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
             committed == stdout(&sidegate(&["reference", page])),
-            "docs/reference/{file} is stale; refresh it: cargo run -- reference {page} > docs/reference/{file}"
+            "docs/reference/{page}.md is stale; refresh it: cargo run -- reference {page} > docs/reference/{page}.md"
         );
     }
+}
+
+#[test]
+fn the_schema_of_a_file_explains_every_field() {
+    for page in ["config", "mesh"] {
+        let schema: Value =
+            serde_json::from_str(stdout(&sidegate(&["reference", page, "-o", "json"]))).unwrap();
+        let definitions = schema["$defs"].as_object().unwrap();
+        for object in definitions.values().chain([&schema]) {
+            for (field, description) in object["properties"].as_object().into_iter().flatten() {
+                assert!(description["description"].is_string(), "{page}: {field}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_page_without_a_schema_has_no_json_form() {
+    let output = sidegate(&["reference", "cli", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stdout(&output).is_empty());
 }

@@ -132,7 +132,7 @@ impl<'a> Shape<'a> {
         match self {
             Self::Object(_) => format!("[object](#{})", anchor(place)),
             Self::List(element) => format!("list of {}", element.cell(place)),
-            Self::Map(value) => format!("map to {}", value.cell(place)),
+            Self::Map(value) => format!("map of {}", value.cell(place)),
             Self::Kind(name) => format!("[{name}](#{})", anchor(name)),
             Self::Plain(name) => (*name).to_owned(),
         }

@@ -7,12 +7,17 @@ use std::{
     time::Duration,
 };
 
+use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
-use super::{Config, Enforcement, Service, ServiceName, TokenDigest, control_plane_identity, is_label};
+use super::{
+    Config, Enforcement, Service, ServiceName, TokenDigest,
+    bounds::{Bounds, LEAF_LIFE, REPORT_INTERVAL, ROOT_LIFE},
+    control_plane_identity, is_label, schema,
+};
 use crate::problem::Problem;
 
 /// Parses and checks; every wrong value is reported, not only the first.
@@ -33,54 +38,98 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     }
 }
 
-#[derive(Deserialize)]
+/// The mesh as its control plane knows it, YAML. A field that is not listed here is an error.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Document {
+#[schemars(title = "The file of a Sidegate control plane")]
+pub(super) struct Document {
+    /// The version of this form.
+    #[schemars(with = "String", extend("const" = API_VERSION))]
     api_version: Spanned<String>,
+    /// What this file is.
+    #[schemars(with = "String", extend("const" = KIND))]
     kind: Spanned<String>,
+    /// The trust domain that certificates are issued for.
+    #[schemars(with = "schema::Domain")]
     trust_domain: Spanned<String>,
+    /// Policies in this namespace hold for the whole mesh. Absent: each holds for its own namespace alone.
     #[serde(default)]
+    #[schemars(with = "Option<schema::Label>")]
     root_namespace: Option<Spanned<String>>,
+    /// What sidecars do with a denial.
     #[serde(default = "enforce")]
     enforcement: Enforcement,
+    /// The folder of the policies.
+    #[schemars(with = "schema::File")]
     policies: PathBuf,
+    /// The folder, mode 0700, of the root with its key and of the registry. Whoever reads the key is the mesh.
+    #[schemars(with = "schema::File")]
     state: PathBuf,
+    /// Where it listens.
     listen: Listen,
+    /// How long certificates live.
     #[serde(default)]
     certificates: Certificates,
+    /// How often sidecars report their edges.
     #[serde(default)]
+    #[schemars(with = "Option<schema::Time>", transform = |schema: &mut Schema| REPORT_INTERVAL.describe(schema))]
     report_interval: Option<Spanned<String>>,
+    /// The services of the mesh. Who is not listed is issued nothing.
     services: Vec<ServiceDocument>,
 }
 
-#[derive(Deserialize)]
+/// Where the control plane listens.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Listen {
+    /// For sidecars: gRPC over TLS. Port 0: the system chooses, the log names it.
+    #[schemars(with = "schema::Address")]
     grpc: Spanned<String>,
+    /// For the operator: API, `/metrics` and `/livez`. A loopback address, since it asks nobody who they are.
+    #[schemars(with = "schema::Address")]
     api: Spanned<String>,
 }
 
-#[derive(Default, Deserialize)]
+/// How long certificates live.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Certificates {
+    /// Of a workload. It is renewed at half of it, so an outage of the control plane is survived for the other half.
     #[serde(default)]
+    #[schemars(with = "Option<schema::Time>", transform = |schema: &mut Schema| LEAF_LIFE.describe(schema))]
     leaf_life: Option<Spanned<String>>,
+    /// Of the root; counts when the first start makes one.
     #[serde(default)]
+    #[schemars(with = "Option<schema::Time>", transform = |schema: &mut Schema| ROOT_LIFE.describe(schema))]
     root_life: Option<Spanned<String>>,
 }
 
-#[derive(Deserialize)]
+/// A service of the mesh and the workload behind it.
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Service")]
 struct ServiceDocument {
+    /// Its namespace.
+    #[schemars(with = "schema::Label")]
     namespace: Spanned<String>,
+    /// Its name in the namespace.
+    #[schemars(with = "schema::Label")]
     name: Spanned<String>,
+    /// The account its workloads run under: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`. Absent: the
+    /// name.
     #[serde(default)]
+    #[schemars(with = "Option<schema::Label>")]
     service_account: Option<Spanned<String>>,
+    /// What policies select it by. Absent: `app` with the name.
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
+    /// Who presents one of these tokens is a workload of this service. Two at a time let a token be replaced.
     #[serde(default)]
+    #[schemars(with = "Vec<schema::Token>")]
     join_tokens: Vec<Spanned<String>>,
+    /// Endpoints besides those that sidecars register.
     #[serde(default)]
+    #[schemars(with = "Vec<schema::Address>")]
     endpoints: Vec<Spanned<String>>,
 }
 
@@ -92,8 +141,8 @@ struct Check {
 
 impl Check {
     fn document(&mut self, folder: &Path, document: Document) -> Option<Config> {
-        self.word(&document.api_version, "apiVersion", "sidegate.dev/v1alpha1");
-        self.word(&document.kind, "kind", "Mesh");
+        self.word(&document.api_version, "apiVersion", API_VERSION);
+        self.word(&document.kind, "kind", KIND);
         let trust_domain = self.value(&document.trust_domain, "trustDomain", |text| {
             TrustDomain::parse(text).map_err(display)
         });
@@ -105,29 +154,17 @@ impl Check {
         let leaf_life = self.duration(
             document.certificates.leaf_life.as_ref(),
             "certificates.leafLife",
-            Bounds {
-                default: LEAF_LIFE,
-                least: Duration::from_secs(2),
-                most: Duration::from_hours(24),
-            },
+            LEAF_LIFE,
         );
         let root_life = self.duration(
             document.certificates.root_life.as_ref(),
             "certificates.rootLife",
-            Bounds {
-                default: ROOT_LIFE,
-                least: Duration::from_hours(1),
-                most: Duration::from_hours(24 * 3653),
-            },
+            ROOT_LIFE,
         );
         let report_interval = self.duration(
             document.report_interval.as_ref(),
             "reportInterval",
-            Bounds {
-                default: REPORT_INTERVAL,
-                least: Duration::from_millis(100),
-                most: Duration::from_mins(5),
-            },
+            REPORT_INTERVAL,
         );
         let trust_domain = trust_domain?;
         let services = self.services(&trust_domain, document.services);
@@ -267,28 +304,6 @@ impl Check {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Bounds {
-    default: Duration,
-    least: Duration,
-    most: Duration,
-}
-
-impl Bounds {
-    fn duration(self, text: &str) -> Result<Duration, String> {
-        let duration = humantime::parse_duration(text)
-            .map_err(|error| format!("{text:?} is not a duration: {error}"))?;
-        if (self.least..=self.most).contains(&duration) {
-            return Ok(duration);
-        }
-        let (least, most) = (
-            humantime::format_duration(self.least),
-            humantime::format_duration(self.most),
-        );
-        Err(format!("{text} is not between {least} and {most}"))
-    }
-}
-
 fn syntax_problem(file: &str, error: &serde_saphyr::Error) -> Problem {
     let location = error.location();
     Problem {
@@ -357,7 +372,5 @@ fn enforce() -> Enforcement {
     Enforcement::Enforce
 }
 
-/// An outage of the control plane is survived for at least half of it.
-const LEAF_LIFE: Duration = Duration::from_hours(6);
-const ROOT_LIFE: Duration = Duration::from_hours(24 * 1825);
-const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+const API_VERSION: &str = "sidegate.dev/v1alpha1";
+const KIND: &str = "Mesh";

@@ -140,3 +140,23 @@ fn a_missing_file_says_so() {
 fn the_digest_of_a_token_is_never_printed() {
     assert_eq!(format!("{:?}", TokenDigest([7; 32])), "TokenDigest(…)");
 }
+
+#[test]
+fn the_defaults_of_the_schema_are_those_in_force() {
+    let sparse: String = GOOD
+        .lines()
+        .filter(|line| !line.starts_with("certificates") && !line.starts_with("reportInterval"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let config = Config::parse(Path::new("mesh.yaml"), &sparse).unwrap();
+    let schema = schema().to_value();
+    let certificates = &schema["$defs"]["Certificates"]["properties"];
+    for (field, in_force) in [
+        (&schema["properties"]["reportInterval"], config.report_interval),
+        (&certificates["leafLife"], config.leaf_life),
+        (&certificates["rootLife"], config.root_life),
+    ] {
+        let default = field["default"].as_str().unwrap();
+        assert_eq!(humantime::parse_duration(default).unwrap(), in_force, "{default}");
+    }
+}

@@ -8,12 +8,13 @@ use std::{
     str::FromStr,
 };
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{
-    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Inbound, Outbound, PathMode, Protocol,
-    Source, Target, Workload, limits::LimitsFile,
+    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Inbound, Limits, Outbound, PathMode,
+    Protocol, Source, Target, Workload, limits::LimitsFile, schema,
 };
 
 /// Checks the text of the file at `path`.
@@ -34,86 +35,152 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     }
 }
 
-#[derive(Debug, Deserialize)]
+/// What a sidecar is told by its file, YAML. It takes identity, policies and services either from a control plane
+/// (`controlPlane`) or from files alone (`identity` and `policies`), and has at least one port in `inbound` or
+/// `outbound`. A field that is not listed here is an error.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct ConfigFile {
+#[schemars(title = "The file of a Sidegate sidecar")]
+pub(super) struct ConfigFile {
+    /// The trust domain of this workload.
+    #[schemars(with = "schema::Domain")]
     trust_domain: String,
+    /// Whom this sidecar stands beside.
     workload: WorkloadFile,
+    /// Where identity, policies, services and bundles come from; excludes `identity` and `policies`.
     control_plane: Option<ControlPlaneFile>,
+    /// The workload's identity, without a control plane.
     identity: Option<IdentityFile>,
+    /// Without a control plane: a policy file or a folder of them.
+    #[schemars(with = "Option<schema::File>")]
     policies: Option<PathBuf>,
+    /// The folder, mode 0700, that keeps the last good state and the own certificate with its key, so that a restart
+    /// works without the control plane. Absent: nothing is kept.
+    #[schemars(with = "Option<schema::File>")]
     cache: Option<PathBuf>,
+    /// Ports on which peers reach the application, with mutual TLS.
     #[serde(default)]
     inbound: Vec<InboundFile>,
+    /// Ports on which the application reaches its upstreams, one service each.
     #[serde(default)]
     outbound: Vec<OutboundFile>,
+    /// The endpoint for operators and probes. Absent: there is none.
     admin: Option<AdminFile>,
+    /// Where access log lines go.
     #[serde(default)]
     access_log: AccessLog,
+    /// Every bound of the data path. What is over one is refused and counted.
     #[serde(default)]
+    #[schemars(with = "Limits")]
     limits: LimitsFile,
+    /// How many single-threaded workers serve connections. Absent: one per core.
+    #[schemars(range(min = 1, max = MOST_WORKERS))]
     workers: Option<usize>,
 }
 
-#[derive(Debug, Deserialize)]
+/// Whom this sidecar stands beside: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WorkloadFile {
+    /// Its namespace. Without a control plane, policies that name none belong to it too.
     namespace: String,
+    /// The account it runs under.
     service_account: String,
+    /// What selectors of policies select by. Only without a control plane, which otherwise knows them.
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Deserialize)]
+/// How to reach the control plane and to know it.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct ControlPlaneFile {
+    /// Its gRPC listener.
+    #[schemars(with = "schema::HostPort")]
     address: String,
+    /// PEM: the roots that vouch for the control plane at the first contact.
+    #[schemars(with = "schema::File")]
     trust_bundle: PathBuf,
+    /// The file that holds the join token. Absent: only a cached identity can be renewed.
+    #[schemars(with = "Option<schema::File>")]
     join_token: Option<PathBuf>,
 }
 
-#[derive(Debug, Deserialize)]
+/// The workload's identity, without a control plane.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct IdentityFile {
+    /// Where the certificate and what belongs to it are kept.
     files: IdentityFiles,
 }
 
-#[derive(Debug, Deserialize)]
+/// Where the certificate and what belongs to it are kept. All three are read again when they change.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct IdentityFiles {
+    /// PEM: the X.509-SVID, leaf first.
+    #[schemars(with = "schema::File")]
     certificate: PathBuf,
+    /// PEM: its private key; mode 0600 or stricter.
+    #[schemars(with = "schema::File")]
     private_key: PathBuf,
+    /// PEM: the authorities of the own trust domain.
+    #[schemars(with = "schema::File")]
     trust_bundle: PathBuf,
 }
 
-#[derive(Debug, Deserialize)]
+/// A port on which peers reach the application.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct InboundFile {
+    /// Where peers connect, with mutual TLS. Port 0: the system chooses, the log names it.
+    #[schemars(with = "schema::Address")]
     listen: String,
+    /// The application. Its port is what policies mean by a port.
+    #[schemars(with = "schema::HostPort")]
     forward: String,
+    /// What the application speaks.
     #[serde(default)]
     protocol: Protocol,
+    /// How strictly request paths are read.
     #[serde(default)]
     paths: PathMode,
+    /// The address that other sidecars are told to connect to. Absent: the listening one.
+    #[schemars(with = "Option<schema::Address>")]
     advertise: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A port on which the application reaches one upstream service.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct OutboundFile {
+    /// Where the application connects, in plaintext. Port 0: the system chooses, the log names it.
+    #[schemars(with = "schema::Address")]
     listen: String,
+    /// The service behind it.
+    #[schemars(with = "schema::Name")]
     service: String,
+    /// What the application speaks.
     #[serde(default)]
     protocol: Protocol,
+    /// How strictly request paths are read.
     #[serde(default)]
     paths: PathMode,
+    /// Whom an endpoint must prove to be; one that proves none of these is refused. Needed without a control plane,
+    /// refused with one.
+    #[schemars(with = "Option<Vec<schema::Id>>")]
     identities: Option<Vec<String>>,
+    /// The inbound ports of the service's sidecars. Needed without a control plane, refused with one.
+    #[schemars(with = "Option<Vec<schema::Address>>")]
     endpoints: Option<Vec<String>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// The endpoint for operators and probes.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AdminFile {
+    /// Where `/livez`, `/readyz` and `/metrics` are served, in plaintext and to whoever asks.
+    #[schemars(with = "schema::Address")]
     listen: String,
 }
 

@@ -2,48 +2,76 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Fault, duration};
+use super::{Fault, duration, schema};
 
 /// Every bound of the data path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(default, deny_unknown_fields)]
 pub struct Limits {
     /// Open downstream connections, inbound and outbound together, over all workers.
+    #[schemars(range(min = 1, max = MOST))]
     pub connections: usize,
     /// Open inbound connections from one source address.
+    #[schemars(range(min = 1, max = MOST))]
     pub connections_per_source: usize,
     /// Handshakes in flight per worker; further connections wait in the kernel's queue.
+    #[schemars(range(min = 1, max = MOST))]
     pub handshakes: usize,
     /// From accept to the end of the handshake.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
     pub handshake_timeout: Duration,
     /// From accept, or the end of the handshake, to the bytes that tell the protocol.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
     pub detect_timeout: Duration,
     /// How long an HTTP/1.1 connection may wait for the next complete request head, idle time included.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
     pub head_timeout: Duration,
     /// Bytes of one request head.
+    #[schemars(range(min = 8_192, max = MOST))]
     pub header_bytes: usize,
     /// Header fields of one request.
+    #[schemars(range(min = 8, max = MOST))]
     pub headers: usize,
     /// Bytes of one request path, its query not counted.
+    #[schemars(range(min = 16, max = MOST))]
     pub path_bytes: usize,
     /// Concurrent requests on one HTTP/2 connection.
+    #[schemars(range(min = 1, max = MOST))]
     pub streams: u32,
     /// Requests in flight per worker.
+    #[schemars(range(min = 1, max = MOST))]
     pub requests: usize,
     /// From dialling an upstream to the end of its handshake.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
     pub connect_timeout: Duration,
     /// From the sent request to the head of its response.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
     pub response_timeout: Duration,
     /// Idle pooled connections per upstream address and worker.
+    #[schemars(range(min = 1, max = MOST))]
     pub idle_connections: usize,
-    /// How long a pooled connection may idle; below `head_timeout`, so that this side closes first.
+    /// How long a pooled connection may idle; below `headTimeout`, so that this side closes first.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
     pub idle_timeout: Duration,
     /// From SIGTERM to the end of what is in flight.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
     pub drain_timeout: Duration,
     /// Bytes of one update of the control plane.
+    #[schemars(range(min = 65_536, max = MOST))]
     pub snapshot_bytes: usize,
     /// Edge cells kept per worker; further edges are counted together as overflow.
+    #[schemars(range(min = 16, max = MOST))]
     pub edge_cells: usize,
 }
 
@@ -175,6 +203,10 @@ impl LimitsFile {
         time("drainTimeout", self.drain_timeout, &mut limits.drain_timeout);
         limits
     }
+}
+
+fn as_text<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&humantime::format_duration(*time))
 }
 
 /// The largest number any limit may be set to.

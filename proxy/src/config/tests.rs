@@ -143,3 +143,31 @@ fn listeners_need_a_restart_and_protocols_do_not() {
     assert_eq!(old.needs_restart(&moved), Some("inbound[].listen"));
     assert_eq!(old.needs_restart(&declared), None);
 }
+
+#[test]
+fn the_schema_says_what_the_file_may_say_of_limits() {
+    let schema = schema().to_value();
+    let limits = schema["$defs"]["Limits"]["properties"].as_object().unwrap();
+    let defaults: Vec<_> = limits
+        .iter()
+        .map(|(field, limit)| format!("{field}: {}", limit["default"]))
+        .collect();
+    let config = parse(&with_limits(&defaults.join(", "))).unwrap();
+    assert_eq!(config.limits, Limits::default());
+
+    for (field, limit) in limits {
+        let Some(least) = limit["minimum"].as_u64() else {
+            assert_eq!(limit["$ref"], "#/$defs/duration", "{field}");
+            continue;
+        };
+        let most = limit["maximum"].as_u64().unwrap();
+        for (value, accepted) in [(least - 1, false), (least, true), (most, true), (most + 1, false)] {
+            let parsed = parse(&with_limits(&format!("{field}: {value}")));
+            assert_eq!(parsed.is_ok(), accepted, "{field}: {value}");
+        }
+    }
+}
+
+fn with_limits(limits: &str) -> String {
+    format!("{WITH_FILES}limits: {{{limits}}}\n")
+}
