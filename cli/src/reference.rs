@@ -1,6 +1,7 @@
 //! `sidegate reference` and `sidegate completion`: pages and scripts generated from the code itself, so that they
 //! cannot disagree with it.
 
+mod metrics;
 mod schema;
 
 use std::fmt::Write;
@@ -22,6 +23,8 @@ pub(crate) enum Page {
     Config,
     /// Every field of the control plane's `mesh.yaml`.
     Mesh,
+    /// Every metric of the sidecar and of the control plane.
+    Metrics,
 }
 
 /// The form of a page.
@@ -39,11 +42,12 @@ pub(crate) fn run(page: Page, form: Form) -> Result<Exit, Failure> {
     let text = match (page, form) {
         (Page::Config, Form::Json) => json(&sidegate_proxy::config::schema()),
         (Page::Mesh, Form::Json) => json(&sidegate_control_plane::config::schema()),
-        (Page::ErrorCodes | Page::Cli, Form::Json) => return Err(no_json()),
+        (Page::ErrorCodes | Page::Cli | Page::Metrics, Form::Json) => return Err(no_json()),
         (Page::ErrorCodes, Form::Markdown) => error_codes(),
         (Page::Cli, Form::Markdown) => cli(),
         (Page::Config, Form::Markdown) => config(),
         (Page::Mesh, Form::Markdown) => mesh(),
+        (Page::Metrics, Form::Markdown) => metrics::page(),
     };
     table::print(&text).map(|()| Exit::Ok)
 }

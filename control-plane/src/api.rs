@@ -22,7 +22,7 @@ use crate::{
     clock,
     ledger::Ledger,
     mesh::Mesh,
-    metrics::{Gauges, Metrics},
+    metrics::{Metrics, Readings},
     proxies::Proxies,
 };
 
@@ -87,7 +87,7 @@ async fn edges(State(shown): State<Shown>, Query(query): Query<EdgesQuery>) -> R
 async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
     let mesh = shown.mesh.borrow().clone();
     let (ledger_cells, ledger_dropped) = shown.ledger.size();
-    let gauges = Gauges {
+    let readings = Readings {
         policy_stale: !mesh.policy_problems.is_empty(),
         policy_count: mesh.policies.as_ref().map_or(0, |policies| policies.set.len()),
         proxies_connected: shown.proxies.count().0,
@@ -97,7 +97,7 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     (
         [(header::CONTENT_TYPE, content_type)],
-        shown.metrics.write(gauges),
+        shown.metrics.write(readings),
     )
 }
 

@@ -1,33 +1,35 @@
-//! What Prometheus may ask. Labels are closed sets; gauges are set from the mesh's own state when they are asked for.
+//! What Prometheus may ask. Labels are closed sets; what the mesh itself knows is read when it is asked for.
 
-use std::fmt;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
 use sidegate_codes::Code;
 
-/// The counters that parts of the control plane count in, and the registry that writes them out.
+use crate::families::{self, Family, Kind};
+
+/// The counters that parts of the control plane count in.
+#[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    registry: Registry,
-    policy_load_failures: Family<CodeLabel, Counter>,
-    policy_stale: Gauge,
-    policy_count: Gauge,
-    proxies_connected: Gauge,
-    issued: Family<ResultLabel, Counter>,
-    handshake_failures: Family<ReasonLabel, Counter>,
-    connections_refused: Family<ReasonLabel, Counter>,
-    updates: Family<ResultLabel, Counter>,
-    reports: Family<ResultLabel, Counter>,
-    ledger_cells: Gauge,
-    ledger_dropped: Gauge,
+    policy_load_failures: Series,
+    issued: Series,
+    handshake_failures: Series,
+    connections_refused: Series,
+    updates: Series,
+    reports: Series,
 }
 
-/// The gauges' values at the moment of the question.
+/// The mesh's own values at the moment of the question.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Gauges {
+pub(crate) struct Readings {
     pub(crate) policy_stale: bool,
     pub(crate) policy_count: usize,
     pub(crate) proxies_connected: usize,
@@ -35,129 +37,120 @@ pub(crate) struct Gauges {
     pub(crate) ledger_dropped: u64,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct CodeLabel {
-    code: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ResultLabel {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
-}
-
 impl Metrics {
     /// A file of the policies, or their set, was refused.
     pub(crate) fn policy_load_failed(&self, code: Code) {
-        self.policy_load_failures
-            .get_or_create(&CodeLabel { code: code.id() })
-            .inc();
+        self.policy_load_failures.add(code.id());
     }
 
     /// An issuance ended: "issued", or the reason of its refusal.
     pub(crate) fn issuance(&self, result: &'static str) {
-        self.issued.get_or_create(&ResultLabel { result }).inc();
+        self.issued.add(result);
     }
 
     /// A TLS handshake failed.
     pub(crate) fn handshake_failed(&self, reason: &'static str) {
-        self.handshake_failures
-            .get_or_create(&ReasonLabel { reason })
-            .inc();
+        self.handshake_failures.add(reason);
     }
 
     /// A connection was closed before its handshake.
     pub(crate) fn connection_refused(&self, reason: &'static str) {
-        self.connections_refused
-            .get_or_create(&ReasonLabel { reason })
-            .inc();
+        self.connections_refused.add(reason);
     }
 
     /// An update was "sent", "acked" or "nacked".
     pub(crate) fn update(&self, result: &'static str) {
-        self.updates.get_or_create(&ResultLabel { result }).inc();
+        self.updates.add(result);
     }
 
     /// A report was "accepted", "repeated" or "refused".
     pub(crate) fn report(&self, result: &'static str) {
-        self.reports.get_or_create(&ResultLabel { result }).inc();
+        self.reports.add(result);
     }
 
     /// The exposition, in `OpenMetrics` text.
-    pub(crate) fn write(&self, gauges: Gauges) -> String {
-        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        self.policy_stale.set(i64::from(gauges.policy_stale));
-        self.policy_count.set(gauge(gauges.policy_count));
-        self.proxies_connected.set(gauge(gauges.proxies_connected));
-        self.ledger_cells.set(gauge(gauges.ledger_cells));
-        self.ledger_dropped
-            .set(i64::try_from(gauges.ledger_dropped).unwrap_or(i64::MAX));
+    pub(crate) fn write(&self, readings: Readings) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Exposition {
+            series: [
+                (&families::POLICY_LOAD_FAILURES, self.policy_load_failures.now()),
+                (&families::ISSUED, self.issued.now()),
+                (&families::HANDSHAKE_FAILURES, self.handshake_failures.now()),
+                (&families::CONNECTIONS_REFUSED, self.connections_refused.now()),
+                (&families::UPDATES, self.updates.now()),
+                (&families::REPORTS, self.reports.now()),
+            ],
+            readings,
+        }));
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a String takes every write");
+        encode(&mut text, &registry).expect("a String takes every write");
         text
     }
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let mut metrics = Self {
-            registry: Registry::with_prefix("sidegate"),
-            policy_load_failures: Family::default(),
-            policy_stale: Gauge::default(),
-            policy_count: Gauge::default(),
-            proxies_connected: Gauge::default(),
-            issued: Family::default(),
-            handshake_failures: Family::default(),
-            connections_refused: Family::default(),
-            updates: Family::default(),
-            reports: Family::default(),
-            ledger_cells: Gauge::default(),
-            ledger_dropped: Gauge::default(),
-        };
-        metrics.register();
-        metrics
+/// A counter per value of the family's one label. Each value is a constant of this program, so they are few.
+#[derive(Debug, Default)]
+struct Series(Mutex<Counts>);
+
+type Counts = BTreeMap<&'static str, u64>;
+
+impl Series {
+    fn add(&self, value: &'static str) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(value).or_default() += 1;
+    }
+
+    fn now(&self) -> Counts {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Metrics {
-    fn register(&mut self) {
-        let registry = &mut self.registry;
-        let failures = self.policy_load_failures.clone();
-        registry.register("policy_load_failures", "Policies refused, by code", failures);
-        let stale = self.policy_stale.clone();
-        registry.register(
-            "policy_stale",
-            "1 while the newest policies are not in force",
-            stale,
-        );
-        registry.register("policy_count", "Policies in force", self.policy_count.clone());
-        let connected = self.proxies_connected.clone();
-        registry.register("proxies_connected", "Sidecars subscribed now", connected);
-        registry.register("issued", "Certificate requests, by result", self.issued.clone());
-        let handshakes = self.handshake_failures.clone();
-        registry.register(
-            "handshake_failures",
-            "TLS handshakes that failed, by reason",
-            handshakes,
-        );
-        let refused = self.connections_refused.clone();
-        registry.register("connections_refused", "Connections refused by a limit", refused);
-        registry.register("updates", "Updates to sidecars, by result", self.updates.clone());
-        registry.register("reports", "Ledger reports, by result", self.reports.clone());
-        registry.register("ledger_cells", "Edges held in memory", self.ledger_cells.clone());
-        let dropped = self.ledger_dropped.clone();
-        registry.register("ledger_dropped", "Observations that found no free cell", dropped);
+#[derive(Debug)]
+struct Exposition {
+    series: [(&'static Family, Counts); 6],
+    readings: Readings,
+}
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (family, counts) in &self.series {
+            let mut to = describe(&mut encoder, family)?;
+            let name = family.label.as_ref().map(|label| label.name);
+            for (value, count) in counts {
+                let labels: Vec<_> = name.map(|name| (name, *value)).into_iter().collect();
+                ConstCounter::new(*count).encode(to.encode_family(&labels)?)?;
+            }
+        }
+        let size = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let readings = &self.readings;
+        for (family, value) in [
+            (&families::POLICY_STALE, u64::from(readings.policy_stale)),
+            (&families::POLICY_COUNT, size(readings.policy_count)),
+            (&families::PROXIES_CONNECTED, size(readings.proxies_connected)),
+            (&families::LEDGER_CELLS, size(readings.ledger_cells)),
+            (&families::LEDGER_DROPPED, readings.ledger_dropped),
+        ] {
+            let to = describe(&mut encoder, family)?;
+            match family.kind {
+                Kind::Counter => ConstCounter::new(value).encode(to)?,
+                Kind::Gauge => ConstGauge::new(value).encode(to)?,
+            }
+        }
+        Ok(())
     }
 }
 
-impl fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Metrics")
-    }
+/// Announces a family, empty or not. `OpenMetrics` adds `_total` to the samples of a counter, not to its family.
+fn describe<'e>(
+    encoder: &'e mut DescriptorEncoder<'_>,
+    family: &'static Family,
+) -> Result<MetricEncoder<'e>, fmt::Error> {
+    let name = family.name.strip_suffix("_total").unwrap_or(family.name);
+    let kind = match family.kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+    };
+    encoder.encode_descriptor(name, family.help, None, kind)
 }
 
 #[cfg(test)]
@@ -169,10 +162,10 @@ mod tests {
         let metrics = Metrics::default();
         metrics.policy_load_failed(Code::PolicyUnknownField);
         metrics.issuance("issued");
-        let text = metrics.write(Gauges {
+        let text = metrics.write(Readings {
             policy_stale: true,
             policy_count: 3,
-            ..Gauges::default()
+            ..Readings::default()
         });
         for line in [
             "sidegate_policy_load_failures_total{code=\"SG0211\"} 1",
@@ -180,8 +173,48 @@ mod tests {
             "sidegate_policy_count 3",
             "sidegate_proxies_connected 0",
             "sidegate_issued_total{result=\"issued\"} 1",
+            "sidegate_ledger_dropped_total 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_exposition_announces_exactly_the_declared_families_even_empty() {
+        let text = Metrics::default().write(Readings::default());
+        let announced: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .collect();
+        let declared: Vec<_> = families::ALL
+            .iter()
+            .map(|family| match family.kind {
+                Kind::Counter => format!("{} counter", family.name.strip_suffix("_total").unwrap()),
+                Kind::Gauge => format!("{} gauge", family.name),
+            })
+            .collect();
+        assert_eq!(announced, declared);
+        for family in families::ALL {
+            assert!(text.contains(&format!(" {}\n", family.help)), "{}", family.name);
+        }
+    }
+
+    #[test]
+    fn every_sample_carries_the_label_of_its_family() {
+        let metrics = Metrics::default();
+        metrics.policy_load_failed(Code::PolicyUnknownField);
+        metrics.issuance("issued");
+        metrics.handshake_failed("tls");
+        metrics.connection_refused("connections");
+        metrics.update("sent");
+        metrics.report("accepted");
+        let text = metrics.write(Readings::default());
+        for family in families::ALL {
+            let sample = match &family.label {
+                Some(label) => format!("\n{}{{{}=\"", family.name, label.name),
+                None => format!("\n{} ", family.name),
+            };
+            assert!(text.contains(&sample), "{sample} in\n{text}");
         }
     }
 }

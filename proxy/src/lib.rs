@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod families;
 
 mod accept;
 mod admin;

@@ -230,7 +230,7 @@ fn completion_scripts_name_the_commands() {
 
 #[test]
 fn generated_pages_are_fresh() {
-    for page in ["error-codes", "cli", "config", "mesh"] {
+    for page in ["error-codes", "cli", "config", "mesh", "metrics"] {
         let path = format!(
             concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/{}.md"),
             page

@@ -12,7 +12,7 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text::encode},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text::encode},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
@@ -23,6 +23,7 @@ use super::{
     AccessLog, Direction, Edges, Ends, TlsState, Verdict,
     edges::{Cell, Key, LATENCY_BOUNDS},
 };
+use crate::families::{self, Family, Kind};
 
 /// Counters and gauges of the process that are not edges.
 #[derive(Debug, Default)]
@@ -199,231 +200,163 @@ impl Exposition {
     fn encode_edges(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut sums = Sums::default();
         self.edges.each(|key, cell| sums.add(key, cell));
-
-        let names = ["direction", "src", "dst", "protocol", "code_class", "verdict"];
-        family(
-            encoder,
-            "sidegate_requests",
-            "Requests, and connections on opaque ports",
-            MetricType::Counter,
-            |mut to| {
-                sums.requests
-                    .iter()
-                    .try_for_each(|(values, count)| counter(&mut to, &pair(names, values), *count))
-            },
-        )?;
-        let names = ["src", "dst", "code", "policy", "rule"];
-        family(
-            encoder,
-            "sidegate_denied",
-            "Denied by policy, or would be under Enforce",
-            MetricType::Counter,
-            |mut to| {
-                sums.denied
-                    .iter()
-                    .try_for_each(|(values, count)| counter(&mut to, &pair(names, values), *count))
-            },
-        )?;
-        let help = "Admitted, and denied by a policy in mode Shadow";
-        family(
-            encoder,
-            "sidegate_shadow_denied",
-            help,
-            MetricType::Counter,
-            |mut to| {
-                sums.shadow_denied
-                    .iter()
-                    .try_for_each(|(values, count)| counter(&mut to, &pair(names, values), *count))
-            },
-        )?;
-        let help = "From the head of the request to the end of the answer";
-        family(
-            encoder,
-            "sidegate_request_duration_seconds",
-            help,
-            MetricType::Histogram,
-            |mut to| {
-                sums.durations
-                    .iter()
-                    .try_for_each(|(direction, (count, sum, buckets))| {
-                        let bounds = LATENCY_BOUNDS
-                            .iter()
-                            .map(std::time::Duration::as_secs_f64)
-                            .chain([f64::MAX]);
-                        let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
-                        to.encode_family(&[("direction", *direction)])?
-                            .encode_histogram::<NoLabelSet>(*sum, *count, &buckets, None)
-                    })
-            },
-        )?;
-        let help = "Observations past limits.edgeCells";
-        single(encoder, "sidegate_metrics_overflow", help, self.edges.overflow())
+        counters(encoder, &families::REQUESTS, &sums.requests)?;
+        counters(encoder, &families::DENIED, &sums.denied)?;
+        counters(encoder, &families::SHADOW_DENIED, &sums.shadow_denied)?;
+        samples(encoder, &families::REQUEST_DURATION, |mut to| {
+            sums.durations
+                .iter()
+                .try_for_each(|(direction, (count, sum, buckets))| {
+                    let bounds = LATENCY_BOUNDS
+                        .iter()
+                        .map(std::time::Duration::as_secs_f64)
+                        .chain([f64::MAX]);
+                    let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
+                    to.histogram(direction, *sum, *count, &buckets)
+                })
+        })?;
+        single(encoder, &families::METRICS_OVERFLOW, self.edges.overflow())
     }
 
     fn encode_connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = &self.metrics;
-        family(
-            encoder,
-            "sidegate_connections",
-            "Downstream connections that ended",
-            MetricType::Counter,
-            |mut to| {
-                metrics.connections.each(|labels, count| {
-                    let ends = Ends {
-                        source: labels.source.clone(),
-                        destination: labels.destination.clone(),
-                    };
-                    let (source, destination) = names(&ends);
-                    let labels = [
-                        ("direction", labels.direction.as_str()),
-                        ("src", &source),
-                        ("dst", &destination),
-                        ("tls", labels.tls.as_str()),
-                        ("verdict", labels.verdict.as_str()),
-                    ];
-                    counter(&mut to, &labels, count)
-                })
-            },
-        )?;
-        family(
-            encoder,
-            "sidegate_connections_active",
-            "Open downstream connections",
-            MetricType::Gauge,
-            |mut to| {
-                gauge(
-                    &mut to,
-                    &[("direction", "inbound")],
-                    metrics.inbound_active.load(Ordering::Relaxed),
-                )?;
-                gauge(
-                    &mut to,
-                    &[("direction", "outbound")],
-                    metrics.outbound_active.load(Ordering::Relaxed),
+        samples(encoder, &families::CONNECTIONS, |mut to| {
+            metrics.connections.each(|labels, count| {
+                let (source, destination) = names(&Ends {
+                    source: labels.source.clone(),
+                    destination: labels.destination.clone(),
+                });
+                let values = [
+                    labels.direction.as_str(),
+                    &source,
+                    &destination,
+                    labels.tls.as_str(),
+                    labels.verdict.as_str(),
+                ];
+                to.counter(values, count)
+            })
+        })?;
+        samples(encoder, &families::CONNECTIONS_ACTIVE, |mut to| {
+            to.gauge(["inbound"], metrics.inbound_active.load(Ordering::Relaxed))?;
+            to.gauge(["outbound"], metrics.outbound_active.load(Ordering::Relaxed))
+        })?;
+        samples(encoder, &families::HANDSHAKE_FAILURES, |mut to| {
+            metrics.handshake_failures.each(|labels, count| {
+                to.counter(
+                    [labels.direction.as_str(), labels.code.id(), labels.reason],
+                    count,
                 )
-            },
-        )?;
-        let help = "TLS handshakes that did not succeed";
-        family(
-            encoder,
-            "sidegate_tls_handshake_failures",
-            help,
-            MetricType::Counter,
-            |mut to| {
-                metrics.handshake_failures.each(|labels, count| {
-                    let labels = [
-                        ("direction", labels.direction.as_str()),
-                        ("code", labels.code.id()),
-                        ("reason", labels.reason),
-                    ];
-                    counter(&mut to, &labels, count)
-                })
-            },
-        )?;
+            })
+        })?;
         let panics = metrics.panics.load(Ordering::Relaxed);
-        single(
-            encoder,
-            "sidegate_connection_panics",
-            "Connections ended by a fault of Sidegate",
-            panics,
-        )?;
-        single(
-            encoder,
-            "sidegate_access_log_lost",
-            "Access log lines that nobody read in time",
-            self.lost_lines,
-        )
+        single(encoder, &families::CONNECTION_PANICS, panics)?;
+        single(encoder, &families::ACCESS_LOG_LOST, self.lost_lines)
     }
 
     fn encode_identity(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = &self.metrics;
-        let help = "When the own certificate ends";
         let expiry = metrics.certificate_expiry.load(Ordering::Relaxed);
-        family(
-            encoder,
-            "sidegate_identity_certificate_expiry_timestamp_seconds",
-            help,
-            MetricType::Gauge,
-            |to| ConstGauge::new(expiry).encode(to),
-        )?;
-        family(
-            encoder,
-            "sidegate_identity_renewals",
-            "Certificate renewals",
-            MetricType::Counter,
-            |mut to| {
-                metrics
-                    .renewals
-                    .each(|result, count| counter(&mut to, &[("result", *result)], count))
-            },
-        )
+        single(encoder, &families::CERTIFICATE_EXPIRY, expiry)?;
+        samples(encoder, &families::RENEWALS, |mut to| {
+            metrics
+                .renewals
+                .each(|result, count| to.counter([*result], count))
+        })
     }
 
     fn encode_configuration(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = &self.metrics;
         let version = metrics.snapshot_version.load(Ordering::Relaxed);
-        family(
-            encoder,
-            "sidegate_config_version",
-            "The snapshot in force",
-            MetricType::Gauge,
-            |to| ConstGauge::new(version).encode(to),
-        )?;
-        let help =
-            "1 while the newest configuration or policy set was refused and the last good one is in force";
+        single(encoder, &families::CONFIG_VERSION, version)?;
         let stale = metrics.stale.load(Ordering::Relaxed);
-        family(encoder, "sidegate_config_stale", help, MetricType::Gauge, |to| {
-            ConstGauge::new(stale).encode(to)
-        })?;
+        single(encoder, &families::CONFIG_STALE, stale)?;
         let connected = metrics.control_connected.load(Ordering::Relaxed);
-        family(
-            encoder,
-            "sidegate_control_connected",
-            "1 while the control plane is connected",
-            MetricType::Gauge,
-            |to| ConstGauge::new(connected).encode(to),
-        )?;
-        let help = "Policy sets or snapshots refused";
-        family(
-            encoder,
-            "sidegate_policy_refused",
-            help,
-            MetricType::Counter,
-            |mut to| {
-                metrics
-                    .policies_refused
-                    .each(|code, count| counter(&mut to, &[("code", code.id())], count))
-            },
-        )
+        single(encoder, &families::CONTROL_CONNECTED, connected)?;
+        samples(encoder, &families::POLICY_REFUSED, |mut to| {
+            metrics
+                .policies_refused
+                .each(|code, count| to.counter([code.id()], count))
+        })
     }
 }
 
-fn family(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    kind: MetricType,
-    fill: impl FnOnce(MetricEncoder<'_>) -> fmt::Result,
-) -> fmt::Result {
-    fill(encoder.encode_descriptor(name, help, None, kind)?)
+/// A family being written, label set by label set. Its labels are named by the family alone; values come in its order.
+struct Samples<'a> {
+    family: &'static Family,
+    to: MetricEncoder<'a>,
 }
 
-fn single(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, count: u64) -> fmt::Result {
-    family(encoder, name, help, MetricType::Counter, |to| {
-        ConstCounter::new(count).encode(to)
+impl Samples<'_> {
+    fn counter<const N: usize>(&mut self, values: [&str; N], count: u64) -> fmt::Result {
+        let labels = self.labels(values);
+        ConstCounter::new(count).encode(self.to.encode_family(&labels)?)
+    }
+
+    fn gauge<const N: usize>(&mut self, values: [&str; N], value: i64) -> fmt::Result {
+        let labels = self.labels(values);
+        ConstGauge::new(value).encode(self.to.encode_family(&labels)?)
+    }
+
+    fn histogram(&mut self, value: &str, sum: f64, count: u64, buckets: &[(f64, u64)]) -> fmt::Result {
+        let labels = self.labels([value]);
+        self.to
+            .encode_family(&labels)?
+            .encode_histogram::<NoLabelSet>(sum, count, buckets, None)
+    }
+
+    fn labels<'v, const N: usize>(&self, values: [&'v str; N]) -> Vec<(&'static str, &'v str)> {
+        debug_assert_eq!(self.family.labels.len(), N, "{}", self.family.name);
+        let names = self.family.labels.iter().map(|label| label.name);
+        names.zip(values).collect()
+    }
+}
+
+/// Writes a family that has labels; it is announced even while it is empty.
+fn samples(
+    encoder: &mut DescriptorEncoder<'_>,
+    family: &'static Family,
+    fill: impl FnOnce(Samples<'_>) -> fmt::Result,
+) -> fmt::Result {
+    let to = describe(encoder, family)?;
+    fill(Samples { family, to })
+}
+
+fn counters<const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    family: &'static Family,
+    counts: &BTreeMap<[String; N], u64>,
+) -> fmt::Result {
+    samples(encoder, family, |mut to| {
+        counts
+            .iter()
+            .try_for_each(|(values, count)| to.counter(values.each_ref().map(String::as_str), *count))
     })
 }
 
-fn counter(to: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, count: u64) -> fmt::Result {
-    ConstCounter::new(count).encode(to.encode_family(labels)?)
+/// Writes a family without labels.
+fn single(encoder: &mut DescriptorEncoder<'_>, family: &'static Family, value: u64) -> fmt::Result {
+    debug_assert!(family.labels.is_empty(), "{}", family.name);
+    let to = describe(encoder, family)?;
+    match family.kind {
+        Kind::Counter => ConstCounter::new(value).encode(to),
+        Kind::Gauge => ConstGauge::new(value).encode(to),
+        // A histogram is no single value.
+        Kind::Histogram => Err(fmt::Error),
+    }
 }
 
-fn gauge(to: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: i64) -> fmt::Result {
-    ConstGauge::new(value).encode(to.encode_family(labels)?)
-}
-
-fn pair<'a, const N: usize>(names: [&'a str; N], values: &'a [String; N]) -> Vec<(&'a str, &'a str)> {
-    names.into_iter().zip(values.iter().map(String::as_str)).collect()
+/// `OpenMetrics` adds `_total` to the samples of a counter, not to its family.
+fn describe<'e>(
+    encoder: &'e mut DescriptorEncoder<'_>,
+    family: &'static Family,
+) -> Result<MetricEncoder<'e>, fmt::Error> {
+    let name = family.name.strip_suffix("_total").unwrap_or(family.name);
+    let kind = match family.kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+        Kind::Histogram => MetricType::Histogram,
+    };
+    encoder.encode_descriptor(name, family.help, None, kind)
 }
 
 /// `namespace/service-account`; what has another path shows it, and who proved nothing is `unknown`.
@@ -440,3 +373,6 @@ fn names(ends: &Ends) -> (String, String) {
 
 /// Label sets of one family at most.
 const MOST_SERIES: usize = 2_000;
+
+#[cfg(test)]
+mod tests;

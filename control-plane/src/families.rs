@@ -1,0 +1,142 @@
+//! Every metric family of the control plane, declared once: `/metrics` is written from these, and so is the reference.
+
+/// What a family counts or measures.
+#[derive(Debug)]
+pub struct Family {
+    /// The name that queries use.
+    pub name: &'static str,
+    /// What it says, as in the exposition's `HELP`.
+    pub help: &'static str,
+    /// How it moves.
+    pub kind: Kind,
+    /// What it is broken down by, if by anything.
+    pub label: Option<Label>,
+}
+
+/// How a family moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only up, from 0 at the start of the process.
+    Counter,
+    /// Up and down.
+    Gauge,
+}
+
+/// What a family is broken down by.
+#[derive(Debug)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// What it can be.
+    pub values: &'static str,
+}
+
+/// In the order of the exposition.
+pub static ALL: &[&Family] = &[
+    &POLICY_LOAD_FAILURES,
+    &ISSUED,
+    &HANDSHAKE_FAILURES,
+    &CONNECTIONS_REFUSED,
+    &UPDATES,
+    &REPORTS,
+    &POLICY_STALE,
+    &POLICY_COUNT,
+    &PROXIES_CONNECTED,
+    &LEDGER_CELLS,
+    &LEDGER_DROPPED,
+];
+
+pub(crate) static POLICY_LOAD_FAILURES: Family = Family {
+    name: "sidegate_policy_load_failures_total",
+    help: "Policies refused",
+    kind: Kind::Counter,
+    label: Some(Label {
+        name: "code",
+        values: "why, as in `SG0211`",
+    }),
+};
+
+pub(crate) static ISSUED: Family = Family {
+    name: "sidegate_issued_total",
+    help: "Requests for a certificate",
+    kind: Kind::Counter,
+    label: Some(Label {
+        name: "result",
+        values: "`issued`; why not: `bad_request`, `rate_limited`, `failed`, or what is wrong with the proof of identity, as in `unknown_token`",
+    }),
+};
+
+pub(crate) static HANDSHAKE_FAILURES: Family = Family {
+    name: "sidegate_handshake_failures_total",
+    help: "TLS handshakes that failed",
+    kind: Kind::Counter,
+    label: Some(Label {
+        name: "reason",
+        values: "`timeout`, `tls`, or what is wrong with the peer's certificate, as in `not_valid_now`; a closed set",
+    }),
+};
+
+pub(crate) static CONNECTIONS_REFUSED: Family = Family {
+    name: "sidegate_connections_refused_total",
+    help: "Connections refused by a limit, before their handshake",
+    kind: Kind::Counter,
+    label: Some(Label {
+        name: "reason",
+        values: "`connections`, `connections_per_source`",
+    }),
+};
+
+pub(crate) static UPDATES: Family = Family {
+    name: "sidegate_updates_total",
+    help: "Updates to sidecars",
+    kind: Kind::Counter,
+    label: Some(Label {
+        name: "result",
+        values: "`sent`, `acked`, `nacked`; one that was sent is counted again when it is answered",
+    }),
+};
+
+pub(crate) static REPORTS: Family = Family {
+    name: "sidegate_reports_total",
+    help: "Reports to the ledger",
+    kind: Kind::Counter,
+    label: Some(Label {
+        name: "result",
+        values: "`accepted`, `repeated`, `refused`",
+    }),
+};
+
+pub(crate) static POLICY_STALE: Family = Family {
+    name: "sidegate_policy_stale",
+    help: "1 while the newest policies are not in force",
+    kind: Kind::Gauge,
+    label: None,
+};
+
+pub(crate) static POLICY_COUNT: Family = Family {
+    name: "sidegate_policy_count",
+    help: "Policies in force",
+    kind: Kind::Gauge,
+    label: None,
+};
+
+pub(crate) static PROXIES_CONNECTED: Family = Family {
+    name: "sidegate_proxies_connected",
+    help: "Sidecars subscribed now",
+    kind: Kind::Gauge,
+    label: None,
+};
+
+pub(crate) static LEDGER_CELLS: Family = Family {
+    name: "sidegate_ledger_cells",
+    help: "Edges held in memory",
+    kind: Kind::Gauge,
+    label: None,
+};
+
+pub(crate) static LEDGER_DROPPED: Family = Family {
+    name: "sidegate_ledger_dropped_total",
+    help: "Observations that found no free cell",
+    kind: Kind::Counter,
+    label: None,
+};

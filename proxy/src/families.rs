@@ -1,0 +1,215 @@
+//! Every metric family of a sidecar, declared once: `/metrics` is written from these, and so is the reference.
+
+/// What a family counts or measures.
+#[derive(Debug)]
+pub struct Family {
+    /// The name that queries use.
+    pub name: &'static str,
+    /// What it says, as in the exposition's `HELP`.
+    pub help: &'static str,
+    /// How it moves.
+    pub kind: Kind,
+    /// What it is broken down by, in the order of the exposition.
+    pub labels: &'static [Label],
+}
+
+/// How a family moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only up, from 0 at the start of the process.
+    Counter,
+    /// Up and down.
+    Gauge,
+    /// Observations in buckets, with their number and sum.
+    Histogram,
+}
+
+/// What a family is broken down by.
+#[derive(Debug)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// What it can be.
+    pub values: &'static str,
+}
+
+/// In the order of the exposition.
+pub static ALL: &[&Family] = &[
+    &REQUESTS,
+    &DENIED,
+    &SHADOW_DENIED,
+    &REQUEST_DURATION,
+    &METRICS_OVERFLOW,
+    &CONNECTIONS,
+    &CONNECTIONS_ACTIVE,
+    &HANDSHAKE_FAILURES,
+    &CONNECTION_PANICS,
+    &ACCESS_LOG_LOST,
+    &CERTIFICATE_EXPIRY,
+    &RENEWALS,
+    &CONFIG_VERSION,
+    &CONFIG_STALE,
+    &CONTROL_CONNECTED,
+    &POLICY_REFUSED,
+];
+
+pub(crate) static REQUESTS: Family = Family {
+    name: "sidegate_requests_total",
+    help: "Requests, and connections on opaque ports",
+    kind: Kind::Counter,
+    labels: &[DIRECTION, SRC, DST, PROTOCOL, CODE_CLASS, VERDICT],
+};
+
+pub(crate) static DENIED: Family = Family {
+    name: "sidegate_denied_total",
+    help: "Denied by policy, or would be under Enforce",
+    kind: Kind::Counter,
+    labels: &[SRC, DST, CODE, POLICY, RULE],
+};
+
+pub(crate) static SHADOW_DENIED: Family = Family {
+    name: "sidegate_shadow_denied_total",
+    help: "Admitted, and denied by a policy in mode Shadow",
+    kind: Kind::Counter,
+    labels: &[SRC, DST, CODE, POLICY, RULE],
+};
+
+pub(crate) static REQUEST_DURATION: Family = Family {
+    name: "sidegate_request_duration_seconds",
+    help: "From the head of the request to the end of the answer",
+    kind: Kind::Histogram,
+    labels: &[DIRECTION],
+};
+
+pub(crate) static METRICS_OVERFLOW: Family = Family {
+    name: "sidegate_metrics_overflow_total",
+    help: "Observations past limits.edgeCells",
+    kind: Kind::Counter,
+    labels: &[],
+};
+
+pub(crate) static CONNECTIONS: Family = Family {
+    name: "sidegate_connections_total",
+    help: "Downstream connections that ended",
+    kind: Kind::Counter,
+    labels: &[DIRECTION, SRC, DST, TLS, VERDICT],
+};
+
+pub(crate) static CONNECTIONS_ACTIVE: Family = Family {
+    name: "sidegate_connections_active",
+    help: "Open downstream connections",
+    kind: Kind::Gauge,
+    labels: &[DIRECTION],
+};
+
+pub(crate) static HANDSHAKE_FAILURES: Family = Family {
+    name: "sidegate_tls_handshake_failures_total",
+    help: "TLS handshakes that did not succeed",
+    kind: Kind::Counter,
+    labels: &[DIRECTION, CODE, HANDSHAKE_REASON],
+};
+
+pub(crate) static CONNECTION_PANICS: Family = Family {
+    name: "sidegate_connection_panics_total",
+    help: "Connections ended by a fault of Sidegate",
+    kind: Kind::Counter,
+    labels: &[],
+};
+
+pub(crate) static ACCESS_LOG_LOST: Family = Family {
+    name: "sidegate_access_log_lost_total",
+    help: "Access log lines that nobody read in time",
+    kind: Kind::Counter,
+    labels: &[],
+};
+
+pub(crate) static CERTIFICATE_EXPIRY: Family = Family {
+    name: "sidegate_identity_certificate_expiry_timestamp_seconds",
+    help: "When the own certificate ends, in seconds since the Unix epoch; 0 without one",
+    kind: Kind::Gauge,
+    labels: &[],
+};
+
+pub(crate) static RENEWALS: Family = Family {
+    name: "sidegate_identity_renewals_total",
+    help: "Certificate renewals",
+    kind: Kind::Counter,
+    labels: &[RENEWAL_RESULT],
+};
+
+pub(crate) static CONFIG_VERSION: Family = Family {
+    name: "sidegate_config_version",
+    help: "The snapshot in force",
+    kind: Kind::Gauge,
+    labels: &[],
+};
+
+pub(crate) static CONFIG_STALE: Family = Family {
+    name: "sidegate_config_stale",
+    help: "1 while the newest configuration or policy set was refused and the last good one is in force",
+    kind: Kind::Gauge,
+    labels: &[],
+};
+
+pub(crate) static CONTROL_CONNECTED: Family = Family {
+    name: "sidegate_control_connected",
+    help: "1 while the control plane is connected",
+    kind: Kind::Gauge,
+    labels: &[],
+};
+
+pub(crate) static POLICY_REFUSED: Family = Family {
+    name: "sidegate_policy_refused_total",
+    help: "Policy sets or snapshots refused",
+    kind: Kind::Counter,
+    labels: &[CODE],
+};
+
+const DIRECTION: Label = Label {
+    name: "direction",
+    values: "`inbound`: to the local application; `outbound`: from it",
+};
+const SRC: Label = Label {
+    name: "src",
+    values: "the caller, `namespace/account` as its certificate proves it; `unknown`: it proved none",
+};
+const DST: Label = Label {
+    name: "dst",
+    values: "the called, `namespace/account` as its certificate proves it; `unknown`: it proved none",
+};
+const PROTOCOL: Label = Label {
+    name: "protocol",
+    values: "`http1`, `http2`, `tcp`; `unknown`: it ended before that was known",
+};
+const CODE_CLASS: Label = Label {
+    name: "code_class",
+    values: "of the answer's status, `1xx` to `5xx`; `none`: there was no answer",
+};
+const VERDICT: Label = Label {
+    name: "verdict",
+    values: "`allowed`; `denied`: by policy; `would_deny`: admitted under `enforcement: Observe`; `failed`: for another reason than policy",
+};
+const TLS: Label = Label {
+    name: "tls",
+    values: "`mutual`; `plaintext`: refused as such; `failed`: no link came about",
+};
+const CODE: Label = Label {
+    name: "code",
+    values: "why not, as in `SG0202`; `none`: it was admitted",
+};
+const POLICY: Label = Label {
+    name: "policy",
+    values: "`namespace/name` of the policy that decided; `none`: no rule matched",
+};
+const RULE: Label = Label {
+    name: "rule",
+    values: "the rule that decided; `none`: no rule matched",
+};
+const HANDSHAKE_REASON: Label = Label {
+    name: "reason",
+    values: "what is wrong with the peer's certificate, as in `not_valid_now`, or with the handshake, as in `peer_alert`; a closed set",
+};
+const RENEWAL_RESULT: Label = Label {
+    name: "result",
+    values: "`ok`, `failed`",
+};

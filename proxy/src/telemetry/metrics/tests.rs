@@ -1,0 +1,112 @@
+use std::{sync::Arc, time::Duration};
+
+use super::*;
+use crate::telemetry::{Carried, Judgement, edges::Observation};
+
+/// One observation in every family that has labels.
+fn busy() -> (Arc<Metrics>, Edges) {
+    let metrics = Metrics::default();
+    metrics.connections.add(ConnectionLabels {
+        direction: Direction::Inbound,
+        source: None,
+        destination: None,
+        tls: TlsState::Mutual,
+        verdict: Verdict::Allowed,
+    });
+    metrics.handshake_failures.add(HandshakeLabels {
+        direction: Direction::Inbound,
+        code: Code::HandshakeFailed,
+        reason: "peer_alert",
+    });
+    metrics.renewals.add("ok");
+    metrics.policies_refused.add(Code::PolicyUnknownField);
+    let edges = Edges::new(1, 8);
+    for (verdict, shadow) in [(Verdict::Denied, None), (Verdict::Allowed, Some(Verdict::Denied))] {
+        let key = Key {
+            direction: Direction::Inbound,
+            ends: Ends {
+                source: None,
+                destination: None,
+            },
+            port: 8080,
+            carried: Carried::Http1,
+            tls: TlsState::Mutual,
+            judgement: Judgement {
+                verdict,
+                code: None,
+                policy: None,
+                rule: None,
+                route: None,
+                shadow,
+            },
+        };
+        let seen = Observation {
+            status: Some(200),
+            failed: false,
+            received: 0,
+            sent: 0,
+            duration: Duration::from_millis(1),
+        };
+        edges.shard(0).record(&key, seen);
+    }
+    (Arc::new(metrics), edges)
+}
+
+/// Name, kind and help of every family that the exposition announces.
+fn announced(text: &str) -> Vec<(String, &str, &str)> {
+    let mut found = Vec::new();
+    let mut help = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ').unwrap().1;
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            found.push((format!("{name}{suffix}"), kind, help));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_exposition_announces_exactly_the_declared_families_even_empty() {
+    let text = render(&Arc::default(), &Edges::new(1, 8), &AccessLog::off()).unwrap();
+    let declared: Vec<_> = families::ALL
+        .iter()
+        .map(|family| {
+            let kind = match family.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            };
+            (family.name.to_owned(), kind, family.help)
+        })
+        .collect();
+    assert_eq!(announced(&text), declared);
+}
+
+#[test]
+fn every_sample_carries_the_labels_of_its_family() {
+    let (metrics, edges) = busy();
+    let text = render(&metrics, &edges, &AccessLog::off()).unwrap();
+    for family in families::ALL {
+        let sample = match family.kind {
+            Kind::Histogram => format!("{}_count", family.name),
+            Kind::Counter | Kind::Gauge => family.name.to_owned(),
+        };
+        let line = text
+            .lines()
+            .find(|line| {
+                line.strip_prefix(&sample)
+                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
+            })
+            .unwrap_or_else(|| panic!("no sample of {sample} in\n{text}"));
+        let labels: Vec<_> = line
+            .split(['{', ',', '}'])
+            .filter_map(|part| part.split_once('='))
+            .map(|(name, _)| name)
+            .collect();
+        let declared: Vec<_> = family.labels.iter().map(|label| label.name).collect();
+        assert_eq!(labels, declared, "{line}");
+    }
+}
