@@ -47,7 +47,7 @@ pub(crate) struct Place {
     source: Option<IpAddr>,
 }
 
-/// Accepts until draining begins. `port` is what a refusal is recorded under.
+/// Accepts until its direction takes nothing new any more. `port` is what a refusal is recorded under.
 pub(crate) async fn run<F>(
     listener: TcpListener,
     direction: Direction,
@@ -57,10 +57,12 @@ pub(crate) async fn run<F>(
 ) where
     F: Future<Output = ()> + 'static,
 {
+    let stopped = worker.stopped(direction);
+    tokio::pin!(stopped);
     loop {
         let accepted = tokio::select! {
             biased;
-            () = worker.drain.begun() => return,
+            () = &mut stopped => return,
             accepted = listener.accept() => accepted,
         };
         match accepted.and_then(|(tcp, downstream)| tuned(tcp).map(|tcp| (tcp, downstream))) {
@@ -94,7 +96,11 @@ fn spawn(worker: &Rc<Worker>, direction: Direction, connection: impl Future<Outp
     let metrics = Arc::clone(&worker.metrics);
     worker.active(direction).fetch_add(1, Ordering::Relaxed);
     let worker_of_task = Rc::clone(worker);
-    worker.tasks.spawn_local(async move {
+    let tasks = match direction {
+        Direction::Inbound => worker.inbound_tasks.clone(),
+        Direction::Outbound => worker.tasks.clone(),
+    };
+    tasks.spawn_local(async move {
         if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
             metrics.panics.fetch_add(1, Ordering::Relaxed);
             tracing::error!(code = %sidegate_codes::Code::ConnectionPanicked, "a connection ended by a fault of Sidegate");

@@ -8,7 +8,7 @@ use std::{
     fmt,
     net::IpAddr,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use http_body::Body;
@@ -66,10 +66,14 @@ pub(crate) fn connection<S>(caller: Caller<'_>, stream: S, snapshot: &Snapshot) 
     Ok(Permit::new(stream, caller.peer.id().clone(), admission))
 }
 
-/// Ends when an open opaque connection would be admitted no longer: it is judged anew at each change.
+/// Ends when an open opaque connection would be admitted no longer: it is judged anew at each change and each second.
 pub(crate) async fn until_denied(caller: Caller<'_>, mut changes: Reader) -> Error {
     loop {
-        changes.changed().await;
+        tokio::select! {
+            () = changes.changed() => {}
+            // Rules expire without a change.
+            () = tokio::time::sleep(JUDGE_AGAIN) => {}
+        }
         if let Err(Error::Denied(denial)) = judge(caller, None, &changes.load()) {
             return Error::Denied(Box::new(Denial {
                 code: Code::CutByPolicy,
@@ -165,3 +169,5 @@ impl fmt::Display for Denial {
         Ok(())
     }
 }
+
+const JUDGE_AGAIN: Duration = Duration::from_secs(1);

@@ -124,6 +124,11 @@ impl<S> Rewound<S> {
             stream,
         }
     }
+
+    /// The stream below.
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {

@@ -101,8 +101,6 @@ fn http1_server(limits: &Limits) -> http1::Builder {
         // Without a timer hyper's head timeout does not exist.
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
-        // A client that has said all it has to say still wants its answer.
-        .half_close(true)
         .max_buf_size(limits.header_bytes)
         .max_headers(limits.headers);
     builder
@@ -113,6 +111,8 @@ fn http2_server(limits: &Limits, tasks: TaskTracker) -> http2::Builder<LocalExec
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(connection_window(limits))
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         // CVE-2023-44487: streams that were reset and still wait to be accepted.
         .max_pending_accept_reset_streams(MOST_RESETS)
@@ -172,12 +172,14 @@ fn passed_on(mut answer: Answer) -> Result<Response<crate::upstream::Leased>, Er
         ));
     }
     headers::remove_hop_by_hop(answer.response.headers_mut()).map_err(broke)?;
+    // An HTTP/1.0 application must not end the link's connection with each answer.
+    *answer.response.version_mut() = Version::HTTP_11;
     Ok(answer.response)
 }
 
-/// What the downstream reads of a refusal: one word and the id under which the log explains it.
+/// What the downstream reads of a refusal: one word and the id under which the log explains it. The record is written
+/// and the place among the requests is free at once, however slowly the refusal is read.
 fn refuse(error: &Error, is_grpc: bool, id: &HeaderValue, mut record: Record) -> Response<ResponseBody> {
-    record.failed(error);
     let shown = id.to_str().unwrap_or_default();
     let (status, kind, text) = if is_grpc {
         (StatusCode::OK, "application/grpc", String::new())
@@ -188,8 +190,10 @@ fn refuse(error: &Error, is_grpc: bool, id: &HeaderValue, mut record: Record) ->
             format!("{} (request id {shown})\n", error.public()),
         )
     };
-    record.answered(if is_grpc { StatusCode::OK } else { status });
-    let mut response = Response::new(ResponseBody::text(text, record));
+    record.answered(status);
+    record.failed(error);
+    drop(record);
+    let mut response = Response::new(ResponseBody::text(text));
     *response.status_mut() = status;
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -240,6 +244,15 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecu
     }
 }
 
+/// What one connection may have in flight, so that a stream nobody reads never holds up another.
+pub(crate) fn connection_window(limits: &Limits) -> u32 {
+    STREAM_WINDOW.saturating_mul(limits.streams).min(MOST_WINDOW)
+}
+
+/// Bytes that one stream may have in flight.
+pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
+/// RFC 9113 §6.9.1.
+const MOST_WINDOW: u32 = (1 << 31) - 1;
 const MOST_RESETS: usize = 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);

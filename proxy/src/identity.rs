@@ -1,12 +1,15 @@
 //! The peer of a connection: takes the certificates of a finished handshake, hands on a [`Peer`], and tells when the
 //! peer stops being one. Nobody looks at the certificates again after this stage.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use sidegate_identity::{SpiffeId, SvidLimits, TrustBundles, Usage, VerifiedSvid, verify};
 
-use crate::{error::Error, snapshot::Reader};
+use crate::{
+    error::Error,
+    snapshot::{Reader, Snapshot},
+};
 
 /// Who is at the other end, proven.
 #[derive(Debug)]
@@ -15,6 +18,8 @@ pub(crate) struct Peer {
     /// Kept to verify again when the trust bundles change.
     chain: Vec<CertificateDer<'static>>,
     usage: Usage,
+    /// What it was verified against.
+    trust: Arc<TrustBundles>,
 }
 
 impl Peer {
@@ -22,7 +27,7 @@ impl Peer {
     pub(crate) fn of(
         certificates: Option<&[CertificateDer<'static>]>,
         usage: Usage,
-        trust: &TrustBundles,
+        trust: &Arc<TrustBundles>,
     ) -> Result<Self, Error> {
         let chain = certificates.unwrap_or_default().to_vec();
         let svid =
@@ -33,7 +38,12 @@ impl Peer {
                     detail: error.to_string(),
                 }
             })?;
-        Ok(Self { svid, chain, usage })
+        Ok(Self {
+            svid,
+            chain,
+            usage,
+            trust: Arc::clone(trust),
+        })
     }
 
     /// The peer's SPIFFE ID.
@@ -41,35 +51,36 @@ impl Peer {
         self.svid.id()
     }
 
-    /// How long new requests may still begin on this connection: a little less than the certificate lives, so that
-    /// what has begun can end in order.
+    /// How long a server may take new requests of this peer.
     pub(crate) fn time_to_begin(&self) -> Duration {
-        let (begin, end) = (self.svid.not_before().as_secs(), self.svid.not_after().as_secs());
-        // Issuers backdate, so a life of seconds is mostly in the past: the rest of it counts too.
-        let left = self.time_left();
-        let margin = Duration::from_secs(end.saturating_sub(begin) / 10)
-            .min(MOST_MARGIN)
-            .min(left / 5);
-        left.saturating_sub(margin)
+        time_to_begin(&self.svid, SERVER_SHARE)
     }
 
-    /// Until the certificate ends.
-    fn time_left(&self) -> Duration {
-        Duration::from_secs(self.svid.not_after().as_secs())
-            .saturating_sub(Duration::from_secs(UnixTime::now().as_secs()))
-    }
-
-    /// Ends when the peer is one no longer: its certificate ended, or its authority left the bundles.
-    pub(crate) async fn until_untrusted(&self, mut changes: Reader) -> Error {
+    /// Ends when the peer is one no longer: its certificate ended, its authority left the bundles, or `is_expected`
+    /// says of a newer snapshot that nobody wants to speak with it.
+    pub(crate) async fn until_untrusted(
+        &self,
+        mut changes: Reader,
+        is_expected: impl Fn(&Snapshot) -> bool,
+    ) -> Error {
+        let mut verified = Arc::clone(&self.trust);
         loop {
-            let left = self.time_left();
+            let left = time_left(&self.svid);
             if left.is_zero() {
                 return Error::PeerEnded(format!("the certificate of {} has ended", self.id()));
             }
             tokio::select! {
                 () = changes.changed() => {
-                    if let Err(error) = self.verify_again(&changes) {
-                        return error;
+                    let snapshot = changes.snapshot();
+                    // Path validation costs a hundred microseconds, and most changes are of something else.
+                    if !Arc::ptr_eq(&snapshot.trust, &verified) {
+                        if let Err(error) = self.verify_again(&snapshot.trust) {
+                            return error;
+                        }
+                        verified = Arc::clone(&snapshot.trust);
+                    }
+                    if !is_expected(&snapshot) {
+                        return Error::PeerEnded(format!("{} is not the service any longer", self.id()));
                     }
                 }
                 // The wall clock may jump while a timer sleeps, so it is looked at now and then.
@@ -78,12 +89,11 @@ impl Peer {
         }
     }
 
-    fn verify_again(&self, changes: &Reader) -> Result<(), Error> {
-        let snapshot = changes.load();
+    fn verify_again(&self, trust: &TrustBundles) -> Result<(), Error> {
         verify(
             &self.chain,
             self.usage,
-            &snapshot.trust,
+            trust,
             &SvidLimits::default(),
             UnixTime::now(),
         )
@@ -92,5 +102,25 @@ impl Peer {
     }
 }
 
+/// How long a client may begin requests on a connection made with `own` to `peer`. It stops before the server does,
+/// so that no request meets a connection that is just being closed.
+pub(crate) fn client_time_to_begin(own: &VerifiedSvid, peer: &Peer) -> Duration {
+    time_to_begin(own, CLIENT_SHARE).min(time_to_begin(&peer.svid, CLIENT_SHARE))
+}
+
+/// The certificate's remaining life, without the share that is kept for what has begun to end in order.
+fn time_to_begin(svid: &VerifiedSvid, share: u32) -> Duration {
+    let left = time_left(svid);
+    left.saturating_sub((left / share).min(MOST_MARGIN * SERVER_SHARE / share))
+}
+
+fn time_left(svid: &VerifiedSvid) -> Duration {
+    Duration::from_secs(svid.not_after().as_secs())
+        .saturating_sub(Duration::from_secs(UnixTime::now().as_secs()))
+}
+
+/// A sixth of what is left, and a third on the client's side: twice the server's margin, also at its bound.
+const SERVER_SHARE: u32 = 6;
+const CLIENT_SHARE: u32 = 3;
 const MOST_MARGIN: Duration = Duration::from_secs(5);
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);

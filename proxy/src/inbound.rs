@@ -4,7 +4,7 @@
 //! accept → detect → tls (terminate) → identity → authorize → [http: normalize → authorize → route] → upstream (app)
 //! ```
 
-use std::{rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::{Request, Version};
 use sidegate_identity::Usage;
@@ -34,10 +34,7 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
         place: _place,
     } = accepted;
     let snapshot = worker.mesh.snapshot();
-    let port = Port {
-        index: port,
-        inbound: snapshot.inbound[port].clone(),
-    };
+    let inbound = &snapshot.inbound[port];
 
     detect::tls(&tcp, worker.limits.detect_timeout).await?;
     let stream = terminate(tcp, &snapshot, worker).await?;
@@ -46,22 +43,15 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
         Usage::Client,
         &snapshot.trust,
     )?);
-    let exchange = Rc::new(port.exchange(&peer, downstream, &snapshot, worker));
+    let exchange = Rc::new(exchange(&peer, downstream, inbound, &snapshot, worker));
     worker.connected(&exchange);
 
-    let served = async {
-        match protocol(stream, &port.inbound, worker).await? {
-            (Carries::Http(version), stream) => http(stream, version, &peer, &exchange, &port, worker).await,
-            (Carries::Opaque, stream) => opaque(stream, &peer, &exchange, &port, worker).await,
-        }
+    let ended = match protocol(stream, inbound, worker).await {
+        Err(error) => Err(error),
+        Ok((Carries::Opaque, stream)) => return opaque(stream, &peer, &exchange, inbound, worker).await,
+        Ok((Carries::Http(version), stream)) => http(stream, version, &peer, &exchange, port, worker).await,
     };
-    let result = tokio::select! {
-        // First, so that a cut is told as a cut.
-        biased;
-        ended = peer.until_untrusted(worker.mesh.clone()) => Err(ended),
-        result = served => result,
-    };
-    Record::ended(&exchange, result);
+    Record::ended(&exchange, ended);
     Ok(())
 }
 
@@ -73,26 +63,25 @@ async fn forward(
 ) -> Result<Answer, Error> {
     let Connection {
         peer,
-        exchange,
+        downstream,
         port,
         worker,
     } = connection;
     let version = request.version();
     let snapshot = worker.mesh.snapshot();
-    let inbound = &snapshot.inbound[port.index];
+    let inbound = &snapshot.inbound[*port];
+    record.to_port(inbound.forward.port());
 
-    let checked = Checked::new(
-        request,
-        Rules {
-            paths: inbound.paths,
-            limits: &worker.limits,
-            removes_identity: true,
-        },
-    )?;
-    let permit = authorize::request(port.caller(peer, exchange), checked, &snapshot)?;
+    let rules = Rules {
+        paths: inbound.paths,
+        limits: &worker.limits,
+        removes_identity: true,
+    };
+    let checked = Checked::new(request, rules)?;
+    let permit = authorize::request(caller(peer, *downstream, inbound), checked, &snapshot)?;
     record.admitted(permit.admission());
     record.upstream(&inbound.forward);
-    upstream::app::send(permit, &inbound.forward, inbound.protocol, version, &worker.pool).await
+    upstream::app::send(permit, inbound, version, &worker.pool).await
 }
 
 /// An HTTP connection: its requests are judged one by one, so a changed policy counts for the next of them.
@@ -101,13 +90,13 @@ async fn http(
     version: Version,
     peer: &Rc<Peer>,
     exchange: &Rc<Exchange>,
-    port: &Port,
+    port: usize,
     worker: &Rc<Worker>,
 ) -> Result<(), Error> {
     let connection = Connection {
         peer: Rc::clone(peer),
-        exchange: Rc::clone(exchange),
-        port: port.clone(),
+        downstream: exchange.downstream,
+        port,
         worker: Rc::clone(worker),
     };
     let closing = async {
@@ -116,39 +105,44 @@ async fn http(
             () = tokio::time::sleep(peer.time_to_begin()) => {}
         }
     };
-    http_stage::serve(stream, version, Rc::clone(exchange), connection, worker, closing).await
+    tokio::select! {
+        // First, so that a cut is told as a cut.
+        biased;
+        ended = peer.until_untrusted(worker.mesh.clone(), |_| true) => {
+            exchange.cut(&ended);
+            Err(ended)
+        }
+        result = http_stage::serve(stream, version, Rc::clone(exchange), connection, worker, closing) => result,
+    }
 }
 
 /// An opaque connection: judged once before its first byte is forwarded, and again whenever policy changes.
 async fn opaque(
     stream: Rewound<TlsStream<TcpStream>>,
-    peer: &Rc<Peer>,
+    peer: &Peer,
     exchange: &Rc<Exchange>,
-    port: &Port,
-    worker: &Rc<Worker>,
+    inbound: &Inbound,
+    worker: &Worker,
 ) -> Result<(), Error> {
     let mut record = Record::begin(exchange, Carried::Tcp);
     let carried = upstream::Carried::default();
-    let caller = port.caller(peer, exchange);
+    let caller = caller(peer, exchange.downstream, inbound);
     // Taken before the verdict, so that a change in between is not missed.
     let changes = worker.mesh.clone();
     let result = async {
         let permit = authorize::connection(caller, stream, &worker.mesh.snapshot())?;
         record.admitted(permit.admission());
-        record.upstream(&port.inbound.forward);
+        record.upstream(&inbound.forward);
         tokio::select! {
+            // Cuts first, so that each is told as what it is.
             biased;
+            ended = peer.until_untrusted(worker.mesh.clone(), |_| true) => Err(ended),
             denied = authorize::until_denied(caller, changes) => Err(denied),
-            result = upstream::app::forward(permit, &port.inbound.forward, &worker.limits, &worker.mesh, &carried) => result,
+            result = upstream::app::forward(permit, &inbound.forward, &worker.pool, &carried) => result,
         }
-    }
-    .await;
-    record.set_bytes(carried.received.get(), carried.sent.get());
-    match &result {
-        Ok(()) => record.complete(),
-        Err(error) => record.failed(error),
-    }
-    // Recorded in full already.
+    };
+    let result = result.await;
+    record.end(&carried, result);
     Ok(())
 }
 
@@ -158,19 +152,13 @@ enum Carries {
     Opaque,
 }
 
-/// One listener, as it was when the connection came in.
-#[derive(Clone, Debug)]
-struct Port {
-    index: usize,
-    inbound: Inbound,
-}
-
 /// What the requests of one connection share.
 #[derive(Debug)]
 struct Connection {
     peer: Rc<Peer>,
-    exchange: Rc<Exchange>,
-    port: Port,
+    downstream: SocketAddr,
+    /// Of the listener.
+    port: usize,
     worker: Rc<Worker>,
 }
 
@@ -180,38 +168,38 @@ impl http_stage::Handler for Connection {
     }
 }
 
-impl Port {
-    fn caller<'a>(&self, peer: &'a Peer, exchange: &Exchange) -> Caller<'a> {
-        Caller {
-            peer,
-            ip: exchange.downstream.ip(),
-            port: self.inbound.forward.port(),
-        }
+/// The port that policy judges is always that of the `inbound` that is forwarded to.
+fn caller<'a>(peer: &'a Peer, downstream: SocketAddr, inbound: &Inbound) -> Caller<'a> {
+    Caller {
+        peer,
+        ip: downstream.ip(),
+        port: inbound.forward.port(),
     }
+}
 
-    fn exchange(
-        &self,
-        peer: &Peer,
-        downstream: std::net::SocketAddr,
-        snapshot: &Snapshot,
-        worker: &Worker,
-    ) -> Exchange {
-        let own = snapshot
-            .secured
-            .as_ref()
-            .map(|secured| secured.credentials.svid().id().clone());
-        Exchange {
-            direction: Direction::Inbound,
-            downstream,
-            port: self.inbound.forward.port(),
-            ends: Ends {
-                source: Some(peer.id().clone()),
-                destination: own,
-            },
-            tls: TlsState::Mutual,
-            edges: Arc::clone(&worker.edges),
-            access_log: worker.access_log.clone(),
-        }
+fn exchange(
+    peer: &Peer,
+    downstream: SocketAddr,
+    inbound: &Inbound,
+    snapshot: &Snapshot,
+    worker: &Worker,
+) -> Exchange {
+    let own = snapshot
+        .secured
+        .as_ref()
+        .map(|secured| secured.credentials.svid().id().clone());
+    Exchange {
+        direction: Direction::Inbound,
+        downstream,
+        port: inbound.forward.port(),
+        ends: Ends {
+            source: Some(peer.id().clone()),
+            destination: own,
+        },
+        tls: TlsState::Mutual,
+        edges: Arc::clone(&worker.edges),
+        access_log: worker.access_log.clone(),
+        cut: Rc::default(),
     }
 }
 

@@ -32,7 +32,6 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
     let snapshot = worker.mesh.snapshot();
     let declared = snapshot.outbound[port].port.protocol;
     let exchange = Rc::new(exchange(downstream, port, &snapshot, worker));
-    worker.connected(&exchange);
 
     let served = async {
         let (detected, stream) = protocol(tcp, declared, worker).await?;
@@ -64,14 +63,7 @@ async fn forward(
             removes_identity: false,
         },
     )?;
-    let reach = reach(route, worker)?;
-    let answered = upstream::peer::send(checked, version, reach, &worker.pool).await?;
-    record.upstream(&answered.endpoint);
-    if let Some(peer) = &answered.answer.peer {
-        record.proven(peer);
-    }
-    record.counted_at(answered.in_flight);
-    Ok(answered.answer)
+    upstream::peer::send(checked, version, reach(route, worker)?, record).await
 }
 
 async fn http(
@@ -91,7 +83,7 @@ async fn http(
         Rc::clone(exchange),
         connection,
         worker,
-        worker.drain.begun(),
+        worker.stopped(Direction::Outbound),
     )
     .await
 }
@@ -106,21 +98,11 @@ async fn opaque(
     let carried = upstream::Carried::default();
     let snapshot = worker.mesh.snapshot();
     let result = async {
-        let reach = reach(&snapshot.outbound[port], worker)?;
-        let link = upstream::peer::connect(reach, &worker.limits, &worker.mesh).await?;
-        record.upstream(&link.endpoint());
-        if let Some(peer) = link.peer() {
-            record.proven(peer);
-        }
-        link.carry(stream, worker.mesh.clone(), &carried).await
-    }
-    .await;
-    record.set_bytes(carried.received.get(), carried.sent.get());
-    match &result {
-        Ok(()) => record.complete(),
-        Err(error) => record.failed(error),
-    }
-    // Recorded in full already.
+        let link = upstream::peer::connect(reach(&snapshot.outbound[port], worker)?, &mut record).await?;
+        link.carry(stream, &worker.pool, &carried).await
+    };
+    let result = result.await;
+    record.end(&carried, result);
     Ok(())
 }
 
@@ -147,6 +129,7 @@ fn reach<'a>(route: &'a Route, worker: &'a Worker) -> Result<Reach<'a>, Error> {
         name,
         service,
         balancer: &worker.balancer,
+        pool: &worker.pool,
     })
 }
 
@@ -167,6 +150,7 @@ fn exchange(downstream: std::net::SocketAddr, port: usize, snapshot: &Snapshot, 
         tls: TlsState::Failed,
         edges: Arc::clone(&worker.edges),
         access_log: worker.access_log.clone(),
+        cut: Rc::default(),
     }
 }
 

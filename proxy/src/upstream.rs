@@ -4,16 +4,19 @@
 pub(crate) mod app;
 pub(crate) mod peer;
 
+mod connection;
 mod dial;
+mod leased;
 mod pool;
 mod stream;
 
-pub(crate) use stream::Carried;
-
-pub(crate) use pool::{Leased, Pool};
-
 use http::Response;
 use sidegate_identity::SpiffeId;
+
+pub(crate) use dial::Dialer;
+pub(crate) use leased::Leased;
+pub(crate) use pool::Pool;
+pub(crate) use stream::Carried;
 
 /// An upstream's answer, and who it proved to be.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use crate::{
         AccessLog, Carried, Direction, EdgeShard, Ends, Exchange, Metrics, Record, TlsState, Verdict,
         metrics::{ConnectionLabels, HandshakeLabels},
     },
-    upstream::Pool,
+    upstream::{Dialer, Pool},
 };
 
 /// What is handed to a worker's thread when it starts.
@@ -48,8 +48,10 @@ pub(crate) struct Worker {
     pub(crate) access_log: AccessLog,
     pub(crate) gate: Arc<Gate>,
     pub(crate) drain: DrainWatch,
-    /// Owns what serves and drives connections.
+    /// Owns what serves connections.
     pub(crate) tasks: TaskTracker,
+    /// Owns the inbound ones of them, which may need the outbound path to the end.
+    pub(crate) inbound_tasks: TaskTracker,
     pub(crate) pool: Rc<Pool>,
     pub(crate) balancer: Balancer,
     /// Bounds handshakes in flight.
@@ -75,8 +77,13 @@ impl Worker {
             gate,
             drain,
         } = shared;
+        let dialer = Dialer {
+            limits: Arc::clone(&limits),
+            mesh: mesh.clone(),
+            metrics: Arc::clone(&metrics),
+        };
         // Connections to upstreams end with the requests that use them; only downstream ones are waited for.
-        let pool = Rc::new(Pool::new(Arc::clone(&limits), mesh.clone(), TaskTracker::new()));
+        let pool = Rc::new(Pool::new(dialer, TaskTracker::new()));
         Rc::new(Self {
             handshakes: Rc::new(tokio::sync::Semaphore::new(limits.handshakes)),
             mesh,
@@ -87,6 +94,7 @@ impl Worker {
             gate,
             drain,
             tasks: TaskTracker::new(),
+            inbound_tasks: TaskTracker::new(),
             pool,
             balancer: Balancer::new(seed),
             requests: Rc::default(),
@@ -111,6 +119,17 @@ impl Worker {
         self.next_id.set(number.wrapping_add(1));
         HeaderValue::try_from(format!("{:016x}-{number:x}", self.id_prefix))
             .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    }
+
+    /// Ends when `direction` takes nothing new any more: inbound as soon as draining begins, outbound when the inbound
+    /// requests, which may still call upstreams, have ended or had their time.
+    pub(crate) async fn stopped(&self, direction: Direction) {
+        self.drain.begun().await;
+        if direction == Direction::Outbound {
+            self.inbound_tasks.close();
+            // Out of time is a reason to stop like any other.
+            let _ = tokio::time::timeout(self.limits.drain_timeout, self.inbound_tasks.wait()).await;
+        }
     }
 
     /// Counts a connection whose ends are known, as far as they are.
@@ -168,6 +187,7 @@ impl Worker {
             tls,
             edges: Arc::clone(&self.edges),
             access_log: self.access_log.clone(),
+            cut: Rc::default(),
         });
         Record::begin(&exchange, Carried::Unknown).failed(error);
     }

@@ -181,3 +181,66 @@ async fn sigterm_finishes_what_is_in_flight_and_takes_nothing_new() {
     assert_eq!((reply.status.as_u16(), reply.body.as_str()), (200, "done"));
     assert!(sidecar.wait().success());
 }
+
+/// Port 8080's caller may not reach what listens on another port, whenever the connection was opened.
+#[tokio::test]
+async fn a_request_is_judged_by_the_port_that_it_is_forwarded_to() {
+    let (public, private, authority) = (App::start().await, App::start().await, Authority::new());
+    let policy = OPEN.replace(
+        "from:",
+        &format!("to: [{{ports: [{}]}}], from:", public.address.port()),
+    );
+    let sidecar = Sidecar::start(
+        "payments",
+        &authority,
+        &policy,
+        &[Port::Inbound(public.address, "protocol: http")],
+    );
+    let mut orders = orders(&sidecar, &authority).await;
+    assert_eq!(orders.status("GET", "/").await, 200);
+    sidecar.configure(|text| text.replace(&public.address.to_string(), &private.address.to_string()));
+    sidecar.logged(|line| line["message"] == "configuration applied");
+    assert_eq!(orders.status("GET", "/").await, 403);
+    assert!(private.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_draining_sidecar_still_carries_the_calls_that_its_last_requests_need() {
+    let (ledger, authority) = (App::start().await, Authority::new());
+    let everybody = OPEN.replace("[{serviceAccounts: [shop/orders]}]", "[{namespaces: [shop]}]");
+    let ledger_sidecar = Sidecar::start(
+        "ledger",
+        &authority,
+        &everybody,
+        &[Port::Inbound(ledger.address, "protocol: http")],
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ports = [
+        Port::Inbound(listener.local_addr().unwrap(), "protocol: http"),
+        Port::Outbound("ledger", ledger_sidecar.inbound(), "protocol: http"),
+    ];
+    let mut sidecar = Sidecar::start("payments", &authority, &everybody, &ports);
+    let mut orders = orders(&sidecar, &authority).await;
+    let request = tokio::spawn(async move { orders.call("GET", "/").await });
+    let (mut app, _) = listener.accept().await.unwrap();
+    assert_ne!(
+        app.read(&mut [0; 1024]).await.unwrap(),
+        0,
+        "the request is at the application"
+    );
+
+    sidecar.terminate();
+    sidecar.logged(|line| line["message"] == "draining");
+    let mut upstream = Connection::plain(sidecar.outbound(), Http::One).await;
+    assert_eq!(
+        upstream.status("GET", "/entry").await,
+        200,
+        "the application needs its own upstream to answer"
+    );
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(request.await.unwrap().unwrap().status, 200);
+    drop(upstream);
+    assert!(sidecar.wait().success());
+}

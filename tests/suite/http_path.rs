@@ -75,14 +75,17 @@ impl Stage {
         Connection::over(self.stream(caller, alpn).await, version).await
     }
 
-    /// Writes raw bytes, says that there are no more, and reads whatever comes back.
+    /// Writes raw bytes and reads the head of whatever comes back.
     async fn raw(&self, request: &[u8]) -> String {
         let mut stream = self.stream("orders", b"http/1.1").await;
         stream.write_all(request).await.unwrap();
-        stream.shutdown().await.unwrap();
         let mut answer = Vec::new();
         // A close without close_notify still leaves what was read.
-        let _ = stream.read_to_end(&mut answer).await;
+        while !answer.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+            if stream.read_buf(&mut answer).await.unwrap_or(0) == 0 {
+                break;
+            }
+        }
         String::from_utf8_lossy(&answer).into_owned()
     }
 }
@@ -261,7 +264,14 @@ async fn a_request_smuggled_behind_two_framings_is_never_read_as_one() {
     let stage = Stage::new().await;
     let head = "POST /public/a HTTP/1.1\r\nHost: payments\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n";
     let smuggled = "GET /public/smuggled HTTP/1.1\r\nHost: payments\r\n\r\n";
-    let answer = stage.raw(format!("{head}0\r\n\r\n{smuggled}").as_bytes()).await;
+    let mut stream = stage.stream("orders", b"http/1.1").await;
+    stream
+        .write_all(format!("{head}0\r\n\r\n{smuggled}").as_bytes())
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    // The sidecar ends the connection by itself, in whatever way.
+    let _ = stream.read_to_string(&mut answer).await;
     // RFC 9112 §6.3: chunked wins and the connection ends with this message.
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     for seen in stage.app.seen() {

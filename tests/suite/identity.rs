@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http_body_util::BodyExt;
 use sidegate_identity::tls::provider;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -214,4 +215,33 @@ async fn a_removed_root_ends_open_connections_within_a_second() {
         changed.elapsed()
     );
     sidecar.accessed(|line| line["code"] == "SG0311");
+}
+
+#[tokio::test]
+async fn a_removed_root_ends_outbound_streams_too() {
+    // A server that answers with a body that never ends, over HTTP/2: the connection lives in a task of hyper's own.
+    let (authority, endless) = (Authority::new(), crate::mesh::endless().await);
+    let payments = Sidecar::start(
+        "payments",
+        &authority,
+        EVERYBODY,
+        &[Port::Inbound(endless.address, "protocol: http2")],
+    );
+    let to_payments = [Port::Outbound("payments", payments.inbound(), "protocol: http2")];
+    let orders = Sidecar::start("orders", &authority, EVERYBODY, &to_payments);
+    let mut client = Connection::plain(orders.outbound(), Http::Two).await;
+    let request = http::Request::get("http://payments/")
+        .body(http_body_util::Full::default())
+        .unwrap();
+    let mut body = client.open(request).await.unwrap().into_body();
+    assert!(body.frame().await.unwrap().is_ok(), "the stream is open");
+
+    let other = Authority::new();
+    let own = other.svid(&id("orders"));
+    orders.replace("svid.pem", &own.chain);
+    orders.replace("key.pem", &own.key);
+    orders.replace("bundle.pem", &other.bundle());
+    let broken = tokio::time::timeout(PATIENCE, async { while let Some(Ok(_)) = body.frame().await {} });
+    broken.await.expect("the stream outlives the root of its peer");
+    orders.logged(|line| line["code"] == "SG0311");
 }

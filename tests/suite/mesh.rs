@@ -6,7 +6,7 @@ mod authority;
 mod client;
 mod sidecar;
 
-pub(crate) use app::App;
+pub(crate) use app::{App, endless};
 pub(crate) use authority::{Authority, Svid};
 pub(crate) use client::{Connection, Http, Reply, connect, tls};
 pub(crate) use sidecar::{Port, Sidecar};

@@ -31,19 +31,13 @@ pin_project! {
 }
 
 pin_project! {
-    /// The body of a response on its way downstream. Its record is written when the last byte is through, or when
-    /// the downstream leaves.
-    pub(crate) struct ResponseBody {
-        #[pin]
-        source: Source,
-        record: Record,
-    }
-}
-
-pin_project! {
-    #[project = SourceProjection]
-    enum Source {
-        Upstream { #[pin] body: Leased },
+    /// The body of a response on its way downstream.
+    #[project = ResponseBodyProjection]
+    pub(crate) enum ResponseBody {
+        /// What an upstream answers. Its record is written when the last byte is through, or when the downstream
+        /// leaves.
+        Upstream { #[pin] body: Leased, record: Record },
+        /// What this sidecar answers by itself, recorded already.
         Text { #[pin] body: Full<Bytes> },
     }
 }
@@ -58,19 +52,13 @@ impl RequestBody {
 impl ResponseBody {
     /// What an upstream answers.
     pub(crate) fn upstream(body: Leased, record: Record) -> Self {
-        Self {
-            source: Source::Upstream { body },
-            record,
-        }
+        Self::Upstream { body, record }
     }
 
     /// What this sidecar answers by itself.
-    pub(crate) fn text(text: String, record: Record) -> Self {
-        Self {
-            source: Source::Text {
-                body: Full::from(text),
-            },
-            record,
+    pub(crate) fn text(text: String) -> Self {
+        Self::Text {
+            body: Full::from(text),
         }
     }
 }
@@ -112,45 +100,38 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut this = self.project();
-        let mut frame = ready!(match this.source.as_mut().project() {
-            SourceProjection::Upstream { body } => body.poll_frame(cx),
-            SourceProjection::Text { body } => body.poll_frame(cx).map_err(|never| match never {}),
-        });
-        match &mut frame {
-            Some(Ok(frame)) => {
-                if let Some(bytes) = frame.data_ref() {
-                    this.record.add_sent(bytes.len());
+        match self.project() {
+            ResponseBodyProjection::Text { body } => body.poll_frame(cx).map_err(|never| match never {}),
+            ResponseBodyProjection::Upstream { mut body, record } => {
+                let mut frame = ready!(body.as_mut().poll_frame(cx));
+                match &mut frame {
+                    Some(Ok(frame)) => {
+                        record.add_sent(frame.data_ref().map_or(0, Bytes::len));
+                        // hyper does not ask again after trailers, or once it has sent what Content-Length said.
+                        if frame.is_trailers() || body.is_end_stream() {
+                            record.complete();
+                        }
+                        clean(frame);
+                    }
+                    Some(Err(error)) => record.upstream_broke(error),
+                    None => record.complete(),
                 }
-                clean(frame);
-                // hyper does not ask again once it has sent as much as Content-Length said.
-                if this.source.is_end_stream() {
-                    this.record.complete();
-                }
+                Poll::Ready(frame)
             }
-            Some(Err(error)) => this.record.upstream_broke(error),
-            None => this.record.complete(),
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.is_end_stream()
+        match self {
+            Self::Upstream { body, .. } => body.is_end_stream(),
+            Self::Text { body } => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Upstream { body } => body.size_hint(),
-            Source::Text { body } => body.size_hint(),
-        }
-    }
-}
-
-impl Source {
-    fn is_end_stream(&self) -> bool {
         match self {
-            Self::Upstream { body } => body.is_end_stream(),
-            Self::Text { body } => body.is_end_stream(),
+            Self::Upstream { body, .. } => body.size_hint(),
+            Self::Text { body } => body.size_hint(),
         }
     }
 }

@@ -32,11 +32,12 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), String> {
     Ok(())
 }
 
-/// Removes every field that could pass for a statement about the caller's identity.
+/// Removes every field that could pass for a statement about the caller's identity, and those by which some
+/// frameworks let a client say that it meant another method or path than the one that is judged.
 pub(crate) fn remove_identity(headers: &mut HeaderMap) {
     let claims: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| claims_identity(name.as_str()))
+        .filter(|name| claims_identity(name.as_str()) || overrides_request(name.as_str()))
         .cloned()
         .collect();
     for name in claims {
@@ -133,6 +134,12 @@ fn claims_identity(name: &str) -> bool {
     IDENTITY.contains(&plain.as_str()) || IDENTITY_PREFIXES.iter().any(|prefix| plain.starts_with(prefix))
 }
 
+/// Symfony, Zend, IIS, Rails and Envoy read these.
+fn overrides_request(name: &str) -> bool {
+    let plain = name.replace('_', "-");
+    OVERRIDES.contains(&plain.as_str()) || OVERRIDE_PREFIXES.iter().any(|prefix| plain.starts_with(prefix))
+}
+
 const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -152,6 +159,14 @@ const IDENTITY: [&str; 5] = [
     "client-cert",
     "client-cert-chain",
 ];
+const OVERRIDES: [&str; 5] = [
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-http-path-override",
+];
+const OVERRIDE_PREFIXES: [&str; 2] = ["x-original-", "x-envoy-"];
 const IDENTITY_PREFIXES: [&str; 3] = ["x-forwarded-", "x-sidegate-", "x-ssl-client-"];
 
 #[cfg(test)]
@@ -220,6 +235,9 @@ mod tests {
             "x_sidegate_peer",
             "x-real-ip",
             "x-ssl-client-cert",
+            "x-original-url",
+            "X_Http_Method_Override",
+            "x-envoy-original-path",
         ] {
             let mut headers = fields(&[(name, "spiffe://shop.test/ns/shop/sa/admin"), ("accept", "*/*")]);
             remove_identity(&mut headers);

@@ -4,7 +4,8 @@
 //! In both modes: only visible ASCII, no backslash, well-formed percent-encoding of UTF-8, no encoded NUL, control
 //! character or backslash, nothing encoded twice; encoded unreserved characters are decoded and the remaining
 //! triplets upper-cased (RFC 3986 §6.2.2). `strict` refuses dot segments, empty segments, `;` parameters and encoded
-//! slashes; `compatible` resolves dot segments and doubled slashes and keeps the rest as bytes of their segment.
+//! slashes; `compatible` resolves dot segments and doubled slashes and keeps the rest as bytes of their
+//! segment, unless a backend that cuts parameters or decodes slashes would find another dot segment there.
 
 use std::borrow::Cow;
 
@@ -126,6 +127,7 @@ fn refuse_ambiguous_segments(path: &str) -> Result<(), BadPath> {
 
 /// RFC 3986 §5.2.4 with doubled slashes merged first; never above the root.
 fn resolve_segments(path: Cow<'_, str>) -> Result<Cow<'_, str>, BadPath> {
+    path.split('/').skip(1).try_for_each(refuse_hidden_segments)?;
     if refuse_ambiguous_segments(&path).is_ok() {
         return Ok(path);
     }
@@ -150,6 +152,21 @@ fn resolve_segments(path: Cow<'_, str>) -> Result<Cow<'_, str>, BadPath> {
         resolved.push('/');
     }
     Ok(Cow::Owned(resolved))
+}
+
+/// Backends that cut parameters off (Tomcat, Spring) or decode slashes would find a dot or empty segment in these.
+fn refuse_hidden_segments(segment: &str) -> Result<(), BadPath> {
+    if !segment.contains(';') && !segment.contains("%2F") {
+        return Ok(());
+    }
+    for part in segment.split("%2F") {
+        match part.split(';').next().unwrap_or_default() {
+            "." | ".." => return Err(BadPath::DotSegment),
+            "" => return Err(BadPath::EmptySegment),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The byte that the two hexadecimal digits at the start of `text` mean.
@@ -270,6 +287,12 @@ mod tests {
             ("/a%00", BadPath::Encoded(0)),
             ("/%252e%252e/admin", BadPath::Twice),
             ("/%c0%af", BadPath::NotUtf8),
+            ("/public/..;/admin", BadPath::DotSegment),
+            ("/public/.;x=1/admin", BadPath::DotSegment),
+            ("/public/..%2fadmin", BadPath::DotSegment),
+            ("/public/a%2f..;x%2fadmin", BadPath::DotSegment),
+            ("/;/admin", BadPath::EmptySegment),
+            ("/public/%2fadmin", BadPath::EmptySegment),
         ] {
             assert_eq!(compatible(path), Err(why), "{path}");
         }

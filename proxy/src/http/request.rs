@@ -41,6 +41,7 @@ impl<B: Body> Checked<B> {
     pub(crate) fn new(request: Request<B>, rules: Rules<'_>) -> Result<Self, Error> {
         let (mut parts, body) = request.into_parts();
         refuse_tunnels(&parts)?;
+        refuse_lookalike_method(&parts.method)?;
         refuse_oversize(&parts, rules.limits)?;
         refuse_ambiguous_framing(&parts.headers)?;
         let authority = Authority::agree(
@@ -146,6 +147,20 @@ fn refuse_tunnels(parts: &Parts) -> Result<(), Error> {
     Ok(())
 }
 
+/// Methods are case-sensitive (RFC 9110 §9.1), and some frameworks forget it: a rule on POST must not be passed by
+/// `post`.
+fn refuse_lookalike_method(method: &Method) -> Result<(), Error> {
+    let upper = method.as_str().to_ascii_uppercase();
+    let is_lookalike = upper != method.as_str() && KNOWN_METHODS.contains(&upper.as_str());
+    if is_lookalike {
+        return Err(Error::bad_request(
+            Code::UnsupportedRequest,
+            format!("method {method}, which is not {upper}"),
+        ));
+    }
+    Ok(())
+}
+
 /// hyper holds the head to its buffer's size; HTTP/2 fields count after HPACK has expanded them, crumbs included.
 fn refuse_oversize(parts: &Parts, limits: &Limits) -> Result<(), Error> {
     let too_large = |limit: &str, seen: usize, most: usize| {
@@ -217,6 +232,10 @@ fn canonical_target(parts: &Parts, mode: PathMode) -> Result<Uri, Error> {
     }
     Ok(Uri::from(target))
 }
+
+const KNOWN_METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+];
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! once when it is dropped. A future that is cancelled, or a connection that breaks, is recorded all the same.
 
 use std::{
+    cell::OnceCell,
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
@@ -17,7 +18,9 @@ use super::{
     access_log::Line,
     edges::{Key, Observation},
 };
-use crate::{authorize::Admission, balance::Picked, error::Error, http::ByteCount, worker::RequestSlot};
+use crate::{
+    authorize::Admission, balance::Picked, error::Error, http::ByteCount, upstream, worker::RequestSlot,
+};
 
 /// What all requests of one connection share.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct Exchange {
     pub(crate) tls: TlsState,
     pub(crate) edges: Arc<EdgeShard>,
     pub(crate) access_log: AccessLog,
+    /// Why the connection was cut, for what was in flight on it.
+    pub(crate) cut: Rc<OnceCell<(Code, String)>>,
 }
 
 /// One request or opaque connection on its way to being recorded.
@@ -38,6 +43,7 @@ pub(crate) struct Exchange {
 pub(crate) struct Record {
     exchange: Rc<Exchange>,
     started: Instant,
+    port: u16,
     carried: Carried,
     tls: TlsState,
     destination: Option<SpiffeId>,
@@ -64,12 +70,21 @@ struct Words {
     upstream: Option<String>,
 }
 
+impl Exchange {
+    /// What is in flight ends for this reason, and not because its downstream left.
+    pub(crate) fn cut(&self, error: &Error) {
+        // The first reason is the reason.
+        let _ = self.cut.set((error.code(), error.to_string()));
+    }
+}
+
 impl Record {
     /// Begins now. Until it is told more, it is an allowed thing without an answer.
     pub(crate) fn begin(exchange: &Rc<Exchange>, carried: Carried) -> Self {
         Self {
             exchange: Rc::clone(exchange),
             started: Instant::now(),
+            port: exchange.port,
             carried,
             tls: exchange.tls,
             destination: exchange.ends.destination.clone(),
@@ -162,10 +177,19 @@ impl Record {
         self.sent = self.sent.saturating_add(bytes as u64);
     }
 
-    /// Bytes in both directions of an opaque connection, all together.
-    pub(crate) fn set_bytes(&mut self, received: u64, sent: u64) {
-        self.received.set(received);
-        self.sent = sent;
+    /// It goes to this port of the application, whatever the connection came in for.
+    pub(crate) fn to_port(&mut self, port: u16) {
+        self.port = port;
+    }
+
+    /// An opaque connection has ended.
+    pub(crate) fn end(mut self, carried: &upstream::Carried, result: Result<(), Error>) {
+        self.received.set(carried.received.get());
+        self.sent = carried.sent.get();
+        match result {
+            Ok(()) => self.complete(),
+            Err(error) => self.failed(&error),
+        }
     }
 
     /// Everything is through.
@@ -182,12 +206,20 @@ impl Record {
     }
 }
 
+impl Record {
+    /// Why it was dropped before its end.
+    fn broken_off(&self) -> Error {
+        match self.exchange.cut.get() {
+            Some((Code::PeerCertificateEnded, why)) => Error::PeerEnded(why.clone()),
+            _ => Error::Downstream("the downstream left before the end".to_owned()),
+        }
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.is_complete {
-            self.failed(&Error::Downstream(
-                "the downstream left before the end".to_owned(),
-            ));
+            self.failed(&self.broken_off());
         }
         let exchange = &self.exchange;
         let duration = self.started.elapsed();
@@ -197,7 +229,7 @@ impl Drop for Record {
                 source: exchange.ends.source.clone(),
                 destination: self.destination.take(),
             },
-            port: exchange.port,
+            port: self.port,
             carried: self.carried,
             tls: self.tls,
             judgement: std::mem::replace(&mut self.judgement, Judgement::ADMITTED),

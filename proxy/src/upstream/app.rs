@@ -8,22 +8,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Answer, Pool,
-    dial::{Carries, Destination, dial},
-    stream::{Carried, carry},
+    dial::{Carries, Destination},
+    stream::{Carried, OverTcp, carry},
 };
 use crate::{
     authorize::Permit,
-    config::{Forward, Limits, Protocol},
+    config::{Forward, Inbound, Protocol},
     error::Error,
     http::{Checked, PEER, RequestBody},
-    snapshot::Reader,
 };
 
 /// Sends a permitted request, with the verified caller's SPIFFE ID in `x-sidegate-peer`.
 pub(crate) async fn send(
     permit: Permit<Checked<RequestBody>>,
-    forward: &Forward,
-    protocol: Protocol,
+    inbound: &Inbound,
     downstream: Version,
     pool: &Rc<Pool>,
 ) -> Result<Answer, Error> {
@@ -31,8 +29,8 @@ pub(crate) async fn send(
     if let Ok(peer) = HeaderValue::from_str(peer.as_str()) {
         request.headers_mut().insert(PEER, peer);
     }
-    let destination = Destination::App(forward.clone());
-    let speaks_http2 = match protocol {
+    let destination = Destination::App(inbound.forward.clone());
+    let speaks_http2 = match inbound.protocol {
         Protocol::Http2 => true,
         Protocol::Http => false,
         // The far sidecar's application spoke this version to a service of this kind.
@@ -47,16 +45,18 @@ pub(crate) async fn send(
 }
 
 /// Carries a permitted opaque connection until both sides have ended.
-pub(crate) async fn forward<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn forward<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
     permit: Permit<S>,
     forward: &Forward,
-    limits: &Limits,
-    trust: &Reader,
+    pool: &Pool,
     carried: &Carried,
 ) -> Result<(), Error> {
     let (downstream, _) = permit.redeem();
-    let destination = Destination::App(forward.clone());
-    let (upstream, _) = dial(&destination, Carries::Tcp, limits.connect_timeout, trust).await?;
+    let upstream = pool
+        .dialer()
+        .dial(&Destination::App(forward.clone()), Carries::Tcp)
+        .await?
+        .stream;
     carry(downstream, upstream, carried)
         .await
         .map_err(|error| Error::Upstream {

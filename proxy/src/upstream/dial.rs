@@ -1,30 +1,29 @@
-//! Opens connections: a destination in, a connected stream and its proven peer out, within the connect timeout.
+//! Opens connections: a destination in, a connected stream and its proven peer out, within the connect timeout. Each
+//! attempt to reach a peer is counted, by who answered or by why nobody did.
 
 use std::{
+    fmt,
     hash::{Hash, Hasher},
     io,
     net::SocketAddr,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
 };
 
 use rustls::ClientConfig;
 use sidegate_codes::Code;
-use sidegate_identity::Usage;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::timeout,
-};
-use tokio_rustls::client::TlsStream;
+use sidegate_identity::{SpiffeId, Usage};
+use tokio::{net::TcpStream, time::timeout};
 
+use super::stream::Stream;
 use crate::{
-    config::Forward,
+    config::{Forward, Limits},
     error::Error,
     identity::Peer,
-    snapshot::{PeerTls, Reader},
+    snapshot::{PeerTls, Reader, Snapshot},
+    telemetry::{
+        Direction, Metrics, TlsState, Verdict,
+        metrics::{ConnectionLabels, HandshakeLabels},
+    },
     tls,
 };
 
@@ -45,48 +44,104 @@ pub(crate) enum Carries {
     Tcp,
 }
 
-/// A connected stream.
-#[derive(Debug)]
-pub(crate) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+/// What it takes to open connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) mesh: Reader,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
-/// Connects to `destination` and, if it is a peer, verifies who answers.
-pub(crate) async fn dial(
-    destination: &Destination,
-    carries: Carries,
-    limit: Duration,
-    trust: &Reader,
-) -> Result<(Stream, Option<Arc<Peer>>), Error> {
-    match timeout(limit, connect(destination, carries, trust)).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::Upstream {
-            code: Code::UpstreamUnreachable,
-            detail: format!("{destination} did not accept a connection in time"),
-        }),
+/// An open connection.
+#[derive(Debug)]
+pub(crate) struct Dialed {
+    pub(crate) stream: Stream,
+    /// `None` for the local application, which proves nothing.
+    pub(crate) peer: Option<Arc<Peer>>,
+}
+
+impl Dialer {
+    /// Connects to `destination` and, if it is a peer, verifies who answers.
+    pub(crate) async fn dial(&self, destination: &Destination, carries: Carries) -> Result<Dialed, Error> {
+        let connected = match timeout(self.limits.connect_timeout, self.connect(destination, carries)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(unreachable(destination, "no connection in time")),
+        };
+        match destination {
+            Destination::App(_) => connected,
+            Destination::Peer { address, .. } => {
+                self.count(&connected);
+                connected.map_err(|error| as_upstream(error, *address))
+            }
+        }
+    }
+
+    async fn connect(&self, destination: &Destination, carries: Carries) -> Result<Dialed, Error> {
+        match destination {
+            Destination::App(forward) => {
+                let tcp = TcpStream::connect((forward.host(), forward.port())).await;
+                Ok(Dialed {
+                    stream: Stream::plain(tuned(tcp, destination)?),
+                    peer: None,
+                })
+            }
+            Destination::Peer { address, tls } => {
+                let tcp = tuned(TcpStream::connect(address).await, destination)?;
+                let stream = tls::originate(tcp, config(tls, carries)).await?;
+                let certificates = stream.get_ref().1.peer_certificates();
+                let peer = Peer::of(certificates, Usage::Server, &self.mesh.load().trust)?;
+                Ok(Dialed {
+                    stream: Stream::tls(stream),
+                    peer: Some(Arc::new(peer)),
+                })
+            }
+        }
+    }
+
+    /// An impostor is told even if another endpoint answers in its place.
+    fn count(&self, connected: &Result<Dialed, Error>) {
+        let snapshot = self.mesh.load();
+        let (destination, tls, verdict) = match connected {
+            Ok(Dialed { peer, .. }) => (
+                peer.as_ref().map(|peer| peer.id().clone()),
+                TlsState::Mutual,
+                Verdict::Allowed,
+            ),
+            Err(_) => (None, TlsState::Failed, Verdict::Failed),
+        };
+        let source = snapshot
+            .secured
+            .as_ref()
+            .map(|secured| secured.credentials.svid().id().clone());
+        let direction = Direction::Outbound;
+        self.metrics.connections.add(ConnectionLabels {
+            direction,
+            source,
+            destination,
+            tls,
+            verdict,
+        });
+        if let Err(Error::Handshake { code, reason, detail }) = connected {
+            self.metrics.handshake_failures.add(HandshakeLabels {
+                direction,
+                code: *code,
+                reason,
+            });
+            tracing::warn!(%code, %detail, "an endpoint failed its handshake");
+        }
     }
 }
 
-async fn connect(
-    destination: &Destination,
-    carries: Carries,
-    trust: &Reader,
-) -> Result<(Stream, Option<Arc<Peer>>), Error> {
-    match destination {
-        Destination::App(forward) => {
-            let tcp = TcpStream::connect((forward.host(), forward.port())).await;
-            Ok((Stream::Plain(tuned(tcp, destination)?), None))
-        }
-        Destination::Peer { address, tls } => {
-            let tcp = tuned(TcpStream::connect(address).await, destination)?;
-            let stream = tls::originate(tcp, config(tls, carries))
-                .await
-                .map_err(|error| as_upstream(&error, *address))?;
-            let certificates = stream.get_ref().1.peer_certificates();
-            let peer = Peer::of(certificates, Usage::Server, &trust.load().trust)?;
-            Ok((Stream::Tls(Box::new(stream)), Some(Arc::new(peer))))
-        }
+impl Destination {
+    /// Whether, after a change, `peer` at the other end is still one that this destination may lead to.
+    pub(crate) fn expects(&self, peer: &SpiffeId, snapshot: &Snapshot) -> bool {
+        let Self::Peer { tls, .. } = self else { return true };
+        tls.identities.contains(peer)
+            && snapshot
+                .outbound
+                .iter()
+                .filter_map(|route| route.service.as_ref()?.tls.as_ref())
+                .any(|current| current.identities.contains(peer))
     }
 }
 
@@ -100,24 +155,31 @@ fn config(tls: &PeerTls, carries: Carries) -> Arc<ClientConfig> {
 
 /// Requests are small and answers are awaited: nothing waits for a fuller packet.
 fn tuned(tcp: io::Result<TcpStream>, destination: &Destination) -> Result<TcpStream, Error> {
-    let unreachable = |error: io::Error| Error::Upstream {
-        code: Code::UpstreamUnreachable,
-        detail: format!("{destination}: {error}"),
-    };
-    let tcp = tcp.map_err(unreachable)?;
-    tcp.set_nodelay(true).map_err(unreachable)?;
+    let tcp = tcp.map_err(|error| unreachable(destination, error))?;
+    tcp.set_nodelay(true)
+        .map_err(|error| unreachable(destination, error))?;
     Ok(tcp)
 }
 
-fn as_upstream(error: &Error, address: SocketAddr) -> Error {
+fn unreachable(destination: &Destination, why: impl fmt::Display) -> Error {
     Error::Upstream {
-        code: error.code(),
-        detail: format!("{address}: {error}"),
+        code: Code::UpstreamUnreachable,
+        detail: format!("{destination}: {why}"),
     }
 }
 
-impl std::fmt::Display for Destination {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+fn as_upstream(error: Error, address: SocketAddr) -> Error {
+    match error {
+        Error::Upstream { .. } => error,
+        other => Error::Upstream {
+            code: other.code(),
+            detail: format!("{address}: {other}"),
+        },
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::App(forward) => forward.fmt(f),
             Self::Peer { address, .. } => address.fmt(f),
@@ -130,56 +192,6 @@ impl Hash for Destination {
         match self {
             Self::App(forward) => forward.port().hash(state),
             Self::Peer { address, tls } => (address, tls.generation).hash(state),
-        }
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }

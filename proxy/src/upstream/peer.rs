@@ -1,25 +1,23 @@
 //! To another sidecar, over mutual TLS or not at all. Each endpoint must prove one of the service's identities.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc};
 
 use http::{Request, Version};
 use sidegate_codes::Code;
-use sidegate_identity::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Answer, Pool,
-    dial::{Carries, Destination, Stream, dial},
+    dial::{Carries, Destination, Dialed},
     pool::Failure,
-    stream::{Carried, carry},
+    stream::{Carried, OverTcp, carry},
 };
 use crate::{
     balance::{Balancer, Picked},
-    config::Limits,
     error::Error,
     http::{Checked, RequestBody},
-    identity::Peer,
-    snapshot::{PeerTls, Reader, Service},
+    snapshot::{PeerTls, Service},
+    telemetry::Record,
 };
 
 /// A service with the means to reach it.
@@ -28,32 +26,25 @@ pub(crate) struct Reach<'a> {
     pub(crate) name: &'a str,
     pub(crate) service: &'a Service,
     pub(crate) balancer: &'a Balancer,
-}
-
-/// An answer, the endpoint that gave it, and its count of what is in flight there.
-#[derive(Debug)]
-pub(crate) struct Answered {
-    pub(crate) answer: Answer,
-    pub(crate) endpoint: SocketAddr,
-    pub(crate) in_flight: Picked,
+    pub(crate) pool: &'a Rc<Pool>,
 }
 
 /// A connected link to a peer.
 #[derive(Debug)]
 pub(crate) struct Link {
-    stream: Stream,
-    peer: Option<Arc<Peer>>,
-    endpoint: SocketAddr,
+    dialed: Dialed,
+    destination: Destination,
     _in_flight: Picked,
 }
 
-/// Sends a request to an endpoint of the service; to another one if it was certainly not sent.
+/// Sends a request to an endpoint of the service; to another one if it was certainly not sent. `record` learns which
+/// endpoint it was and who answered there.
 pub(crate) async fn send(
     request: Checked<RequestBody>,
     version: Version,
     reach: Reach<'_>,
-    pool: &Rc<Pool>,
-) -> Result<Answered, Error> {
+    record: &mut Record,
+) -> Result<Answer, Error> {
     let tls = reach.tls()?;
     let is_http2 = version == Version::HTTP_2;
     let mut request = if is_http2 {
@@ -65,17 +56,19 @@ pub(crate) async fn send(
     loop {
         let in_flight = reach.pick(&tried)?;
         let endpoint = in_flight.endpoint();
+        record.upstream(&endpoint);
         let destination = Destination::Peer {
             address: endpoint,
             tls: tls.clone(),
         };
-        match send_once(request, is_http2, &destination, pool).await {
+        let result = send_once(request, is_http2, &destination, reach.pool).await;
+        if let Ok(Answer { peer: Some(peer), .. }) | Err(Failure { peer: Some(peer), .. }) = &result {
+            record.proven(peer);
+        }
+        match result {
             Ok(answer) => {
-                return Ok(Answered {
-                    answer,
-                    endpoint,
-                    in_flight,
-                });
+                record.counted_at(in_flight);
+                return Ok(answer);
             }
             Err(Failure {
                 unsent: Some(unsent), ..
@@ -101,23 +94,26 @@ async fn send_once(
     }
 }
 
-/// Connects an opaque link to an endpoint of the service.
-pub(crate) async fn connect(reach: Reach<'_>, limits: &Limits, trust: &Reader) -> Result<Link, Error> {
+/// Connects an opaque link to an endpoint of the service, noting in `record` where and to whom.
+pub(crate) async fn connect(reach: Reach<'_>, record: &mut Record) -> Result<Link, Error> {
     let tls = reach.tls()?;
     let mut tried = Vec::new();
     loop {
         let in_flight = reach.pick(&tried)?;
         let endpoint = in_flight.endpoint();
+        record.upstream(&endpoint);
         let destination = Destination::Peer {
             address: endpoint,
             tls: tls.clone(),
         };
-        match dial(&destination, Carries::Tcp, limits.connect_timeout, trust).await {
-            Ok((stream, peer)) => {
+        match reach.pool.dialer().dial(&destination, Carries::Tcp).await {
+            Ok(dialed) => {
+                if let Some(peer) = &dialed.peer {
+                    record.proven(peer.id());
+                }
                 return Ok(Link {
-                    stream,
-                    peer,
-                    endpoint,
+                    dialed,
+                    destination,
                     _in_flight: in_flight,
                 });
             }
@@ -128,34 +124,30 @@ pub(crate) async fn connect(reach: Reach<'_>, limits: &Limits, trust: &Reader) -
 }
 
 impl Link {
-    /// Who answered.
-    pub(crate) fn peer(&self) -> Option<&SpiffeId> {
-        self.peer.as_ref().map(|peer| peer.id())
-    }
-
-    /// Where.
-    pub(crate) fn endpoint(&self) -> SocketAddr {
-        self.endpoint
-    }
-
-    /// Carries the application's connection until both sides have ended, or the peer is trusted no longer.
-    pub(crate) async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
+    /// Carries the application's connection until both sides have ended, or the peer is trusted or expected no longer.
+    pub(crate) async fn carry<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
         self,
         downstream: S,
-        trust: Reader,
+        pool: &Pool,
         carried: &Carried,
     ) -> Result<(), Error> {
+        let Dialed { stream, peer } = self.dialed;
+        let destination = &self.destination;
         let untrusted = async {
-            match &self.peer {
-                Some(peer) => peer.until_untrusted(trust).await,
+            match &peer {
                 None => std::future::pending().await,
+                Some(peer) => {
+                    let is_expected = |snapshot: &_| destination.expects(peer.id(), snapshot);
+                    peer.until_untrusted(pool.dialer().mesh.clone(), is_expected)
+                        .await
+                }
             }
         };
         tokio::select! {
             // First, so that a cut is told as a cut.
             biased;
             ended = untrusted => Err(ended),
-            result = carry(downstream, self.stream, carried) => {
+            result = carry(downstream, stream, carried) => {
                 result.map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
             }
         }

@@ -2,45 +2,39 @@
 //! connections shared. A connection serves only a destination equal to its own, and leaves the pool before either
 //! side's certificate ends.
 
-use std::{
-    cell::{Cell, RefCell},
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
-use bytes::Bytes;
 use hashbrown::HashMap;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sidegate_codes::Code;
-use tokio::{sync::Mutex, time::Instant};
+use sidegate_identity::SpiffeId;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
     Answer,
-    dial::{Carries, Destination, dial},
+    connection::{Http1, Http2, StreamSlot, Terms},
+    dial::{Carries, Destination, Dialed, Dialer},
+    leased::{Lease, Leased},
+    stream::Stream,
 };
 use crate::{
-    config::Limits,
     error::Error,
-    http::{LocalExecutor, RequestBody},
-    identity::Peer,
-    snapshot::Reader,
+    http::{LocalExecutor, RequestBody, STREAM_WINDOW, connection_window},
 };
 
 /// The connections of one worker.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    limits: Arc<Limits>,
-    trust: Reader,
+    dialer: Dialer,
     tasks: TaskTracker,
     idle: RefCell<HashMap<Destination, Vec<Http1>>>,
     shared: RefCell<HashMap<Destination, Vec<Http2>>>,
@@ -53,64 +47,25 @@ pub(crate) struct Pool {
 pub(crate) struct Failure {
     pub(crate) error: Error,
     pub(crate) unsent: Option<Box<Request<RequestBody>>>,
+    /// Who had proven to be at the other end by then.
+    pub(crate) peer: Option<SpiffeId>,
 }
-
-/// The body of an upstream's answer. Its end gives the connection back to the pool; dropping it before ends the
-/// HTTP/1.1 connection or resets the HTTP/2 stream.
-#[derive(Debug)]
-pub(crate) struct Leased {
-    body: Incoming,
-    lease: Option<Lease>,
-}
-
-#[derive(Debug)]
-enum Lease {
-    Http1 {
-        pool: Rc<Pool>,
-        destination: Destination,
-        connection: Http1,
-    },
-    Http2 {
-        _stream: StreamSlot,
-    },
-}
-
-#[derive(Debug)]
-struct Http1 {
-    sender: http1::SendRequest<RequestBody>,
-    terms: Terms,
-}
-
-#[derive(Clone, Debug)]
-struct Http2 {
-    sender: http2::SendRequest<RequestBody>,
-    streams: Rc<Cell<u32>>,
-    terms: Terms,
-}
-
-/// How long a connection may take new requests.
-#[derive(Clone, Debug)]
-struct Terms {
-    peer: Option<Arc<Peer>>,
-    retires: Option<Instant>,
-    idle_since: Instant,
-}
-
-/// One stream of a shared connection; counted until dropped.
-#[derive(Debug)]
-struct StreamSlot(Rc<Cell<u32>>);
 
 impl Pool {
     /// An empty pool. `tasks` owns what drives its connections.
-    pub(crate) fn new(limits: Arc<Limits>, trust: Reader, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(dialer: Dialer, tasks: TaskTracker) -> Self {
         Self {
-            limits,
-            trust,
+            dialer,
             tasks,
             idle: RefCell::default(),
             shared: RefCell::default(),
             dialing: RefCell::default(),
         }
+    }
+
+    /// What opens its connections.
+    pub(crate) fn dialer(&self) -> &Dialer {
+        &self.dialer
     }
 
     /// Sends `request` as HTTP/1.1 on an idle connection or a new one.
@@ -126,12 +81,7 @@ impl Pool {
                 Some(connection) => connection,
                 None => match self.connect_http1(destination).await {
                     Ok(connection) => connection,
-                    Err(error) => {
-                        return Err(Failure {
-                            error,
-                            unsent: Some(Box::new(request)),
-                        });
-                    }
+                    Err(error) => return Err(Failure::before_sending(error, request)),
                 },
             };
             match self.in_time(connection.sender.try_send_request(request)).await {
@@ -139,9 +89,22 @@ impl Pool {
                 Ok(Err(mut failed)) => match failed.take_message() {
                     // The server closed an idle connection just now; nothing of the request went out.
                     Some(unsent) if is_reused => request = unsent,
-                    unsent => return Err(failure(destination, failed.error(), unsent)),
+                    unsent => {
+                        return Err(Failure::of(
+                            destination,
+                            failed.error(),
+                            unsent,
+                            &connection.terms,
+                        ));
+                    }
                 },
-                Err(error) => return Err(Failure { error, unsent: None }),
+                Err(error) => {
+                    return Err(Failure {
+                        error,
+                        unsent: None,
+                        peer: connection.terms.peer(),
+                    });
+                }
             }
         }
     }
@@ -155,47 +118,66 @@ impl Pool {
         loop {
             let (mut connection, is_reused) = match self.share(destination).await {
                 Ok(shared) => shared,
-                Err(error) => {
-                    return Err(Failure {
-                        error,
-                        unsent: Some(Box::new(request)),
-                    });
-                }
+                Err(error) => return Err(Failure::before_sending(error, request)),
             };
-            let slot = StreamSlot::take(&connection.streams);
+            let stream = StreamSlot::take(&connection.streams);
             match self.in_time(connection.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => {
-                    let lease = (!response.body().is_end_stream()).then_some(Lease::Http2 { _stream: slot });
-                    let peer = connection.terms.peer.as_ref().map(|peer| peer.id().clone());
+                    let lease = Lease::Http2 { _stream: stream };
+                    let response = response.map(|body| Leased::new(body, lease));
                     return Ok(Answer {
-                        response: response.map(|body| Leased { body, lease }),
-                        peer,
+                        response,
+                        peer: connection.terms.peer(),
                     });
                 }
                 Ok(Err(mut failed)) => match failed.take_message() {
                     Some(unsent) if is_reused => request = unsent,
-                    unsent => return Err(failure(destination, failed.error(), unsent)),
+                    unsent => {
+                        return Err(Failure::of(
+                            destination,
+                            failed.error(),
+                            unsent,
+                            &connection.terms,
+                        ));
+                    }
                 },
-                Err(error) => return Err(Failure { error, unsent: None }),
+                Err(error) => {
+                    return Err(Failure {
+                        error,
+                        unsent: None,
+                        peer: connection.terms.peer(),
+                    });
+                }
             }
+        }
+    }
+
+    /// Takes a connection back once its answer is through. hyper needs one more turn to be ready for another request,
+    /// and does not get there if the request's body is still on its way: then the connection is given up.
+    pub(super) fn give_back(self: Rc<Self>, destination: Destination, mut connection: Http1) {
+        connection.terms.idle_since = Instant::now();
+        if connection.sender.is_ready() {
+            self.keep(destination, connection);
+        } else if !connection.sender.is_closed() {
+            let tasks = self.tasks.clone();
+            tasks.spawn_local(async move {
+                if matches!(timeout(TURNAROUND, connection.sender.ready()).await, Ok(Ok(()))) {
+                    self.keep(destination, connection);
+                }
+            });
         }
     }
 
     /// Drops what has been idle too long or may take no more requests. Called every now and then.
     pub(crate) fn prune(&self) {
-        let now = Instant::now();
-        let lives = |destination: &Destination| self.is_current(destination);
+        let (now, idle) = (Instant::now(), self.dialer.limits.idle_timeout);
         self.idle.borrow_mut().retain(|destination, connections| {
-            connections.retain(|connection| connection.is_usable(now, self.limits.idle_timeout));
-            lives(destination) && !connections.is_empty()
+            connections.retain(|connection| connection.is_usable(now, idle));
+            self.is_current(destination) && !connections.is_empty()
         });
         self.shared.borrow_mut().retain(|destination, connections| {
-            connections.retain(|connection| {
-                let is_idle = connection.streams.get() == 0
-                    && now.duration_since(connection.terms.idle_since) > self.limits.idle_timeout;
-                connection.is_usable(now) && !is_idle
-            });
-            lives(destination) && !connections.is_empty()
+            connections.retain(|connection| connection.is_usable(now) && !connection.is_idle(now, idle));
+            self.is_current(destination) && !connections.is_empty()
         });
         self.dialing
             .borrow_mut()
@@ -207,12 +189,12 @@ impl Pool {
         let Destination::Peer { address, tls } = destination else {
             return true;
         };
-        let snapshot = self.trust.load();
-        snapshot
+        let snapshot = self.dialer.mesh.load();
+        let mut services = snapshot
             .outbound
             .iter()
-            .filter_map(|route| route.service.as_ref())
-            .any(|service| service.tls.as_ref() == Some(tls) && service.endpoints.contains(address))
+            .filter_map(|route| route.service.as_ref());
+        services.any(|service| service.tls.as_ref() == Some(tls) && service.endpoints.contains(address))
     }
 
     fn take_idle(&self, destination: &Destination) -> Option<Http1> {
@@ -221,100 +203,19 @@ impl Pool {
         let now = Instant::now();
         // The most recently used first: the others may rest until they are pruned.
         while let Some(connection) = connections.pop() {
-            if connection.is_usable(now, self.limits.idle_timeout) {
+            if connection.is_usable(now, self.dialer.limits.idle_timeout) {
                 return Some(connection);
             }
         }
         None
     }
 
-    async fn connect_http1(&self, destination: &Destination) -> Result<Http1, Error> {
-        let (stream, peer) = dial(
-            destination,
-            Carries::Http1,
-            self.limits.connect_timeout,
-            &self.trust,
-        )
-        .await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(self.limits.header_bytes)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| upstream_failed(destination, &error))?;
-        let terms = Terms::new(peer);
-        self.tasks
-            .spawn_local(drive(connection, terms.peer.clone(), self.trust.clone()));
-        Ok(Http1 { sender, terms })
-    }
-
-    /// A shared connection with a free stream, and whether it existed before.
-    async fn share(&self, destination: &Destination) -> Result<(Http2, bool), Error> {
-        if let Some(connection) = self.find_shared(destination) {
-            return Ok((connection, true));
+    fn keep(&self, destination: Destination, connection: Http1) {
+        let mut idle = self.idle.borrow_mut();
+        let connections = idle.entry(destination).or_default();
+        if connections.len() < self.dialer.limits.idle_connections {
+            connections.push(connection);
         }
-        let gate = Rc::clone(self.dialing.borrow_mut().entry(destination.clone()).or_default());
-        let _dialing = gate.lock().await;
-        if let Some(connection) = self.find_shared(destination) {
-            return Ok((connection, true));
-        }
-        let connection = self.connect_http2(destination).await?;
-        self.shared
-            .borrow_mut()
-            .entry(destination.clone())
-            .or_default()
-            .push(connection.clone());
-        Ok((connection, false))
-    }
-
-    fn find_shared(&self, destination: &Destination) -> Option<Http2> {
-        let now = Instant::now();
-        let mut shared = self.shared.borrow_mut();
-        let connections = shared.get_mut(destination)?;
-        connections.retain(|connection| connection.is_usable(now));
-        let free = connections
-            .iter_mut()
-            .find(|connection| connection.streams.get() < self.limits.streams)?;
-        free.terms.idle_since = now;
-        Some(free.clone())
-    }
-
-    async fn connect_http2(&self, destination: &Destination) -> Result<Http2, Error> {
-        let (stream, peer) = dial(
-            destination,
-            Carries::Http2,
-            self.limits.connect_timeout,
-            &self.trust,
-        )
-        .await?;
-        let (sender, connection) = http2::Builder::new(LocalExecutor(self.tasks.clone()))
-            .timer(TokioTimer::new())
-            .max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX))
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| upstream_failed(destination, &error))?;
-        let terms = Terms::new(peer);
-        self.tasks
-            .spawn_local(drive(connection, terms.peer.clone(), self.trust.clone()));
-        Ok(Http2 {
-            sender,
-            streams: Rc::default(),
-            terms,
-        })
-    }
-
-    /// The time until the head of the answer is bounded; the request's body counts towards it.
-    async fn in_time<T>(&self, sending: impl Future<Output = T>) -> Result<T, Error> {
-        tokio::time::timeout(self.limits.response_timeout, sending)
-            .await
-            .map_err(|_| Error::Upstream {
-                code: Code::UpstreamTimeout,
-                detail: format!(
-                    "no answer within {}",
-                    humantime::format_duration(self.limits.response_timeout)
-                ),
-            })
     }
 
     fn lend(
@@ -323,63 +224,149 @@ impl Pool {
         connection: Http1,
         response: Response<Incoming>,
     ) -> Answer {
-        let peer = connection.terms.peer.as_ref().map(|peer| peer.id().clone());
+        let peer = connection.terms.peer();
         let lease = Lease::Http1 {
             pool: Rc::clone(self),
             destination: destination.clone(),
             connection,
         };
-        let response = response.map(|body| {
-            let mut leased = Leased {
-                body,
-                lease: Some(lease),
-            };
-            leased.end_if_complete();
-            leased
-        });
-        Answer { response, peer }
-    }
-
-    /// Takes a connection back once its answer is through. hyper needs one more turn to be ready for another request,
-    /// and does not get there if the request's body is still on its way: then the connection is given up.
-    fn give_back(self: Rc<Self>, destination: Destination, mut connection: Http1) {
-        connection.terms.idle_since = Instant::now();
-        if connection.sender.is_ready() {
-            self.keep(destination, connection);
-        } else if !connection.sender.is_closed() {
-            let tasks = self.tasks.clone();
-            tasks.spawn_local(async move {
-                let ready = tokio::time::timeout(TURNAROUND, connection.sender.ready()).await;
-                if matches!(ready, Ok(Ok(()))) {
-                    self.keep(destination, connection);
-                }
-            });
+        Answer {
+            response: response.map(|body| Leased::new(body, lease)),
+            peer,
         }
     }
 
-    fn keep(&self, destination: Destination, connection: Http1) {
-        let mut idle = self.idle.borrow_mut();
-        let connections = idle.entry(destination).or_default();
-        if connections.len() < self.limits.idle_connections {
-            connections.push(connection);
+    async fn connect_http1(&self, destination: &Destination) -> Result<Http1, Error> {
+        let (stream, terms) = self.connect(destination, Carries::Http1).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(self.dialer.limits.header_bytes)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| upstream_failed(destination, &error))?;
+        self.tasks.spawn_local(drive(connection));
+        Ok(Http1 { sender, terms })
+    }
+
+    /// A shared connection with a free stream, and whether it existed before. Waiting for another's dial counts
+    /// towards the connect timeout like the dial itself.
+    async fn share(&self, destination: &Destination) -> Result<(Http2, bool), Error> {
+        if let Some(connection) = self.find_shared(destination) {
+            return Ok((connection, true));
+        }
+        let gate = Rc::clone(self.dialing.borrow_mut().entry(destination.clone()).or_default());
+        let dialed = timeout(self.dialer.limits.connect_timeout, async {
+            let _dialing = gate.lock().await;
+            if let Some(connection) = self.find_shared(destination) {
+                return Ok((connection, true));
+            }
+            let connection = self.connect_http2(destination).await?;
+            self.shared
+                .borrow_mut()
+                .entry(destination.clone())
+                .or_default()
+                .push(connection.clone());
+            Ok((connection, false))
+        });
+        dialed.await.unwrap_or_else(|_| {
+            let detail = format!("{destination}: no connection in time");
+            Err(Error::Upstream {
+                code: Code::UpstreamUnreachable,
+                detail,
+            })
+        })
+    }
+
+    fn find_shared(&self, destination: &Destination) -> Option<Http2> {
+        let now = Instant::now();
+        let mut shared = self.shared.borrow_mut();
+        let connections = shared.get_mut(destination)?;
+        connections.retain(|connection| connection.is_usable(now));
+        let most = self.dialer.limits.streams;
+        let free = connections
+            .iter_mut()
+            .find(|connection| connection.streams.get() < most)?;
+        free.terms.idle_since = now;
+        Some(free.clone())
+    }
+
+    async fn connect_http2(&self, destination: &Destination) -> Result<Http2, Error> {
+        let (stream, terms) = self.connect(destination, Carries::Http2).await?;
+        let limits = &self.dialer.limits;
+        let (sender, connection) = http2::Builder::new(LocalExecutor(self.tasks.clone()))
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(connection_window(limits))
+            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| upstream_failed(destination, &error))?;
+        self.tasks.spawn_local(drive(connection));
+        Ok(Http2 {
+            sender,
+            streams: Rc::default(),
+            terms,
+        })
+    }
+
+    /// Dials, and severs the stream when its peer is trusted or expected no longer: hyper runs the streams of a
+    /// connection in a task of its own, which dropping the connection does not end.
+    async fn connect(&self, destination: &Destination, carries: Carries) -> Result<(Stream, Terms), Error> {
+        let Dialed { stream, peer } = self.dialer.dial(destination, carries).await?;
+        if let Some(peer) = peer.clone() {
+            let (cut, mesh, destination) = (stream.cut(), self.dialer.mesh.clone(), destination.clone());
+            self.tasks.spawn_local(async move {
+                let is_expected = |snapshot: &_| destination.expects(peer.id(), snapshot);
+                tokio::select! {
+                    () = cut.closed() => {}
+                    ended = peer.until_untrusted(mesh, is_expected) => {
+                        tracing::info!(code = %ended.code(), detail = %ended, "upstream connection severed");
+                        cut.sever();
+                    }
+                }
+            });
+        }
+        let terms = Terms::new(peer, &self.dialer.mesh.load());
+        Ok((stream, terms))
+    }
+
+    /// The time until the head of the answer is bounded; the request's body counts towards it.
+    async fn in_time<T>(&self, sending: impl Future<Output = T>) -> Result<T, Error> {
+        let limit = self.dialer.limits.response_timeout;
+        timeout(limit, sending).await.map_err(|_| Error::Upstream {
+            code: Code::UpstreamTimeout,
+            detail: format!("no answer within {}", humantime::format_duration(limit)),
+        })
+    }
+}
+
+impl Failure {
+    fn before_sending(error: Error, request: Request<RequestBody>) -> Self {
+        Self {
+            error,
+            unsent: Some(Box::new(request)),
+            peer: None,
+        }
+    }
+
+    fn of(
+        destination: &Destination,
+        error: &hyper::Error,
+        unsent: Option<Request<RequestBody>>,
+        terms: &Terms,
+    ) -> Self {
+        Self {
+            error: upstream_failed(destination, error),
+            unsent: unsent.map(Box::new),
+            peer: terms.peer(),
         }
     }
 }
 
-/// Runs a connection until it ends, or until its peer is trusted no longer.
-async fn drive(connection: impl Future<Output = hyper::Result<()>>, peer: Option<Arc<Peer>>, trust: Reader) {
-    let result = match peer {
-        None => connection.await,
-        Some(peer) => tokio::select! {
-            biased;
-            ended = peer.until_untrusted(trust) => {
-                tracing::info!(code = %ended.code(), detail = %ended, "upstream connection closed");
-                return;
-            }
-            result = connection => result,
-        },
-    };
-    if let Err(error) = result {
+/// Runs a connection until it ends.
+async fn drive(connection: impl Future<Output = hyper::Result<()>>) {
+    if let Err(error) = connection.await {
         tracing::debug!(%error, "upstream connection broke");
     }
 }
@@ -388,13 +375,6 @@ fn upstream_failed(destination: &Destination, error: &hyper::Error) -> Error {
     Error::Upstream {
         code: Code::UpstreamFailed,
         detail: format!("{destination}: {}", chain(error)),
-    }
-}
-
-fn failure(destination: &Destination, error: &hyper::Error, unsent: Option<Request<RequestBody>>) -> Failure {
-    Failure {
-        error: upstream_failed(destination, error),
-        unsent: unsent.map(Box::new),
     }
 }
 
@@ -408,95 +388,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-impl Terms {
-    fn new(peer: Option<Arc<Peer>>) -> Self {
-        let now = Instant::now();
-        let retires = peer.as_ref().map(|peer| now + peer.time_to_begin());
-        Self {
-            peer,
-            retires,
-            idle_since: now,
-        }
-    }
-
-    fn has_retired(&self, now: Instant) -> bool {
-        self.retires.is_some_and(|retires| now >= retires)
-    }
-}
-
-impl Http1 {
-    fn is_usable(&self, now: Instant, idle: Duration) -> bool {
-        self.sender.is_ready()
-            && !self.terms.has_retired(now)
-            && now.duration_since(self.terms.idle_since) < idle
-    }
-}
-
-impl Http2 {
-    fn is_usable(&self, now: Instant) -> bool {
-        !self.sender.is_closed() && !self.terms.has_retired(now)
-    }
-}
-
-impl StreamSlot {
-    fn take(streams: &Rc<Cell<u32>>) -> Self {
-        streams.set(streams.get().saturating_add(1));
-        Self(Rc::clone(streams))
-    }
-}
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
-}
-
-impl Leased {
-    fn end_if_complete(&mut self) {
-        if self.body.is_end_stream() {
-            self.end();
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some(Lease::Http1 {
-            pool,
-            destination,
-            connection,
-        }) = self.lease.take()
-        {
-            pool.give_back(destination, connection);
-        }
-    }
-}
-
-impl Body for Leased {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &frame {
-            None => self.end(),
-            Some(Ok(_)) => self.end_if_complete(),
-            // What broke is not lent again.
-            Some(Err(_)) => self.lease = None,
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);

@@ -1,15 +1,53 @@
-//! Carries bytes between two streams in both directions until both have ended, and counts them. A half that closes
-//! closes the other's half alone, so protocols that half-close keep working.
+//! Streams to and through upstreams. A [`Stream`] can be severed from elsewhere, whoever holds it; [`carry`] copies
+//! bytes both ways and counts them, and ends a broken or cancelled connection as broken, never as complete.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional},
+    net::TcpStream,
+};
+use tokio_rustls::{client, server};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::detect::Rewound;
+
+/// A connected stream to an upstream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    io: Io,
+    severed: Rc<Severed>,
+    /// Says that the stream is gone.
+    closed: DropGuard,
+}
+
+/// Severs a [`Stream`]: hyper moves streams where nobody else can reach them.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    severed: Rc<Severed>,
+    closed: CancellationToken,
+}
+
+#[derive(Debug)]
+enum Io {
+    Plain(TcpStream),
+    Tls(Box<client::TlsStream<TcpStream>>),
+}
+
+#[derive(Debug, Default)]
+struct Severed {
+    is_severed: Cell<bool>,
+    /// Whoever waits to read: every connection has somebody who does.
+    reader: RefCell<Option<Waker>>,
+}
 
 /// Bytes so far, readable while the copy runs and after it was cancelled.
 #[derive(Clone, Debug, Default)]
@@ -20,19 +58,179 @@ pub(crate) struct Carried {
     pub(crate) sent: Rc<Cell<u64>>,
 }
 
-/// Copies until both directions have ended.
+/// A stream over TCP whose end can be told apart: closed in order, or reset.
+pub(crate) trait OverTcp {
+    /// The socket at the bottom.
+    fn tcp(&self) -> &TcpStream;
+}
+
+/// Copies until both directions have ended. A half that closes closes the other's half alone, so protocols that
+/// half-close keep working. Dropped or failed before, both sides are reset: a cut must not look like an end.
 pub(super) async fn carry<D, U>(downstream: D, mut upstream: U, carried: &Carried) -> io::Result<()>
 where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    D: AsyncRead + AsyncWrite + OverTcp + Unpin,
+    U: AsyncRead + AsyncWrite + OverTcp + Unpin,
 {
     let mut downstream = Counting {
         stream: downstream,
         carried: carried.clone(),
     };
-    copy_bidirectional(&mut downstream, &mut upstream)
-        .await
-        .map(|_| ())
+    resets_on_close(&downstream.stream, true)?;
+    resets_on_close(&upstream, true)?;
+    copy_bidirectional(&mut downstream, &mut upstream).await?;
+    resets_on_close(&downstream.stream, false)?;
+    resets_on_close(&upstream, false)
+}
+
+fn resets_on_close(stream: &impl OverTcp, resets: bool) -> io::Result<()> {
+    SockRef::from(stream.tcp()).set_linger(resets.then_some(Duration::ZERO))
+}
+
+impl Stream {
+    /// To the local application.
+    pub(super) fn plain(tcp: TcpStream) -> Self {
+        Self::new(Io::Plain(tcp))
+    }
+
+    /// To a peer.
+    pub(super) fn tls(stream: client::TlsStream<TcpStream>) -> Self {
+        Self::new(Io::Tls(Box::new(stream)))
+    }
+
+    fn new(io: Io) -> Self {
+        Self {
+            io,
+            severed: Rc::default(),
+            closed: CancellationToken::new().drop_guard(),
+        }
+    }
+
+    /// The means to sever it.
+    pub(super) fn cut(&self) -> Cut {
+        Cut {
+            severed: Rc::clone(&self.severed),
+            closed: self.closed.token().clone(),
+        }
+    }
+}
+
+impl Cut {
+    /// From now on every read and write fails.
+    pub(super) fn sever(&self) {
+        self.severed.is_severed.set(true);
+        if let Some(reader) = self.severed.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Ends when the stream is gone.
+    pub(super) async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+}
+
+impl Severed {
+    fn check(&self) -> io::Result<()> {
+        if self.is_severed.get() {
+            Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "severed: the peer is trusted no longer",
+            ))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn register(&self, waker: &Waker) {
+        let mut reader = self.reader.borrow_mut();
+        if !reader.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *reader = Some(waker.clone());
+        }
+    }
+}
+
+impl OverTcp for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl OverTcp for server::TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+impl<S: OverTcp> OverTcp for Rewound<S> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().tcp()
+    }
+}
+
+impl OverTcp for Stream {
+    fn tcp(&self) -> &TcpStream {
+        match &self.io {
+            Io::Plain(tcp) => tcp,
+            Io::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.severed.check()?;
+        this.severed.register(cx.waker());
+        match &mut this.io {
+            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.severed.check()?;
+        match &mut this.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().io {
+            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().io {
+            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.severed.check()?;
+        match &mut this.io {
+            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.io {
+            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
 }
 
 struct Counting<S> {

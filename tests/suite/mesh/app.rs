@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpListener, task::JoinSet};
+use tokio_stream::{StreamExt, wrappers::IntervalStream};
 
 /// What an application saw of one request.
 #[derive(Clone, Debug)]
@@ -30,6 +32,38 @@ pub(crate) struct App {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     _serving: JoinSet<()>,
+}
+
+/// An HTTP/2 application whose answers never end.
+pub(crate) struct Endless {
+    pub(crate) address: SocketAddr,
+    _serving: JoinSet<()>,
+}
+
+pub(crate) async fn endless() -> Endless {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((tcp, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let service = service_fn(|_: Request<Incoming>| async {
+                    let ticks = IntervalStream::new(tokio::time::interval(Duration::from_millis(10)));
+                    let frames = ticks.map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"tick"))));
+                    Ok::<_, Infallible>(Response::new(StreamBody::new(frames)))
+                });
+                // It ends when the sidecar does.
+                let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(tcp), service)
+                    .await;
+            });
+        }
+    });
+    Endless {
+        address,
+        _serving: serving,
+    }
 }
 
 impl App {

@@ -3,9 +3,12 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::{http1, http2};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use sidegate_identity::{
@@ -117,15 +120,20 @@ impl Connection {
         Self::over(TcpStream::connect(address).await.unwrap(), version).await
     }
 
-    /// Sends `request` and reads the answer to its end.
-    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Reply> {
-        let response = match &mut self.sender {
+    /// Sends `request`; the answer's body is yet to be read.
+    pub(crate) async fn open(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match &mut self.sender {
             Sender::One(sender) => {
                 sender.ready().await?;
-                sender.send_request(request).await?
+                sender.send_request(request).await
             }
-            Sender::Two(sender) => sender.send_request(request).await?,
-        };
+            Sender::Two(sender) => sender.send_request(request).await,
+        }
+    }
+
+    /// Sends `request` and reads the answer to its end.
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Reply> {
+        let response = self.open(request).await?;
         let (parts, body) = response.into_parts();
         let collected = body.collect().await?;
         let trailers = collected.trailers().cloned();

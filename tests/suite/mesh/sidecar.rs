@@ -122,6 +122,12 @@ impl Sidecar {
         fs::rename(beside, self.folder.path().join(file)).unwrap();
     }
 
+    /// Changes its configuration file.
+    pub(crate) fn configure(&self, change: impl FnOnce(String) -> String) {
+        let text = fs::read_to_string(self.folder.path().join("proxy.yaml")).unwrap();
+        self.replace("proxy.yaml", &change(text));
+    }
+
     /// Waits until its files have been put in force `times` times since its start.
     pub(crate) fn applied(&self, times: usize) {
         self.log.nth(times - 1, |line| {

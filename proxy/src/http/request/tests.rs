@@ -123,6 +123,7 @@ fn ambiguity_is_refused_with_its_code() {
             request("GET", "/", &[host, ("connection", "authorization")]),
             Code::BadHeader,
         ),
+        (request("post", "/", &[host]), Code::UnsupportedRequest),
         (
             request(
                 "GET",

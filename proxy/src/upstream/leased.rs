@@ -1,0 +1,95 @@
+//! The body of an upstream's answer, with the connection that it comes over.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::{
+    Pool,
+    connection::{Http1, StreamSlot},
+    dial::Destination,
+};
+
+/// The end of the body gives the connection back to the pool; dropping it before ends the HTTP/1.1 connection or
+/// resets the HTTP/2 stream.
+#[derive(Debug)]
+pub(crate) struct Leased {
+    body: Incoming,
+    lease: Option<Lease>,
+}
+
+/// What is lent.
+#[derive(Debug)]
+pub(super) enum Lease {
+    Http1 {
+        pool: Rc<Pool>,
+        destination: Destination,
+        connection: Http1,
+    },
+    Http2 {
+        _stream: StreamSlot,
+    },
+}
+
+impl Leased {
+    pub(super) fn new(body: Incoming, lease: Lease) -> Self {
+        let mut leased = Self {
+            body,
+            lease: Some(lease),
+        };
+        leased.end_if_complete();
+        leased
+    }
+
+    fn end_if_complete(&mut self) {
+        if self.body.is_end_stream() {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(Lease::Http1 {
+            pool,
+            destination,
+            connection,
+        }) = self.lease.take()
+        {
+            pool.give_back(destination, connection);
+        }
+    }
+}
+
+impl Body for Leased {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            None => self.end(),
+            // Nothing follows trailers, and hyper does not ask whether anything does.
+            Some(Ok(frame)) if frame.is_trailers() => self.end(),
+            Some(Ok(_)) => self.end_if_complete(),
+            // What broke is not lent again.
+            Some(Err(_)) => self.lease = None,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
