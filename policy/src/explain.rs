@@ -51,13 +51,13 @@ impl Policies {
             // A rule matched, or there is none: the decision says all there is to say.
             _ => return None,
         };
-        // The caller's own rules first: in a large set they are the ones that come near.
-        let own = rules.candidates(caller).map(|candidate| &candidate.rule);
-        own.chain(&rules.rules)
+        rules
+            .near(caller, request)
             .take(limits::EXPLAINED_RULES)
-            .map(|rule| (rule, self.compare(rule, caller, request)))
-            .min_by_key(|(rule, seen)| (seen.distance(), rule.order))
-            .map(|(rule, seen)| seen.sentence(rule))
+            .map(|rule| (self.compare(rule, caller, request), rule))
+            // Of several that are as near, the first in the order of rules.
+            .min_by_key(|(seen, rule)| (seen.distance(), rule.order))
+            .map(|(seen, rule)| seen.sentence(rule))
     }
 
     fn requirement(&self, policy: &Arc<str>) -> Option<&Requirement> {

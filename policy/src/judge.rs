@@ -2,7 +2,7 @@
 //! that decides: verified peer → Deny → Require → Allow → denied. Allocates nothing.
 //!
 //! A condition on HTTP cannot be answered for an opaque connection. Such doubt denies: it fires a Deny, fails a
-//! Require, and is no match for an Allow.
+//! Require, and is no match for an Allow. The port is always known: a rule for another port is not in doubt.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -11,8 +11,8 @@ use sidegate_identity::SpiffeId;
 
 use crate::{
     Policies,
-    compile::{Candidate, CompiledRule, PeerTest, RuleIndex, Stages},
-    model::Operation,
+    compile::{CompiledRule, Stages},
+    index::{Candidate, Clause, PeerTest, RuleIndex},
     values::PathPattern,
 };
 
@@ -77,21 +77,20 @@ pub struct Decision<'p> {
     pub shadow: Option<Verdict>,
 }
 
-/// Whether a condition holds. The order is that of growing truth.
+/// Whether a condition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome<'p> {
+enum Outcome {
     No,
     /// The request does not have what the condition asks for.
     Unknown,
-    /// With the pattern that the path matched, where there are paths.
-    Yes(Option<&'p PathPattern>),
+    Yes,
 }
 
-/// The rule that decides a stage.
+/// What decides a stage.
 enum Found<'p> {
-    Match(&'p CompiledRule, Option<&'p PathPattern>),
-    /// No rule matches for certain, this one perhaps.
-    Doubt(&'p CompiledRule),
+    Match(&'p Clause),
+    /// Nothing matches for certain, this perhaps.
+    Doubt(&'p Clause),
     Nothing,
 }
 
@@ -121,8 +120,8 @@ impl Stages {
 
     fn forbidden(&self, caller: &SpiffeId, request: &Request<'_>) -> Option<Decision<'_>> {
         match self.deny.find(caller, request) {
-            Found::Match(rule, pattern) => Some(Decision::denied(Code::DeniedByRule).by(rule, pattern)),
-            Found::Doubt(rule) => Some(Decision::denied(Code::Undecidable).by(rule, None)),
+            Found::Match(clause) => Some(Decision::denied(Code::DeniedByRule).by(clause)),
+            Found::Doubt(clause) => Some(Decision::undecided(clause)),
             Found::Nothing => None,
         }
     }
@@ -131,8 +130,8 @@ impl Stages {
         self.require
             .iter()
             .find_map(|requirement| match requirement.rules.find(caller, request) {
-                Found::Match(..) => None,
-                Found::Doubt(rule) => Some(Decision::denied(Code::Undecidable).by(rule, None)),
+                Found::Match(_) => None,
+                Found::Doubt(clause) => Some(Decision::undecided(clause)),
                 Found::Nothing => Some(Decision {
                     policy: Some(&requirement.policy),
                     source: Some(&requirement.source),
@@ -143,7 +142,7 @@ impl Stages {
 
     fn permitted(&self, caller: &SpiffeId, request: &Request<'_>) -> Decision<'_> {
         match self.allow.find(caller, request) {
-            Found::Match(rule, pattern) => Decision::ALLOWED.by(rule, pattern),
+            Found::Match(clause) => Decision::ALLOWED.by(clause),
             Found::Doubt(_) | Found::Nothing => Decision::denied(Code::NoRuleMatched),
         }
     }
@@ -152,94 +151,82 @@ impl Stages {
 impl RuleIndex {
     /// The first rule that matches, or else the first that cannot be decided.
     fn find(&self, caller: &SpiffeId, request: &Request<'_>) -> Found<'_> {
-        let mut found = Found::Nothing;
-        for candidate in self.candidates(caller) {
-            match (candidate.outcome(caller, request), &found) {
-                (Outcome::Yes(pattern), _) => return Found::Match(&candidate.rule, pattern),
-                (Outcome::Unknown, Found::Nothing) => found = Found::Doubt(&candidate.rule),
-                (Outcome::Unknown | Outcome::No, _) => {}
-            }
+        if self.is_empty() {
+            return Found::Nothing;
         }
-        found
+        let mut matches = First::of(Outcome::Yes, caller, request);
+        self.visit_matches(caller, request, |candidates| matches.offer(candidates));
+        if let Some(candidate) = matches.found {
+            return Found::Match(&candidate.clause);
+        }
+        if request.http.is_some() {
+            return Found::Nothing;
+        }
+        let mut doubts = First::of(Outcome::Unknown, caller, request);
+        self.visit_doubtful(caller, request.port, |candidates| doubts.offer(candidates));
+        doubts
+            .found
+            .map_or(Found::Nothing, |candidate| Found::Doubt(&candidate.clause))
+    }
+}
+
+/// Of all candidates offered, the first that has the wanted outcome.
+struct First<'r, 'p> {
+    wanted: Outcome,
+    caller: &'r SpiffeId,
+    request: &'r Request<'r>,
+    found: Option<&'p Candidate>,
+}
+
+impl<'r, 'p> First<'r, 'p> {
+    fn of(wanted: Outcome, caller: &'r SpiffeId, request: &'r Request<'r>) -> Self {
+        Self {
+            wanted,
+            caller,
+            request,
+            found: None,
+        }
+    }
+
+    /// Takes a list that is in the order of candidates.
+    fn offer(&mut self, candidates: &'p [Candidate]) {
+        let bound = self.found.map_or(usize::MAX, |found| found.rank);
+        let better = candidates
+            .iter()
+            .take_while(|candidate| candidate.rank < bound)
+            .find(|candidate| candidate.outcome(self.caller, self.request) == self.wanted);
+        self.found = better.or(self.found);
     }
 }
 
 impl Candidate {
-    fn outcome(&self, caller: &SpiffeId, request: &Request<'_>) -> Outcome<'_> {
-        if self.peer.takes(caller, request.source.ip) {
-            self.rule.outcome(request)
-        } else {
-            Outcome::No
-        }
-    }
-}
-
-impl PeerTest {
-    fn takes(&self, caller: &SpiffeId, ip: IpAddr) -> bool {
-        let holds = |blocks: &Arc<[_]>| blocks.iter().any(|block: &crate::IpBlock| block.contains(ip));
-        self.ip_blocks.as_ref().is_none_or(holds) && self.takes_identity(caller)
-    }
-}
-
-impl CompiledRule {
-    /// Whether the rule's operations and its date admit the request; the caller is already matched.
-    fn outcome(&self, request: &Request<'_>) -> Outcome<'_> {
-        if self.rule.expires.is_some_and(|day| day.has_begun(request.now)) {
-            return Outcome::No;
-        }
-        let Some(operations) = &self.rule.to else {
-            return Outcome::Yes(None);
-        };
-        let mut outcome = Outcome::No;
-        for operation in operations.iter() {
-            match operation.outcome(request) {
-                Outcome::No => {}
-                Outcome::Unknown => outcome = Outcome::Unknown,
-                yes @ Outcome::Yes(_) => return yes,
-            }
-        }
-        outcome
-    }
-}
-
-impl Operation {
-    fn outcome(&self, request: &Request<'_>) -> Outcome<'_> {
-        // The port is always known: a rule for another port does not become doubtful for lack of HTTP.
-        if self
-            .ports
-            .as_deref()
-            .is_some_and(|ports| !ports.contains(&request.port))
+    fn outcome(&self, caller: &SpiffeId, request: &Request<'_>) -> Outcome {
+        let takes_peer = |test: &Arc<PeerTest>| test.takes(caller, request.source.ip);
+        let clause = &self.clause;
+        if !self.peer.as_ref().is_none_or(takes_peer)
+            || clause.expires.is_some_and(|day| day.has_begun(request.now))
         {
             return Outcome::No;
         }
-        if self.methods.is_none() && self.hosts.is_none() && self.paths.is_none() {
-            return Outcome::Yes(None);
+        match request.http {
+            None if clause.asks_http() => Outcome::Unknown,
+            Some(http) if !clause.takes(http) => Outcome::No,
+            _ => Outcome::Yes,
         }
-        request
-            .http
-            .map_or(Outcome::Unknown, |http| self.http_outcome(http))
     }
+}
 
-    fn http_outcome(&self, http: Http<'_>) -> Outcome<'_> {
-        let method = self
-            .methods
-            .as_deref()
-            .is_none_or(|list| list.iter().any(|it| it.matches(http.method)));
-        let host = self
-            .hosts
-            .as_deref()
-            .is_none_or(|list| list.iter().any(|it| it.matches(http.host)));
-        if !method || !host {
-            return Outcome::No;
-        }
-        match self.paths.as_deref() {
-            None => Outcome::Yes(None),
-            Some(paths) => match paths.iter().find(|pattern| pattern.matches(http.path)) {
-                Some(pattern) => Outcome::Yes(Some(pattern)),
-                None => Outcome::No,
-            },
-        }
+impl Clause {
+    /// By its path the index found the clause.
+    fn takes(&self, http: Http<'_>) -> bool {
+        any_of(self.methods.as_ref(), |method| method.matches(http.method))
+            && any_of(self.hosts.as_ref(), |host| host.matches(http.host))
     }
+}
+
+/// Whether one of the list holds, or none is asked for.
+fn any_of<T>(list: Option<&Arc<[T]>>, holds: impl Fn(&T) -> bool) -> bool {
+    list.is_none_or(|list| list.iter().any(holds))
 }
 
 impl<'p> Decision<'p> {
@@ -261,12 +248,23 @@ impl<'p> Decision<'p> {
         }
     }
 
-    fn by(self, rule: &'p CompiledRule, pattern: Option<&'p PathPattern>) -> Self {
+    /// No pattern: none was matched.
+    fn undecided(clause: &'p Clause) -> Self {
         Self {
-            policy: Some(&rule.policy),
-            rule: Some(&rule.name),
-            path_pattern: pattern.map(PathPattern::shared),
-            source: Some(&rule.source),
+            path_pattern: None,
+            ..Self::denied(Code::Undecidable).by(clause)
+        }
+    }
+
+    fn by(self, clause: &'p Clause) -> Self {
+        let CompiledRule {
+            policy, name, source, ..
+        } = &*clause.rule;
+        Self {
+            policy: Some(policy),
+            rule: Some(name),
+            path_pattern: clause.path.as_ref().map(PathPattern::shared),
+            source: Some(source),
             ..self
         }
     }

@@ -54,6 +54,7 @@ mod compile;
 mod document;
 mod error;
 mod explain;
+mod index;
 mod judge;
 mod limits;
 mod model;

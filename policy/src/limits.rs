@@ -12,6 +12,9 @@ pub(crate) const REPEATED: usize = 50_000;
 pub(crate) const POLICIES: usize = 10_000;
 /// Rules in all policies of one set.
 pub(crate) const RULES: usize = 100_000;
+/// Callers × ports × path segments, over all rules of one set: what the index of a workload holds at most, so that a
+/// small file cannot unfold into a large one.
+pub(crate) const INDEXED: usize = 2_000_000;
 /// Rules in one policy.
 pub(crate) const RULES_PER_POLICY: usize = 10_000;
 /// Entries of one rule's `from` or `to`.

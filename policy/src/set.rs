@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sidegate_codes::Code;
 
-use crate::{Policies, PolicyError, Sourced, limits};
+use crate::{Policies, PolicyError, Sourced, index, limits};
 
 /// Policies that were checked as a whole: names are unique, limits hold. In the order of their names, so that the
 /// order of files and documents never decides anything.
@@ -31,7 +31,10 @@ impl PolicySet {
     pub fn new(mut policies: Vec<Sourced>) -> Result<Self, Vec<PolicyError>> {
         // Stable: of two policies with one name, the error names the one that was read later.
         policies.sort_by(|a, b| a.name().cmp(b.name()));
-        let errors: Vec<_> = duplicates(&policies).chain(over_limits(&policies)).collect();
+        let errors: Vec<_> = duplicates(&policies)
+            .chain(over_limits(&policies))
+            .chain(over_index(&policies))
+            .collect();
         if errors.is_empty() {
             Ok(Self { policies })
         } else {
@@ -102,6 +105,24 @@ fn over_limits(policies: &[Sourced]) -> Option<PolicyError> {
     })
 }
 
+/// Rules of long lists multiply in the index; the policy with the most of them is the one to split.
+fn over_index(policies: &[Sourced]) -> Option<PolicyError> {
+    let size = |sourced: &Sourced| sum(sourced.policy().spec.rules.iter().map(index::size_of));
+    let all = sum(policies.iter().map(size));
+    let widest = policies.iter().max_by_key(|sourced| size(sourced));
+    let widest = widest.filter(|_| all > limits::INDEXED)?;
+    let message = format!(
+        "names {} combinations of caller, port and path segment, all files {all}; at most {} are allowed",
+        size(widest),
+        limits::INDEXED
+    );
+    Some(widest.error(Code::PolicyTooLarge, "spec.rules", message))
+}
+
+fn sum(sizes: impl Iterator<Item = usize>) -> usize {
+    sizes.fold(0, usize::saturating_add)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +185,32 @@ mod tests {
             errors[0].message.contains("110000 rules in all files"),
             "{}",
             errors[0]
+        );
+    }
+
+    #[test]
+    fn rules_that_unfold_beyond_the_index_refuse_the_set_and_the_widest_is_named() {
+        let list = |item: &dyn Fn(usize) -> String| (0..256).map(item).collect::<Vec<_>>().join(", ");
+        let wide = |name: &str, ports: &str| {
+            let from = list(&|index| format!("shop/a{index}"));
+            let paths = list(&|index| format!("/a/b/p{index}"));
+            let rule = format!(
+                "  - {{from: [{{serviceAccounts: [{from}]}}], to: [{{ports: [{ports}], paths: [{paths}]}}]}}\n"
+            );
+            policy(name, 1).replace("  - to: [{ports: [80]}]\n", &rule)
+        };
+        // 256 callers × 256 paths of 4 places.
+        let fits = read("a.yaml", &wide("a", "80"), "shop");
+        assert!(PolicySet::new(fits.clone()).is_ok());
+        let over = read("b.yaml", &wide("b", "80, 81, 82, 83, 84, 85, 86, 87"), "shop");
+        let errors = PolicySet::new([fits, over].concat()).unwrap_err();
+        let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "b.yaml:1: spec.rules: names 2097152 combinations of caller, port and path segment, \
+              all files 2359296; at most 2000000 are allowed (SG0216)"
+            ]
         );
     }
 

@@ -16,6 +16,7 @@ pub use ip::IpBlock;
 pub use method::Method;
 pub use name::{Name, ServiceAccount};
 pub use path::PathPattern;
+pub(crate) use path::Segment;
 
 /// Text that is not what its place in a policy asks for. Says what would be; the place is added by who knows it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

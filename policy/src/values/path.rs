@@ -10,14 +10,15 @@ use crate::limits;
 #[derive(Clone, Debug)]
 pub struct PathPattern {
     text: Arc<str>,
-    segments: Box<[Segment]>,
+    segments: Arc<[Segment]>,
     /// Ends in `/**`: whatever follows matches too, and so does nothing.
     open: bool,
 }
 
-#[derive(Clone, Debug)]
-enum Segment {
-    Literal(Box<str>),
+/// What one segment of a path must be.
+#[derive(Debug)]
+pub(crate) enum Segment {
+    Literal(Arc<str>),
     /// Any one segment that is not empty.
     Any,
 }
@@ -34,7 +35,7 @@ impl PathPattern {
             return false;
         };
         let mut rest = path.split('/');
-        for segment in &self.segments {
+        for segment in &*self.segments {
             match rest.next() {
                 Some(seen) if segment.matches(seen) => {}
                 _ => return false,
@@ -46,9 +47,25 @@ impl PathPattern {
     pub(crate) fn shared(&self) -> &Arc<str> {
         &self.text
     }
+
+    pub(crate) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Whether it ends in `/**`.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
 }
 
 impl Segment {
+    pub(crate) fn literal(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Literal(literal) => Some(literal),
+            Self::Any => None,
+        }
+    }
+
     fn matches(&self, seen: &str) -> bool {
         match self {
             Self::Literal(literal) => **literal == *seen,
@@ -76,7 +93,8 @@ impl FromStr for PathPattern {
         let segments = closed
             .map(|path| parse_segments(path, open))
             .transpose()?
-            .unwrap_or_default();
+            .unwrap_or_default()
+            .into();
         Ok(Self {
             text: text.into(),
             segments,
@@ -85,7 +103,7 @@ impl FromStr for PathPattern {
     }
 }
 
-fn parse_segments(path: &str, open: bool) -> Result<Box<[Segment]>, InvalidValue> {
+fn parse_segments(path: &str, open: bool) -> Result<Vec<Segment>, InvalidValue> {
     let mut names = Vec::new();
     let mut segments = Vec::new();
     let mut rest = path.split('/').peekable();
@@ -98,7 +116,7 @@ fn parse_segments(path: &str, open: bool) -> Result<Box<[Segment]>, InvalidValue
         }
         segments.push(parse_segment(text, &mut names)?);
     }
-    Ok(segments.into())
+    Ok(segments)
 }
 
 fn parse_segment<'t>(text: &'t str, names: &mut Vec<&'t str>) -> Result<Segment, InvalidValue> {
