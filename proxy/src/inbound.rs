@@ -70,7 +70,7 @@ async fn forward(
     let version = request.version();
     let snapshot = worker.mesh.snapshot();
     let inbound = &snapshot.inbound[*port];
-    record.to_port(inbound.forward.port());
+    record.at_port(inbound.forward.port());
 
     let rules = Rules {
         paths: inbound.paths,

@@ -178,7 +178,7 @@ impl Record {
     }
 
     /// It goes to this port of the application, whatever the connection came in for.
-    pub(crate) fn to_port(&mut self, port: u16) {
+    pub(crate) fn at_port(&mut self, port: u16) {
         self.port = port;
     }
 
