@@ -11,7 +11,8 @@ use crate::{
     Decision, Http, Policies, Request, Verdict,
     compile::{CompiledRule, Requirement},
     limits,
-    model::{OneOf, Operation, Peer},
+    model::{Grpc, OneOf, Operation, Peer},
+    values::PathPattern,
 };
 
 /// A decision in words.
@@ -161,13 +162,19 @@ fn compare_operation(operation: &Operation, request: &Request<'_>) -> Match {
     });
     match request.http {
         Some(http) => compare_http(operation, http, &mut seen),
-        None if operation.methods.is_some() || operation.paths.is_some() || operation.hosts.is_some() => {
+        None if operation.asks_http() => {
             seen.missed
                 .push("an opaque connection has no method, path or host".to_owned());
         }
         None => {}
     }
     seen
+}
+
+impl Operation {
+    fn asks_http(&self) -> bool {
+        self.methods.is_some() || self.paths.is_some() || self.hosts.is_some() || self.grpc.is_some()
+    }
 }
 
 fn compare_http(operation: &Operation, http: Http<'_>, seen: &mut Match) {
@@ -180,6 +187,13 @@ fn compare_http(operation: &Operation, http: Http<'_>, seen: &mut Match) {
     seen.test("method", operation.methods.as_ref(), &http.method, |method| {
         method.matches(http.method)
     });
+    if let Some(Grpc { service, method }) = &operation.grpc {
+        let called = PathPattern::of_grpc(service, method.as_ref());
+        let path = || format!("path {} is not in grpc [{called}]", shown(&http.path));
+        seen.note("path", (!called.matches(http.path)).then(path));
+        let method = || format!("method {} is not in [POST]", shown(&http.method));
+        seen.note("method", (http.method != "POST").then(method));
+    }
 }
 
 /// Of several alternatives the one that misses least.

@@ -3,7 +3,7 @@
 //!
 //! Of what it yields, port and path are matched for good; every other condition is still to be asked.
 
-use std::sync::Arc;
+use std::{slice, sync::Arc};
 
 use hashbrown::HashMap;
 use sidegate_identity::{SpiffeId, TrustDomain};
@@ -200,13 +200,23 @@ impl Clause {
     }
 
     fn of(rule: &Arc<CompiledRule>, operation: &Operation) -> Vec<Arc<Self>> {
+        let grpc = operation.grpc.as_ref();
+        let called = grpc.map(|grpc| PathPattern::of_grpc(&grpc.service, grpc.method.as_ref()));
+        let paths = operation
+            .paths
+            .as_deref()
+            .or(called.as_ref().map(slice::from_ref));
+        let methods = match grpc {
+            Some(_) => Some([Method::post()].into()),
+            None => operation.methods.as_deref().map(Into::into),
+        };
         let clause = Self {
             ports: operation.ports.as_deref().map(Into::into),
-            methods: operation.methods.as_deref().map(Into::into),
+            methods,
             hosts: operation.hosts.as_deref().map(Into::into),
             ..Self::unconditional(Arc::clone(rule))
         };
-        match &operation.paths {
+        match paths {
             None => vec![Arc::new(clause)],
             Some(paths) => paths
                 .iter()

@@ -66,7 +66,10 @@ pub use compile::Policies;
 pub use error::PolicyError;
 pub use explain::Explanation;
 pub use judge::{Decision, Http, Request, Source, Verdict};
-pub use model::{Action, AuthorizationPolicy, Metadata, Mode, OneOf, Operation, Peer, Rule, Spec};
+pub use model::{Action, AuthorizationPolicy, Grpc, Metadata, Mode, OneOf, Operation, Peer, Rule, Spec};
 pub use read::{Sourced, parse_json, parse_yaml};
 pub use set::{PolicySet, Workload};
-pub use values::{Date, HostPattern, InvalidValue, IpBlock, Method, Name, PathPattern, ServiceAccount};
+pub use values::{
+    Date, GrpcMethod, GrpcService, HostPattern, InvalidValue, IpBlock, Method, Name, PathPattern,
+    ServiceAccount,
+};

@@ -9,7 +9,9 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 use crate::{
     document::{Cursor, Node},
     read,
-    values::{Date, HostPattern, IpBlock, Method, Name, PathPattern, ServiceAccount},
+    values::{
+        Date, GrpcMethod, GrpcService, HostPattern, IpBlock, Method, Name, PathPattern, ServiceAccount,
+    },
 };
 
 /// The `apiVersion` of every document of the language.
@@ -121,6 +123,19 @@ pub struct Operation {
     /// The application's ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<OneOf<u16>>,
+    /// A gRPC call: stands for method and path, so neither stands beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<Grpc>,
+}
+
+/// A call of a gRPC method: POST to `/service/method`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Grpc {
+    /// The service's full name.
+    pub service: GrpcService,
+    /// `None`: any method of the service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<GrpcMethod>,
 }
 
 /// A list that is not empty, any one of which is enough.

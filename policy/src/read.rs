@@ -10,7 +10,8 @@ use crate::{
     document::{self, Cursor, Fields, Node},
     limits,
     model::{
-        API_VERSION, Action, AuthorizationPolicy, KIND, Metadata, Mode, OneOf, Operation, Peer, Rule, Spec,
+        API_VERSION, Action, AuthorizationPolicy, Grpc, KIND, Metadata, Mode, OneOf, Operation, Peer, Rule,
+        Spec,
     },
     values::Name,
 };
@@ -266,12 +267,31 @@ fn peer(cursor: &Cursor<'_>) -> Result<Peer, PolicyError> {
 }
 
 fn operation(cursor: &Cursor<'_>) -> Result<Operation, PolicyError> {
-    let fields = cursor.fields(&["methods", "paths", "hosts", "ports"])?;
+    let fields = cursor.fields(&["methods", "paths", "hosts", "ports", "grpc"])?;
+    let grpc = fields.optional("grpc").map(|cursor| grpc(&cursor)).transpose()?;
+    if let (Some(_), Some(other)) = (&grpc, fields.optional("methods").or(fields.optional("paths"))) {
+        // Another method or path could never be a gRPC call, and the same one says nothing.
+        let message =
+            "cannot stand beside `grpc`, which says method and path; write two operations if either is meant";
+        return Err(other.error(Code::PolicyBadValue, message));
+    }
     Ok(Operation {
         methods: fields.values("methods")?,
         paths: fields.values("paths")?,
         hosts: fields.values("hosts")?,
         ports: ports(&fields)?,
+        grpc,
+    })
+}
+
+fn grpc(cursor: &Cursor<'_>) -> Result<Grpc, PolicyError> {
+    let fields = cursor.fields(&["service", "method"])?;
+    Ok(Grpc {
+        service: fields.required("service")?.value()?,
+        method: fields
+            .optional("method")
+            .map(|method| method.value())
+            .transpose()?,
     })
 }
 

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 mod date;
+mod grpc;
 mod host;
 mod ip;
 mod method;
@@ -11,6 +12,7 @@ mod name;
 mod path;
 
 pub use date::Date;
+pub use grpc::{GrpcMethod, GrpcService};
 pub use host::HostPattern;
 pub use ip::IpBlock;
 pub use method::Method;
@@ -48,6 +50,8 @@ macro_rules! serialize_as_text {
 
 serialize_as_text!(
     Date,
+    GrpcMethod,
+    GrpcService,
     HostPattern,
     IpBlock,
     Method,

@@ -14,6 +14,7 @@ spec:
   rules:
   - {from: [{serviceAccounts: [shop/web]}], to: [{methods: [GET], hosts: ["*.shop.test"], paths: ["/cart/{id}/**"]}]}
   - {from: [{namespaces: [shop], ipBlocks: [10.0.0.0/8]}], to: [{ports: [9090]}]}
+  - {from: [{serviceAccounts: [shop/web]}], to: [{paths: ["/cart/7/{item}", "/cart/{id}/x/**"]}, {grpc: {service: shop.Pay}}]}
 ---
 apiVersion: sidegate.dev/v1alpha1
 kind: AuthorizationPolicy

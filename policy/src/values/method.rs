@@ -9,6 +9,11 @@ use super::InvalidValue;
 pub struct Method(Arc<str>);
 
 impl Method {
+    /// `POST`: how gRPC calls.
+    pub(crate) fn post() -> Self {
+        Self("POST".into())
+    }
+
     /// The method as it stands in a request line.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -3,7 +3,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use super::InvalidValue;
+use super::{GrpcMethod, GrpcService, InvalidValue};
 use crate::limits;
 
 /// `/charge`, `/charge/{id}` or `/refund/**`. Matched against a path that is already normalised and has no query.
@@ -42,6 +42,17 @@ impl PathPattern {
             }
         }
         self.open || rest.next().is_none()
+    }
+
+    /// The path of a gRPC method, or of every method of a service.
+    pub(crate) fn of_grpc(service: &GrpcService, method: Option<&GrpcMethod>) -> Self {
+        let method = method.map(GrpcMethod::shared);
+        let last = method.map_or(Segment::Any, |method| Segment::Literal(Arc::clone(method)));
+        Self {
+            text: format!("/{service}/{}", method.map_or("{method}", |method| method)).into(),
+            segments: [Segment::Literal(Arc::clone(service.shared())), last].into(),
+            open: false,
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<str> {

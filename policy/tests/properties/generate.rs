@@ -47,9 +47,32 @@ const PATTERNS: &[&str] = &[
     "/{x}/b",
     "/a/{x}/**",
     "/a/b/{y}",
+    "/a/b/c",
+    "/a/b/c/{z}",
+    "/shop.Pay/Charge",
 ];
 const PATHS: &[&str] = &[
-    "/", "/a", "/a/", "/a/b", "/a/b/", "/a/b/c", "/ab", "/b", "", "*", "/**", "/{x}", "a", "/A", "/a/{x}",
+    "/",
+    "/a",
+    "/a/",
+    "/a/b",
+    "/a/b/",
+    "/a/b/c",
+    "/ab",
+    "/b",
+    "",
+    "*",
+    "/**",
+    "/{x}",
+    "a",
+    "/A",
+    "/a/{x}",
+    "/a/b/c/d",
+    "/shop.Pay/Charge",
+    "/shop.Pay/Refund",
+    "/shop.Pay/",
+    "/shop.Pay/Charge/",
+    "/Pay/Charge",
 ];
 const HOST_PATTERNS: &[&str] = &["shop.test", "*.shop.test", "*.test", "A.shop.test"];
 const HOSTS: &[&str] = &[
@@ -62,6 +85,8 @@ const HOSTS: &[&str] = &[
     "",
     "test",
 ];
+const SERVICES: &[&str] = &["shop.Pay", "Pay"];
+const CALLS: &[&str] = &["Charge", "Refund"];
 const PORTS: &[u16] = &[8080, 9090];
 /// Around 2027-01-31.
 const MOMENTS: &[u64] = &[0, 1_801_353_599, 1_801_353_600, 1_900_000_000];
@@ -205,22 +230,32 @@ fn operation() -> impl Strategy<Value = Value> {
     let some =
         |chance: f64, words: &'static [&'static str]| option::weighted(chance, vec(select(words), 1..3));
     let ports = option::weighted(0.2, vec(select(PORTS), 1..3));
-    let fields_given = (
-        some(0.4, METHODS),
-        some(0.6, PATTERNS),
-        some(0.2, HOST_PATTERNS),
-        ports,
-    );
-    fields_given.prop_map(|(methods, paths, hosts, ports)| {
+    let asked = prop_oneof![
+        5 => (some(0.4, METHODS), some(0.6, PATTERNS)).prop_map(|(methods, paths)| [
+            ("methods", methods.map(Value::from)),
+            ("paths", paths.map(Value::from)),
+        ]),
+        1 => grpc().prop_map(|grpc| [("grpc", Some(grpc)), ("methods", None)]),
+    ];
+    (asked, some(0.2, HOST_PATTERNS), ports).prop_map(|([first, second], hosts, ports)| {
         or_else(
             fields([
-                ("methods", methods.map(Value::from)),
-                ("paths", paths.map(Value::from)),
+                first,
+                second,
                 ("hosts", hosts.map(Value::from)),
                 ("ports", ports.map(Value::from)),
             ]),
             json!({"ports": PORTS}),
         )
+    })
+}
+
+fn grpc() -> impl Strategy<Value = Value> {
+    (select(SERVICES), option::of(select(CALLS))).prop_map(|(service, method)| {
+        fields([
+            ("service", Some(service.into())),
+            ("method", method.map(Value::from)),
+        ])
     })
 }
 

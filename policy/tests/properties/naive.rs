@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use sidegate_policy::{Action, AuthorizationPolicy, Mode, Operation, Peer, Request, Rule};
+use sidegate_policy::{Action, AuthorizationPolicy, Grpc, Mode, Operation, Peer, Request, Rule};
 
 /// A workload as the page speaks of it.
 pub(crate) struct Place<'a> {
@@ -213,7 +213,10 @@ fn asks(operation: &Operation, request: &Request<'_>) -> Answer {
     {
         return Answer::No;
     }
-    let wants_http = operation.methods.is_some() || operation.paths.is_some() || operation.hosts.is_some();
+    let wants_http = operation.methods.is_some()
+        || operation.paths.is_some()
+        || operation.hosts.is_some()
+        || operation.grpc.is_some();
     let Some(http) = request.http else {
         return if wants_http {
             Answer::CannotTell
@@ -231,6 +234,20 @@ fn asks(operation: &Operation, request: &Request<'_>) -> Answer {
     });
     if !method || !host {
         return Answer::No;
+    }
+    if let Some(Grpc { service, method }) = &operation.grpc {
+        let segments: Vec<&str> = http.path.split('/').collect();
+        return match (http.method, segments.as_slice(), method) {
+            ("POST", ["", called, last], Some(method))
+                if *called == service.to_string() && *last == method.to_string() =>
+            {
+                Answer::Yes(Some(format!("/{service}/{method}")))
+            }
+            ("POST", ["", called, last], None) if *called == service.to_string() && !last.is_empty() => {
+                Answer::Yes(Some(format!("/{service}/{{method}}")))
+            }
+            _ => Answer::No,
+        };
     }
     match &operation.paths {
         None => Answer::Yes(None),
