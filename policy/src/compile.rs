@@ -34,6 +34,7 @@ pub(crate) struct Stages {
 #[derive(Debug)]
 pub(crate) struct Requirement {
     pub(crate) policy: Arc<str>,
+    pub(crate) mode: Mode,
     pub(crate) source: Arc<str>,
     pub(crate) rules: RuleIndex,
 }
@@ -44,6 +45,7 @@ pub(crate) struct CompiledRule {
     /// Its place in the stage.
     pub(crate) order: usize,
     pub(crate) policy: Arc<str>,
+    pub(crate) mode: Mode,
     pub(crate) name: Arc<str>,
     pub(crate) source: Arc<str>,
     pub(crate) rule: Rule,
@@ -86,6 +88,7 @@ impl Stages {
                 add_rules(&mut rules, sourced, local);
                 self.require.push(Requirement {
                     policy: Arc::clone(sourced.name()),
+                    mode: sourced.policy().spec.mode,
                     source: Arc::clone(sourced.source()),
                     rules,
                 });
@@ -104,6 +107,7 @@ fn add_rules(index: &mut RuleIndex, sourced: &Sourced, local: Option<&TrustDomai
         let rule = CompiledRule {
             order: index.len(),
             policy: Arc::clone(sourced.name()),
+            mode: sourced.policy().spec.mode,
             name: rule.name.shared(),
             source: Arc::clone(source),
             rule,

@@ -300,9 +300,28 @@ impl fmt::Display for Explanation<'_> {
         if let Some(source) = source {
             write!(f, " ({source})")?;
         }
-        match &self.nearest {
-            Some(nearest) => write!(f, "; nearest: {nearest}"),
-            None => Ok(()),
+        if let Some(nearest) = &self.nearest {
+            write!(f, "; nearest: {nearest}")?;
+        }
+        self.decision.fmt_shadow(f)
+    }
+}
+
+impl Decision<'_> {
+    /// "; would be denied by rule admin of shop/tighter", where the shadow policies would decide otherwise.
+    fn fmt_shadow(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.shadow.filter(|shadow| *shadow != self.verdict) {
+            None => return Ok(()),
+            Some(Verdict::Allow) => f.write_str("; would be allowed")?,
+            Some(Verdict::Deny) => f.write_str("; would be denied")?,
+        }
+        match (self.shadow_rule, self.shadow_policy) {
+            (Some(rule), Some(policy)) => write!(f, " by rule {rule} of {policy}"),
+            (None, Some(policy)) => write!(f, " by {policy}"),
+            (_, None) => Ok(()),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,9 @@ use sidegate_identity::SpiffeId;
 
 use crate::{
     Policies,
-    compile::{CompiledRule, Stages},
+    compile::{CompiledRule, Requirement, Stages},
     index::{Candidate, Clause, PeerTest, RuleIndex},
+    model::Mode,
     values::PathPattern,
 };
 
@@ -75,6 +76,11 @@ pub struct Decision<'p> {
     pub source: Option<&'p Arc<str>>,
     /// What the verdict would be if the shadow policies were enforced too; `None` if there are none.
     pub shadow: Option<Verdict>,
+    /// The shadow policy that decides `shadow`: who would deny, or allow. `None` where an enforced policy decides it,
+    /// or none does.
+    pub shadow_policy: Option<&'p Arc<str>>,
+    /// The rule of that policy; a Require policy that is not met names none.
+    pub shadow_rule: Option<&'p Arc<str>>,
 }
 
 /// Whether a condition holds.
@@ -97,10 +103,15 @@ enum Found<'p> {
 impl Policies {
     /// Judges one request.
     pub fn judge(&self, request: &Request<'_>) -> Decision<'_> {
-        let shadow = self.trial.as_ref().map(|trial| trial.judge(request).verdict);
+        let decision = self.enforced.judge(request);
+        let Some(trial) = self.trial.as_ref().map(|trial| trial.judge(request)) else {
+            return decision;
+        };
         Decision {
-            shadow,
-            ..self.enforced.judge(request)
+            shadow: Some(trial.verdict),
+            shadow_policy: trial.shadow_policy,
+            shadow_rule: trial.shadow_rule,
+            ..decision
         }
     }
 }
@@ -132,11 +143,7 @@ impl Stages {
             .find_map(|requirement| match requirement.rules.find(caller, request) {
                 Found::Match(_) => None,
                 Found::Doubt(clause) => Some(Decision::undecided(clause)),
-                Found::Nothing => Some(Decision {
-                    policy: Some(&requirement.policy),
-                    source: Some(&requirement.source),
-                    ..Decision::denied(Code::RequirementNotMet)
-                }),
+                Found::Nothing => Some(Decision::denied(Code::RequirementNotMet).unmet(requirement)),
             })
     }
 
@@ -238,6 +245,8 @@ impl<'p> Decision<'p> {
         path_pattern: None,
         source: None,
         shadow: None,
+        shadow_policy: None,
+        shadow_rule: None,
     };
 
     const fn denied(code: Code) -> Self {
@@ -258,13 +267,33 @@ impl<'p> Decision<'p> {
 
     fn by(self, clause: &'p Clause) -> Self {
         let CompiledRule {
-            policy, name, source, ..
+            policy,
+            mode,
+            name,
+            source,
+            ..
         } = &*clause.rule;
+        let is_shadow = *mode == Mode::Shadow;
         Self {
+            shadow_policy: is_shadow.then_some(policy),
+            shadow_rule: is_shadow.then_some(name),
             policy: Some(policy),
             rule: Some(name),
             path_pattern: clause.path.as_ref().map(PathPattern::shared),
             source: Some(source),
+            ..self
+        }
+    }
+
+    /// No rule: it is for lack of one that the policy denies.
+    fn unmet(self, requirement: &'p Requirement) -> Self {
+        let Requirement {
+            policy, mode, source, ..
+        } = requirement;
+        Self {
+            policy: Some(policy),
+            source: Some(source),
+            shadow_policy: (*mode == Mode::Shadow).then_some(policy),
             ..self
         }
     }

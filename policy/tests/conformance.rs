@@ -68,6 +68,10 @@ struct Want {
     rule: Option<String>,
     pattern: Option<String>,
     shadow: Option<String>,
+    #[serde(rename = "shadowPolicy")]
+    shadow_policy: Option<String>,
+    #[serde(rename = "shadowRule")]
+    shadow_rule: Option<String>,
     /// Not compared where a vector leaves it out.
     nearest: Option<String>,
 }
@@ -184,6 +188,8 @@ impl Asked {
             rule: decision.rule.map(ToString::to_string),
             pattern: decision.path_pattern.map(ToString::to_string),
             shadow: decision.shadow.map(|verdict| format!("{verdict:?}")),
+            shadow_policy: decision.shadow_policy.map(ToString::to_string),
+            shadow_rule: decision.shadow_rule.map(ToString::to_string),
             nearest: self.want.nearest.as_ref().and(explanation.nearest),
         }
     }

@@ -160,7 +160,11 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::select};
 
     use super::*;
-    use crate::{compile::CompiledRule, model::Rule, values::PathPattern};
+    use crate::{
+        compile::CompiledRule,
+        model::{Mode, Rule},
+        values::PathPattern,
+    };
 
     /// Few words and every shape, so that prefixes are shared, cut, and cut again.
     fn pattern() -> impl Strategy<Value = PathPattern> {
@@ -188,6 +192,7 @@ mod tests {
         let rule = CompiledRule {
             order: rank,
             policy: "p".into(),
+            mode: Mode::Enforce,
             name: name.shared(),
             source: "s".into(),
             rule: Rule {

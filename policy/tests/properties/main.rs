@@ -23,8 +23,14 @@ proptest! {
         let compiled = compile(&set);
         let decision = compiled.judge(&asked.request());
         prop_assert_eq!(judged(&decision), naively(&set, &asked, false));
-        let shadow = shadowed(&set).then(|| verdict(&naively(&set, &asked, true)));
-        prop_assert_eq!(decision.shadow, shadow);
+        let trial = naively(&set, &asked, true);
+        prop_assert_eq!(decision.shadow, shadowed(&set).then(|| verdict(&trial)));
+        let in_shadow = |name: &String| set.iter().any(|it| {
+            **it.name() == **name && it.policy().spec.mode == Mode::Shadow
+        });
+        let policy = trial.policy.filter(in_shadow);
+        prop_assert_eq!(decision.shadow_rule.map(ToString::to_string), policy.as_ref().and(trial.rule));
+        prop_assert_eq!(decision.shadow_policy.map(ToString::to_string), policy);
     }
 
     #[test]
@@ -67,7 +73,8 @@ proptest! {
         let (with, without) = (compile(&set), compile(&enforced));
         let without = without.judge(&asked.request());
         prop_assert_eq!(without.shadow, None);
-        prop_assert_eq!(Decision { shadow: None, ..with.judge(&asked.request()) }, without);
+        let with = Decision { shadow: None, shadow_policy: None, shadow_rule: None, ..with.judge(&asked.request()) };
+        prop_assert_eq!(with, without);
     }
 
     #[test]
@@ -145,15 +152,19 @@ fn the_small_world_reaches_every_verdict_and_a_shadow_that_differs() {
             verdict,
             code,
             shadow,
+            path_pattern,
             ..
         } = policies.judge(&asked.request());
         seen.insert(code.map_or("Allow", Code::id));
         if shadow.is_some_and(|shadow| shadow != verdict) {
             seen.insert("differs");
         }
+        if path_pattern.is_some_and(|pattern| pattern.starts_with("/shop.Pay/")) {
+            seen.insert("gRPC");
+        }
     }
     let wanted = [
-        "Allow", "SG0201", "SG0202", "SG0203", "SG0204", "SG0205", "SG0206", "differs",
+        "Allow", "SG0201", "SG0202", "SG0203", "SG0204", "SG0205", "SG0206", "differs", "gRPC",
     ];
     assert_eq!(seen, BTreeSet::from(wanted));
 }
