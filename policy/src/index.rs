@@ -236,7 +236,7 @@ pub(crate) fn size_of(rule: &Rule) -> usize {
     let operations = rule.to.as_deref().unwrap_or_default();
     let asked = operations.iter().map(asked_in).fold(0, usize::saturating_add);
     let peers = rule.from.as_deref().unwrap_or_default();
-    let called = peers.iter().map(Peer::named).fold(0, usize::saturating_add);
+    let called = peers.iter().map(Peer::callers).fold(0, usize::saturating_add);
     called.max(1).saturating_mul(asked.max(1))
 }
 

@@ -190,28 +190,37 @@ mod tests {
 
     #[test]
     fn rules_that_unfold_beyond_the_index_refuse_the_set_and_the_widest_is_named() {
-        let list = |item: &dyn Fn(usize) -> String| (0..256).map(item).collect::<Vec<_>>().join(", ");
-        let wide = |name: &str, ports: &str| {
-            let from = list(&|index| format!("shop/a{index}"));
-            let paths = list(&|index| format!("/a/b/p{index}"));
-            let rule = format!(
-                "  - {{from: [{{serviceAccounts: [{from}]}}], to: [{{ports: [{ports}], paths: [{paths}]}}]}}\n"
-            );
-            policy(name, 1).replace("  - to: [{ports: [80]}]\n", &rule)
+        let list = |count: usize, item: &dyn Fn(usize) -> String| {
+            (0..count).map(item).collect::<Vec<_>>().join(", ")
         };
+        let paths = list(256, &|index| format!("/a/b/p{index}"));
+        let wide = |name: &str, from: &str, ports: &str| {
+            let rule = format!("  - {{from: [{from}], to: [{{ports: [{ports}], paths: [{paths}]}}]}}\n");
+            read(
+                "a.yaml",
+                &policy(name, 1).replace("  - to: [{ports: [80]}]\n", &rule),
+                "shop",
+            )
+        };
+        let accounts = list(256, &|index| format!("shop/a{index}"));
+        let named = format!("{{serviceAccounts: [{accounts}]}}");
+        // A source that names nobody one by one is one caller to the index.
+        let described = list(64, &|_| "{namespaces: [shop]}".to_owned());
+
         // 256 callers × 256 paths of 4 places.
-        let fits = read("a.yaml", &wide("a", "80"), "shop");
+        let fits = [wide("a", &named, "80"), wide("b", &described, "80")].concat();
         assert!(PolicySet::new(fits.clone()).is_ok());
-        let over = read("b.yaml", &wide("b", "80, 81, 82, 83, 84, 85, 86, 87"), "shop");
-        let errors = PolicySet::new([fits, over].concat()).unwrap_err();
-        let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            shown,
-            [
-                "b.yaml:1: spec.rules: names 2097152 combinations of caller, port and path segment, \
-              all files 2359296; at most 2000000 are allowed (SG0216)"
-            ]
-        );
+        let ports = list(32, &|index| (80 + index).to_string());
+        for (from, seen) in [(&named, 256 * 256 * 4 * 32), (&described, 64 * 256 * 4 * 32)] {
+            let errors = PolicySet::new([fits.clone(), wide("c", from, &ports)].concat()).unwrap_err();
+            let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            let all = seen + 256 * 256 * 4 + 64 * 256 * 4;
+            let message = format!(
+                "a.yaml:1: spec.rules: names {seen} combinations of caller, port and path segment, all files {all}; \
+                 at most 2000000 are allowed (SG0216)"
+            );
+            assert_eq!(shown, [message]);
+        }
     }
 
     #[test]

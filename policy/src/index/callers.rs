@@ -57,12 +57,12 @@ impl Callers {
 }
 
 impl Peer {
-    /// How many identities the source names, at most.
-    pub(super) fn named(&self) -> usize {
+    /// How many callers the index finds the source under, at most.
+    pub(super) fn callers(&self) -> usize {
         let principals = self.principals.as_ref().map_or(0, |list| list.len());
         let accounts = self.service_accounts.as_ref().map_or(0, |list| list.len());
         let domains = self.trust_domains.as_ref().map_or(1, |list| list.len());
-        principals.max(accounts.saturating_mul(domains))
+        principals.max(accounts.saturating_mul(domains)).max(1)
     }
 }
 
