@@ -267,15 +267,12 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64) {
         ));
     }
     while accepting.join_next().await.is_some() {}
+    worker.inbound_tasks.close();
     worker.tasks.close();
-    if timeout(worker.limits.drain_timeout, worker.tasks.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            connections = worker.tasks.len(),
-            "limits.drainTimeout is over: the rest is dropped"
-        );
+    let in_flight = async { tokio::join!(worker.inbound_tasks.wait(), worker.tasks.wait()) };
+    if timeout(worker.limits.drain_timeout, in_flight).await.is_err() {
+        let connections = worker.inbound_tasks.len() + worker.tasks.len();
+        tracing::warn!(connections, "limits.drainTimeout is over: the rest is dropped");
     }
     pruning.abort();
 }

@@ -4,7 +4,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -177,6 +177,85 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
     }
 }
 
+/// An opaque stream that may not turn out to be HTTP: a peer that calls its HTTP opaque would have it forwarded without
+/// a look at its path, its framing and its claims of identity.
+#[derive(Debug)]
+pub(crate) struct NotHttp<S> {
+    stream: S,
+    /// What has been read until it is known; `None` from then on.
+    first: Option<Vec<u8>>,
+}
+
+impl<S> NotHttp<S> {
+    /// Watches the first bytes of `stream`.
+    pub(crate) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            first: Some(Vec::new()),
+        }
+    }
+
+    /// The stream below.
+    pub(crate) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// Refuses a first line that names HTTP before the name is handed on: wider than [`classify`], because servers
+    /// differ in what they take for a request line.
+    fn watch(&mut self, read: &[u8]) -> io::Result<()> {
+        let Some(first) = &mut self.first else {
+            return Ok(());
+        };
+        first.extend_from_slice(read);
+        let start = first
+            .iter()
+            .position(|byte| !matches!(byte, b'\r' | b'\n'))
+            .unwrap_or(first.len());
+        let line = first[start..]
+            .split(|byte| *byte == b'\n')
+            .next()
+            .unwrap_or_default();
+        if line.windows(5).any(|bytes| bytes.eq_ignore_ascii_case(b"HTTP/")) {
+            let why = "HTTP on a connection that was said to be opaque";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        if start + line.len() < first.len() || first.len() >= LONGEST_LINE {
+            self.first = None;
+        }
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for NotHttp<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let result = self.watch(buf.filled().get(before..).unwrap_or_default());
+        if result.is_err() {
+            buf.set_filled(before);
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for NotHttp<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 const TLS_HANDSHAKE: u8 = 0x16;
 /// RFC 9113 §3.4.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -239,6 +318,27 @@ mod tests {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).await.unwrap();
         assert_eq!(all, b"GET more");
+    }
+
+    #[tokio::test]
+    async fn http_is_not_handed_on_as_opaque_bytes_however_it_is_split() {
+        for (bytes, detected) in STREAMS {
+            for split in 0..bytes.len() {
+                let (one, two) = bytes.split_at(split);
+                let mut stream = NotHttp::new(one.chain(two));
+                let mut through = Vec::new();
+                let result = stream.read_to_end(&mut through).await;
+                let names_http = bytes.windows(5).any(|bytes| bytes == b"HTTP/");
+                assert!(names_http || detected == Detected::Opaque);
+                assert_eq!(result.is_err(), names_http, "{}", bytes.escape_ascii());
+                assert_eq!(
+                    through == bytes,
+                    !names_http,
+                    "{} came through",
+                    through.escape_ascii()
+                );
+            }
+        }
     }
 
     proptest! {

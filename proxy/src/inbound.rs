@@ -15,7 +15,7 @@ use crate::{
     accept::Accepted,
     authorize::{self, Caller},
     config::{Inbound, Protocol},
-    detect::{self, Detected, Rewound},
+    detect::{self, Detected, NotHttp, Rewound},
     error::Error,
     http::{self as http_stage, Checked, RequestBody, Rules},
     identity::Peer,
@@ -130,7 +130,7 @@ async fn opaque(
     // Taken before the verdict, so that a change in between is not missed.
     let changes = worker.mesh.clone();
     let result = async {
-        let permit = authorize::connection(caller, stream, &worker.mesh.snapshot())?;
+        let permit = authorize::connection(caller, NotHttp::new(stream), &worker.mesh.snapshot())?;
         record.admitted(permit.admission());
         record.upstream(&inbound.forward);
         tokio::select! {

@@ -154,3 +154,36 @@ async fn an_http_port_is_never_downgraded_to_opaque_bytes() {
     sidecar.accessed(|line| line["code"] == "SG0615");
     assert!(app.seen().is_empty());
 }
+
+/// The default `protocol: auto`, and an Allow without HTTP conditions.
+#[tokio::test]
+async fn http_that_calls_itself_opaque_does_not_reach_the_application() {
+    let (app, authority) = (App::start().await, Authority::new());
+    let sidecar = Sidecar::start(
+        "payments",
+        &authority,
+        ORDERS,
+        &[Port::Inbound(app.address, "protocol: auto")],
+    );
+    let svid = authority.svid(&id("orders"));
+    let mut stream = tls(
+        sidecar.inbound(),
+        &authority,
+        Some(&svid),
+        &id("payments"),
+        b"sidegate-tcp/1",
+    )
+    .await
+    .unwrap();
+    let forged = format!(
+        "GET /a/../b HTTP/1.1\r\nHost: payments\r\nX-Sidegate-Peer: {}\r\n\r\n",
+        id("admin")
+    );
+    stream.write_all(forged.as_bytes()).await.unwrap();
+    let mut all = Vec::new();
+    // A reset is as good a refusal as an end.
+    let _ = stream.read_to_end(&mut all).await;
+    assert_eq!(all, b"");
+    sidecar.accessed(|line| line["protocol"] == "tcp" && line["verdict"] == "failed");
+    assert!(app.seen().is_empty());
+}

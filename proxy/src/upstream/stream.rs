@@ -18,7 +18,7 @@ use tokio::{
 use tokio_rustls::{client, server};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::detect::Rewound;
+use crate::detect::{NotHttp, Rewound};
 
 /// A connected stream to an upstream.
 #[derive(Debug)]
@@ -162,6 +162,12 @@ impl OverTcp for server::TlsStream<TcpStream> {
 }
 
 impl<S: OverTcp> OverTcp for Rewound<S> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().tcp()
+    }
+}
+
+impl<S: OverTcp> OverTcp for NotHttp<S> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().tcp()
     }
