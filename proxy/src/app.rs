@@ -343,8 +343,8 @@ impl Reload {
                 message,
             });
         }
-        tracing::info!("configuration applied");
         self.publisher.config(next.clone());
+        tracing::info!("configuration applied");
         self.config = next;
         // Labels are part of what the files mean.
         self.digest = [0; 32];
