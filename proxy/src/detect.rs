@@ -209,7 +209,8 @@ impl<S> NotHttp<S> {
         first.extend_from_slice(read);
         let start = first
             .iter()
-            .position(|byte| !matches!(byte, b'\r' | b'\n'))
+            // Some servers skip blank lines before a request, of whatever blanks.
+            .position(|byte| !byte.is_ascii_whitespace())
             .unwrap_or(first.len());
         let line = first[start..]
             .split(|byte| *byte == b'\n')

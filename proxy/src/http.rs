@@ -92,7 +92,18 @@ where
             }
         }
     };
-    served.map_err(|error| Error::Downstream(error.to_string()))
+    served.map_err(|error| ended(&error))
+}
+
+/// What hyper refused by itself is a refusal too; the rest is a downstream that left.
+fn ended(error: &hyper::Error) -> Error {
+    if error.is_parse_too_large() {
+        Error::bad_request(Code::HeadersTooLarge, "limits.headerBytes or limits.headers")
+    } else if error.is_parse() {
+        Error::bad_request(Code::BadFraming, error.to_string())
+    } else {
+        Error::Downstream(error.to_string())
+    }
 }
 
 fn http1_server(limits: &Limits) -> http1::Builder {

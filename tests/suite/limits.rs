@@ -105,3 +105,38 @@ async fn an_upstream_that_never_answers_is_given_up() {
     );
     assert!(line["duration_ms"].as_f64().unwrap() < Duration::from_secs(5).as_secs_f64() * 1_000.0);
 }
+
+#[tokio::test]
+async fn what_the_http_library_refuses_is_recorded_too() {
+    let (app, authority, sidecar) = stage("headers: 10, headerBytes: 8192").await;
+    let svid = authority.svid(&id("orders"));
+    let many = "x-a: 1\r\n".repeat(50);
+    for (code, request) in [
+        (
+            "SG0613",
+            format!("GET / HTTP/1.1\r\nHost: payments\r\n{many}\r\n"),
+        ),
+        ("SG0612", "GET / HTTP/1.1\r\nHost : payments\r\n\r\n".to_owned()),
+    ] {
+        let mut stream = tls(
+            sidecar.inbound(),
+            &authority,
+            Some(&svid),
+            &id("payments"),
+            b"http/1.1",
+        )
+        .await
+        .unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        // The connection ends with the refusal, in whatever way.
+        let _ = stream.read_to_string(&mut answer).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+        let line = sidecar.accessed(|line| line["code"] == code);
+        assert_eq!(
+            (&line["verdict"], &line["src"]),
+            (&"failed".into(), &id("orders").into())
+        );
+    }
+    assert!(app.seen().is_empty());
+}

@@ -210,7 +210,7 @@ impl Exposition {
                     let bounds = LATENCY_BOUNDS
                         .iter()
                         .map(std::time::Duration::as_secs_f64)
-                        .chain([f64::MAX]);
+                        .chain([f64::INFINITY]);
                     let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
                     to.histogram(direction, *sum, *count, &buckets)
                 })
