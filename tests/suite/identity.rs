@@ -1,6 +1,6 @@
 //! Who may not speak: everyone without an SVID of the mesh, and everyone whose time is over.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use http_body_util::BodyExt;
 use sidegate_identity::tls::provider;
@@ -244,4 +244,34 @@ async fn a_removed_root_ends_outbound_streams_too() {
     let broken = tokio::time::timeout(PATIENCE, async { while let Some(Ok(_)) = body.frame().await {} });
     broken.await.expect("the stream outlives the root of its peer");
     orders.logged(|line| line["code"] == "SG0311");
+}
+
+#[tokio::test]
+async fn a_key_that_others_may_read_is_not_used() {
+    let (app, authority, sidecar) = stage().await;
+    let folder = sidecar.copy();
+    std::fs::set_permissions(
+        folder.path().join("key.pem"),
+        std::fs::Permissions::from_mode(0o640),
+    )
+    .unwrap();
+    let second = Sidecar::start_in(folder, &[Port::Inbound(app.address, "protocol: http")]);
+    let line = second.logged(|line| line["code"] == "SG0312");
+    assert!(line["error"].as_str().unwrap().contains("key.pem"), "{line}");
+    assert_eq!(second.page("/readyz").await.status, 503);
+    let orders = authority.svid(&id("orders"));
+    assert!(
+        is_refused(
+            tls(
+                second.inbound(),
+                &authority,
+                Some(&orders),
+                &id("payments"),
+                b"http/1.1"
+            )
+            .await
+        )
+        .await
+    );
+    second.accessed(|line| line["code"] == "SG0308");
 }

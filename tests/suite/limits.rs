@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -139,4 +140,91 @@ async fn what_the_http_library_refuses_is_recorded_too() {
         );
     }
     assert!(app.seen().is_empty());
+}
+
+#[tokio::test]
+async fn requests_in_flight_over_the_limit_are_shed_and_the_place_comes_back() {
+    let authority = Authority::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let svid = authority.svid(&id("payments"));
+    let ports = [Port::Inbound(listener.local_addr().unwrap(), "protocol: http")];
+    let one = "workers: 1\nlimits: {requests: 1}";
+    let sidecar = Sidecar::start_as("payments", &svid, &authority, ORDERS, &ports, one);
+    let mut first = orders(&sidecar, &authority).await.unwrap();
+    let mut second = orders(&sidecar, &authority).await.unwrap();
+    let waiting = tokio::spawn(async move { first.status("GET", "/first").await });
+    let (mut app, _) = listener.accept().await.unwrap();
+    assert_ne!(
+        app.read(&mut [0; 1024]).await.unwrap(),
+        0,
+        "the one place is taken"
+    );
+
+    assert_eq!(second.status("GET", "/second").await, 503);
+    assert_eq!(
+        sidecar.accessed(|line| line["path"] == "/second")["code"],
+        "SG0607"
+    );
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(waiting.await.unwrap(), 200);
+    // Its record is written when its answer is through; from then on the place is free.
+    sidecar.accessed(|line| line["path"] == "/first" && line["status"] == 200);
+    let again = tokio::spawn(async move { second.status("GET", "/third").await });
+    assert_ne!(
+        app.read(&mut [0; 1024]).await.unwrap(),
+        0,
+        "on the pooled connection"
+    );
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(again.await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn streams_over_the_limit_wait_for_one_to_end() {
+    let (authority, endless) = (Authority::new(), crate::mesh::endless().await);
+    let svid = authority.svid(&id("payments"));
+    let ports = [Port::Inbound(endless.address, "protocol: http2")];
+    let sidecar = Sidecar::start_as(
+        "payments",
+        &svid,
+        &authority,
+        ORDERS,
+        &ports,
+        "limits: {streams: 1}",
+    );
+    let orders = authority.svid(&id("orders"));
+    let stream = tls(
+        sidecar.inbound(),
+        &authority,
+        Some(&orders),
+        &id("payments"),
+        b"h2",
+    )
+    .await
+    .unwrap();
+    let mut caller = Connection::over(stream, Http::Two).await;
+    let request = || {
+        http::Request::get("http://payments/")
+            .body(http_body_util::Full::default())
+            .unwrap()
+    };
+    let mut first = caller.open(request()).await.unwrap().into_body();
+    let second = caller.open(request());
+    tokio::pin!(second);
+    for _ in 0..5 {
+        tokio::select! {
+            biased;
+            answer = &mut second => panic!("a second stream was served: {answer:?}"),
+            frame = first.frame() => assert!(frame.unwrap().is_ok()),
+        }
+    }
+    drop(first);
+    let answer = tokio::time::timeout(PATIENCE, second)
+        .await
+        .expect("the place does not come back");
+    assert_eq!(answer.unwrap().status(), 200);
 }

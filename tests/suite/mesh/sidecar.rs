@@ -65,12 +65,24 @@ impl Sidecar {
         more: &str,
     ) -> Self {
         let folder = TempDir::new().unwrap();
+        let files = [
+            ("bundle.pem", authority.bundle()),
+            ("svid.pem", svid.chain.clone()),
+            ("key.pem", svid.key.clone()),
+            ("policies.yaml", policies.to_owned()),
+            ("proxy.yaml", configuration(account, ports, more)),
+        ];
+        for (name, text) in files {
+            write(&folder.path().join(name), &text);
+        }
+        let sidecar = Self::start_in(folder, ports);
+        sidecar.applied(1);
+        sidecar
+    }
+
+    /// From the files in `folder`, as they are; it may never become ready.
+    pub(crate) fn start_in(folder: TempDir, ports: &[Port<'_>]) -> Self {
         let path = folder.path();
-        write(&path.join("bundle.pem"), &authority.bundle());
-        write(&path.join("svid.pem"), &svid.chain);
-        write(&path.join("key.pem"), &svid.key);
-        write(&path.join("policies.yaml"), policies);
-        write(&path.join("proxy.yaml"), &configuration(account, ports, more));
         let mut child = Command::new(env!("CARGO_BIN_EXE_sidegate"))
             .args(["proxy", "--config"])
             .arg(path.join("proxy.yaml"))
@@ -91,7 +103,7 @@ impl Sidecar {
                 .unwrap()
         };
         let has = |wanted: fn(&Port<'_>) -> bool| ports.iter().any(wanted);
-        let sidecar = Self {
+        Self {
             inbound: has(|port| matches!(port, Port::Inbound(..))).then(|| address("inbound")),
             outbound: has(|port| matches!(port, Port::Outbound(..))).then(|| address("outbound")),
             admin: address("admin"),
@@ -100,11 +112,8 @@ impl Sidecar {
             log,
             access,
             _readers: readers,
-        };
-        sidecar.applied(1);
-        sidecar
+        }
     }
-
     /// Where peers reach it.
     pub(crate) fn inbound(&self) -> SocketAddr {
         self.inbound.expect("it has an inbound port")
@@ -120,6 +129,16 @@ impl Sidecar {
         let beside = self.folder.path().join(format!(".{file}.new"));
         write(&beside, text);
         fs::rename(beside, self.folder.path().join(file)).unwrap();
+    }
+
+    /// A folder with the same files.
+    pub(crate) fn copy(&self) -> TempDir {
+        let copy = TempDir::new().unwrap();
+        for file in fs::read_dir(self.folder.path()).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        copy
     }
 
     /// Changes its configuration file.
