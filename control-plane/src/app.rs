@@ -267,7 +267,7 @@ fn lines(problems: &[Problem]) -> String {
 /// Handshakes that are done and wait for gRPC to take them.
 const ACCEPT_QUEUE: usize = 64;
 /// How long sidecars have to find back to a restarted control plane before a service without any counts as empty.
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(15);
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const SWEEP: Duration = Duration::from_secs(1);
 const STOP_DEADLINE: Duration = Duration::from_secs(5);

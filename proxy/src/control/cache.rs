@@ -182,3 +182,154 @@ fn pem_block(label: &str, der: &[u8]) -> String {
 
 const RESOURCES: &str = "resources.pb";
 const CREDENTIALS: &str = "svid.pem";
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, os::unix::fs::PermissionsExt};
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, ExtendedKeyUsagePurpose,
+        IsCa, KeyPair, KeyUsagePurpose, SanType,
+    };
+    use sidegate_identity::{TrustBundle, TrustDomain};
+    use sidegate_proto::v1::resource::Kind;
+    use tempfile::TempDir;
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    const PAYMENTS: &str = "spiffe://shop.test/ns/shop/sa/payments";
+
+    /// A cache of `identity` with a good state of `PAYMENTS` in it.
+    fn saved(identity: &str) -> (TempDir, Cache) {
+        let root = TempDir::new().unwrap();
+        let cache = Cache::new(root.path().join("cache"), SpiffeId::parse(identity).unwrap());
+        let (authority, credentials, key) = issued();
+        cache.save_resources(&resources(authority)).unwrap();
+        cache.save_credentials(&credentials, &key).unwrap();
+        (root, cache)
+    }
+
+    fn issued() -> (Vec<u8>, Credentials, Vec<u8>) {
+        let mut root = CertificateParams::default();
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        root.not_after = OffsetDateTime::now_utc() + time::Duration::HOUR;
+        let root = CertifiedIssuer::self_signed(root, KeyPair::generate().unwrap()).unwrap();
+        let mut leaf = CertificateParams::default();
+        leaf.distinguished_name = DistinguishedName::new();
+        leaf.subject_alt_names = vec![SanType::URI(PAYMENTS.try_into().unwrap())];
+        leaf.is_ca = IsCa::ExplicitNoCa;
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        leaf.not_before = OffsetDateTime::now_utc() - time::Duration::MINUTE;
+        leaf.not_after = OffsetDateTime::now_utc() + time::Duration::HOUR;
+        let key = KeyPair::generate().unwrap();
+        let leaf = leaf.signed_by(&key, &root).unwrap();
+        let authority = root.der().to_vec();
+        let bundle =
+            TrustBundle::from_der(TrustDomain::parse("shop.test").unwrap(), [root.der().clone()]).unwrap();
+        let trust: TrustBundles = [bundle].into_iter().collect();
+        let pkcs8 = key.serialize_der();
+        let private = rustls::pki_types::PrivateKeyDer::try_from(pkcs8.clone()).unwrap();
+        let now = rustls::pki_types::UnixTime::now();
+        let credentials = Credentials::new(vec![leaf.der().clone()], private, &trust, now).unwrap();
+        (authority, credentials, pkcs8)
+    }
+
+    fn resources(authority: Vec<u8>) -> Resources {
+        let settings = v1::Settings {
+            labels: BTreeMap::new(),
+            root_namespace: String::new(),
+            enforcement: v1::Enforcement::Enforce.into(),
+            report_interval_ms: 1_000,
+        };
+        let bundle = v1::TrustBundle {
+            trust_domain: "shop.test".to_owned(),
+            authorities: vec![authority],
+        };
+        let resource = |name: &str, kind| v1::Resource {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            kind: Some(kind),
+        };
+        Resources::from_list(vec![
+            resource("settings", Kind::Settings(settings)),
+            resource("bundle/shop.test", Kind::Bundle(bundle)),
+        ])
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_was_saved_is_resumed_and_nobody_else_may_read_it() {
+        let (_root, cache) = saved(PAYMENTS);
+        let resumed = cache.load().unwrap();
+        assert_eq!(resumed.credentials.unwrap().svid().id().as_str(), PAYMENTS);
+        assert_eq!(resumed.resources.len(), 2);
+        for (path, mode) in [("", 0o700), (RESOURCES, 0o600), (CREDENTIALS, 0o600)] {
+            assert_eq!(
+                fs::metadata(cache.folder.join(path)).unwrap().mode() & 0o777,
+                mode,
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_empty_cache_resumes_nothing() {
+        let root = TempDir::new().unwrap();
+        let cache = Cache::new(root.path().join("cache"), SpiffeId::parse(PAYMENTS).unwrap());
+        let resumed = cache.load().unwrap();
+        assert!(resumed.credentials.is_none() && resumed.resources.len() == 0);
+    }
+
+    #[test]
+    fn what_others_could_have_written_or_read_is_not_used() {
+        for (path, mode) in [("", 0o755), (RESOURCES, 0o620), (CREDENTIALS, 0o644)] {
+            let (_root, cache) = saved(PAYMENTS);
+            chmod(&cache.folder.join(path), mode);
+            assert!(
+                matches!(cache.load(), Err(CacheError::Open { .. })),
+                "{path} {mode:o}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_cache_is_not_followed() {
+        let (root, cache) = saved(PAYMENTS);
+        let elsewhere = root.path().join("elsewhere");
+        fs::rename(&cache.folder, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &cache.folder).unwrap();
+        assert!(matches!(cache.load(), Err(CacheError::Open { .. })));
+    }
+
+    #[test]
+    fn a_damaged_state_is_not_used() {
+        let (_root, cache) = saved(PAYMENTS);
+        cache.write(RESOURCES, b"\xFF\xFF\xFF").unwrap();
+        assert!(matches!(cache.load(), Err(CacheError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_certificate_of_another_identity_is_not_used() {
+        let (_root, cache) = saved("spiffe://shop.test/ns/shop/sa/orders");
+        assert!(matches!(cache.load(), Err(CacheError::OtherIdentity(_))));
+    }
+
+    #[test]
+    fn a_certificate_that_the_bundle_does_not_vouch_for_is_left_out() {
+        let (_root, cache) = saved(PAYMENTS);
+        let (other, ..) = issued();
+        cache.save_resources(&resources(other)).unwrap();
+        let resumed = cache.load().unwrap();
+        assert!(resumed.credentials.is_none(), "the join token counts then");
+        assert_eq!(resumed.resources.len(), 2);
+    }
+}

@@ -66,7 +66,7 @@ pub(super) async fn run(
                 failures += 1;
                 let code = Code::ControlPlaneUnreachable;
                 tracing::warn!(%code, %error, failures, "no updates from the control plane");
-                let wait = renewal::retry_after(failures, jitter()).min(LONGEST_WAIT);
+                let wait = renewal::retry_after(failures.min(MOST_DOUBLINGS), jitter());
                 tokio::select! {
                     () = client.drain.begun() => return,
                     () = tokio::time::sleep(wait) => {}
@@ -182,6 +182,6 @@ fn apply(client: &Client, held: &mut Resources, update: v1::Update) -> Message {
 }
 
 const QUEUE: usize = 4;
-/// A sidecar notices a restarted control plane soon, even after a long outage.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Two seconds at most, spread by the jitter: a restarted control plane waits fifteen for all to find back.
+const MOST_DOUBLINGS: u32 = 3;
 const GOODBYE: Duration = Duration::from_millis(500);
