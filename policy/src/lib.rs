@@ -50,6 +50,7 @@
     )
 )]
 
+mod analyse;
 mod compile;
 mod document;
 mod error;
@@ -62,6 +63,7 @@ mod read;
 mod set;
 mod values;
 
+pub use analyse::{Finding, Lint, Service, Severity, Surroundings};
 pub use compile::Policies;
 pub use error::PolicyError;
 pub use explain::Explanation;

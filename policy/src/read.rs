@@ -65,7 +65,7 @@ impl Sourced {
     }
 
     /// The rules in their order, each with where it is written.
-    pub(crate) fn rules(&self) -> impl Iterator<Item = (&Rule, &Arc<str>)> {
+    pub fn rules(&self) -> impl Iterator<Item = (&Rule, &Arc<str>)> {
         self.policy.spec.rules.iter().zip(&self.rule_sources)
     }
 }

@@ -25,6 +25,15 @@ impl HostPattern {
                 .is_some_and(|(labels, rest)| rest.eq_ignore_ascii_case(domain) && are_labels(labels)),
         }
     }
+
+    /// Whether the pattern matches every host that another matches.
+    pub(crate) fn covers(&self, narrow: &Self) -> bool {
+        match (self.text.strip_prefix('*'), narrow.text.strip_prefix('*')) {
+            (Some(domain), Some(narrow)) => narrow.ends_with(domain),
+            (None, Some(_)) => false,
+            (_, None) => self.matches(&narrow.text),
+        }
+    }
 }
 
 impl FromStr for HostPattern {

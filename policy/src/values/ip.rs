@@ -16,6 +16,11 @@ impl IpBlock {
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.contains(&ip.to_canonical())
     }
+
+    /// Whether the block holds every address of another.
+    pub(crate) fn covers(&self, narrow: &Self) -> bool {
+        self.0.contains(&narrow.0)
+    }
 }
 
 impl FromStr for IpBlock {

@@ -44,6 +44,19 @@ impl PathPattern {
         self.open || rest.next().is_none()
     }
 
+    /// Whether the pattern matches every path that another matches.
+    pub(crate) fn covers(&self, narrow: &Self) -> bool {
+        let mut rest = narrow.segments.iter();
+        // An open end may be empty, so what this pattern asks for must stand in the other's segments.
+        let begins_alike = self.segments.iter().all(|segment| match (segment, rest.next()) {
+            (Segment::Any, Some(Segment::Literal(literal))) => !literal.is_empty(),
+            (Segment::Any, Some(Segment::Any)) => true,
+            (Segment::Literal(wide), Some(Segment::Literal(narrow))) => wide == narrow,
+            (Segment::Literal(_), Some(Segment::Any)) | (_, None) => false,
+        });
+        begins_alike && (self.open || !narrow.open && rest.next().is_none())
+    }
+
     /// The path of a gRPC method, or of every method of a service.
     pub(crate) fn of_grpc(service: &GrpcService, method: Option<&GrpcMethod>) -> Self {
         let method = method.map(GrpcMethod::shared);

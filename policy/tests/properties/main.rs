@@ -10,6 +10,7 @@ use sidegate_policy::{
 };
 
 mod generate;
+mod lints;
 mod naive;
 
 use generate::{asked, policies, policies_of};

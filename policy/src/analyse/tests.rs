@@ -1,0 +1,180 @@
+use super::*;
+use crate::parse_yaml;
+
+/// A policy in flow form, so that each rule is one line.
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}}}\nspec:\n  {spec}\n---\n"
+    )
+}
+
+fn lint_with(text: &str, services: Option<&[Service<'_>]>) -> Vec<Finding> {
+    let trust_domain = TrustDomain::parse("shop.test").unwrap();
+    let set = PolicySet::new(parse_yaml("a.yaml", text, Some("shop")).unwrap()).unwrap();
+    set.lint(&Surroundings {
+        trust_domain: Some(&trust_domain),
+        root_namespace: Some("root"),
+        services,
+        now: 1_801_353_600, // 2027-01-31
+    })
+}
+
+/// `id policy/rule`, one per finding.
+fn lint(policies: &[(&str, &str)]) -> Vec<String> {
+    let text: String = policies.iter().map(|(name, spec)| policy(name, spec)).collect();
+    let shown = |it: Finding| {
+        format!(
+            "{} {}/{}",
+            it.lint.id(),
+            it.policy,
+            it.rule.as_deref().unwrap_or("-")
+        )
+    };
+    lint_with(&text, None).into_iter().map(shown).collect()
+}
+
+const NOTHING: [&str; 0] = [];
+
+#[test]
+fn what_a_deny_refuses_whole_is_found_and_what_it_refuses_in_part_is_not() {
+    let allow = "{action: Allow, rules: [{name: r, from: [{serviceAccounts: [shop/web]}], to: [{methods: [GET], paths: [\"/admin/{id}\"]}]}]}";
+    for deny in [
+        "{action: Deny, rules: [{name: d, to: [{paths: [/admin/**]}]}]}",
+        "{action: Deny, rules: [{name: d, from: [{namespaces: [shop]}]}]}",
+        "{action: Deny, rules: [{name: d, from: [{trustDomains: [shop.test]}], to: [{methods: [GET, POST]}]}]}",
+        "{action: Deny, rules: [{name: d, expires: 2020-01-01, from: [{principals: [\"spiffe://shop.test/ns/shop/sa/web\"]}]}]}",
+    ] {
+        let found = lint(&[("a", allow), ("d", deny)]);
+        assert!(
+            found.contains(&"covered-by-deny shop/a/r".to_owned()),
+            "{deny}: {found:?}"
+        );
+    }
+    for deny in [
+        "{action: Deny, mode: Shadow, rules: [{name: d, to: [{paths: [/admin/**]}]}]}",
+        "{action: Deny, rules: [{name: d, to: [{paths: [/admin/7]}]}]}",
+        "{action: Deny, rules: [{name: d, to: [{paths: [/admin/**], ports: [80]}]}]}",
+        "{action: Deny, rules: [{name: d, from: [{serviceAccounts: [shop/web], ipBlocks: [10.0.0.0/8]}]}]}",
+        "{action: Deny, rules: [{name: d, from: [{serviceAccounts: [shop/web], trustDomains: [evil.test]}]}]}",
+        "{selector: {app: pay}, action: Deny, rules: [{name: d, to: [{paths: [/admin/**]}]}]}",
+    ] {
+        assert_eq!(lint(&[("a", allow), ("d", deny)]), NOTHING, "{deny}");
+    }
+}
+
+#[test]
+fn of_two_rules_that_say_the_same_the_later_is_the_duplicate() {
+    let rules = "{action: Allow, rules: [{name: one, from: [{serviceAccounts: [shop/web]}]}, \
+                 {name: two, from: [{principals: [\"spiffe://shop.test/ns/shop/sa/web\"]}]}]}";
+    assert_eq!(lint(&[("a", rules)]), ["duplicate-rule shop/a/two"]);
+}
+
+#[test]
+fn a_narrower_rule_is_shadowed_whichever_comes_first_unless_it_lasts_longer() {
+    let rules = |narrow: &str, wide: &str| {
+        format!(
+            "{{action: Allow, rules: [{{name: narrow, from: [{{serviceAccounts: [shop/web]}}]{narrow}}}, \
+             {{name: wide, from: [{{namespaces: [shop]}}]{wide}}}]}}"
+        )
+    };
+    assert_eq!(lint(&[("a", &rules("", ""))]), ["shadowed-rule shop/a/narrow"]);
+    assert_eq!(
+        lint(&[("a", &rules(", expires: 2030-01-01", ", expires: 2030-01-01"))]),
+        ["shadowed-rule shop/a/narrow"]
+    );
+    assert_eq!(lint(&[("a", &rules("", ", expires: 2030-01-01"))]), NOTHING);
+}
+
+#[test]
+fn each_require_policy_must_be_met_by_itself_so_none_shadows_another() {
+    let wide = "{action: Require, rules: [{name: r, from: [{trustDomains: [shop.test]}]}]}";
+    let narrow = "{action: Require, rules: [{name: r, from: [{namespaces: [shop]}]}]}";
+    assert_eq!(lint(&[("a", wide), ("b", narrow)]), NOTHING);
+}
+
+#[test]
+fn a_rule_that_is_over_is_found_from_its_day_on() {
+    let rule = |day: &str| {
+        format!("{{action: Allow, rules: [{{name: r, from: [{{namespaces: [shop]}}], expires: {day}}}]}}")
+    };
+    assert_eq!(lint(&[("a", &rule("2027-01-31"))]), ["expired-rule shop/a/r"]);
+    assert_eq!(lint(&[("a", &rule("2027-02-01"))]), NOTHING);
+}
+
+#[test]
+fn anybody_may_read_some_paths_and_no_more() {
+    for to in [
+        "{ports: [80]}",
+        "{methods: [GET], paths: [/**]}",
+        "{paths: [/cart]}",
+        "{methods: [GET]}",
+    ] {
+        let rule = format!("{{action: Allow, rules: [{{name: r, to: [{to}]}}]}}");
+        assert_eq!(lint(&[("a", &rule)]), ["any-caller shop/a/r"], "{to}");
+        let named = rule.replace("name: r,", "name: r, from: [{namespaces: [shop]}],");
+        assert_eq!(lint(&[("a", &named)]), NOTHING, "{to}");
+        assert_eq!(lint(&[("a", &rule.replace("Allow", "Require"))]), NOTHING, "{to}");
+    }
+    let health = "{action: Allow, rules: [{name: r, to: [{methods: [GET, HEAD], paths: [/healthz]}]}]}";
+    assert_eq!(lint(&[("a", health)]), NOTHING);
+}
+
+#[test]
+fn a_denied_path_is_no_prefix_of_what_is_allowed_below_and_beside_it() {
+    let deny = |path: &str| format!("{{action: Deny, rules: [{{name: d, to: [{{paths: [{path}]}}]}}]}}");
+    let allow = |path: &str| {
+        format!(
+            "{{action: Allow, rules: [{{name: r, from: [{{namespaces: [shop]}}], to: [{{paths: [\"{path}\"]}}]}}]}}"
+        )
+    };
+    for path in ["/**", "/admin/", "/admin/**", "/administrator"] {
+        let found = lint(&[("a", &allow(path)), ("d", &deny("/admin"))]);
+        assert_eq!(found, ["prefix-without-boundary shop/d/d"], "{path}");
+    }
+    assert_eq!(lint(&[("a", &allow("/**")), ("d", &deny("/admin/**"))]), NOTHING);
+    assert_eq!(lint(&[("a", &allow("/cart")), ("d", &deny("/admin"))]), NOTHING);
+    let both = deny("/admin, /admin/, \"/admin/{id}\", /administrator");
+    assert_eq!(
+        lint(&[("a", &allow("/**")), ("d", &both)]),
+        ["prefix-without-boundary shop/d/d"]
+    );
+}
+
+#[test]
+fn policies_are_compared_with_the_services_that_are_there() {
+    let identity = SpiffeId::parse("spiffe://shop.test/ns/shop/sa/web").unwrap();
+    let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+    let services = [Service {
+        identity: &identity,
+        namespace: "shop",
+        labels: &labels,
+    }];
+    let text = policy(
+        "a",
+        "{selector: {app: wbe}, action: Allow, rules: [{name: r, from: [{namespaces: [shop]}]}]}",
+    ) + &policy(
+        "b",
+        "{selector: {app: web}, action: Allow, rules: [{name: r, from: [{serviceAccounts: [shop/wbe, shop/web]}]}]}",
+    ) + &policy(
+        "c",
+        "{action: Allow, rules: [{name: r, from: [{serviceAccounts: [any/one], trustDomains: [far.test]}]}]}",
+    );
+    let shown: Vec<String> = lint_with(&text, Some(&services))
+        .into_iter()
+        .map(|it| format!("{} {}: {}", it.lint.id(), it.source, it.why))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "selects-nothing a.yaml:1: no service in its reach has the labels {app: wbe}",
+            "unknown-principal a.yaml:11: no service of the mesh is service account shop/wbe",
+        ]
+    );
+    assert!(lint_with(&text, None).is_empty());
+}
+
+#[test]
+fn identifiers_are_unique() {
+    let ids: std::collections::BTreeSet<_> = Lint::ALL.iter().map(|lint| lint.id()).collect();
+    assert_eq!(ids.len(), Lint::ALL.len());
+}
