@@ -52,12 +52,17 @@ impl Session {
     }
 
     /// The next Update, if nothing is unanswered and something differs from what is held and from what was refused.
+    /// After a refusal nothing may differ any more: that is said too, for its Ack takes the refusal back.
     pub(crate) fn next(&mut self, desired: &Desired, now: Instant) -> Option<Update> {
         if self.outstanding.is_some() {
             return None;
         }
         let difference = self.difference(desired);
-        if self.begun && (difference.is_empty() || self.refused.as_ref() == Some(&difference)) {
+        let is_news = match &self.refused {
+            Some(refused) => *refused != difference,
+            None => !difference.is_empty(),
+        };
+        if self.begun && !is_news {
             return None;
         }
         self.begun = true;
@@ -234,6 +239,17 @@ mod tests {
             next(&mut session, &desired(&[("a", "2")])),
             Some((vec!["a".into()], vec![]))
         );
+    }
+
+    #[test]
+    fn after_a_refusal_what_is_held_already_is_said_once() {
+        let mut session = session(&[("a", "1")]);
+        next(&mut session, &desired(&[("a", "bad")])).unwrap();
+        nack(&mut session);
+        let restored = desired(&[("a", "1")]);
+        assert_eq!(next(&mut session, &restored), Some((vec![], vec![])));
+        ack(&mut session);
+        assert_eq!(next(&mut session, &restored), None);
     }
 
     #[test]
