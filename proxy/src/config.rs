@@ -244,6 +244,18 @@ impl Config {
     pub fn needs_restart(&self, next: &Self) -> Option<&'static str> {
         let inbound = |config: &Self| config.inbound.iter().map(|port| port.listen).collect::<Vec<_>>();
         let outbound = |config: &Self| config.outbound.iter().map(|port| port.listen).collect::<Vec<_>>();
+        // What a control plane has been told of this sidecar: its Hello is of the start.
+        let is_told = matches!(self.source, Source::ControlPlane(_));
+        let advertised = |config: &Self| {
+            let ports = config.inbound.iter();
+            ports
+                .map(|port| (port.advertise, port.forward.port()))
+                .collect::<Vec<_>>()
+        };
+        let called = |config: &Self| {
+            let ports = config.outbound.iter();
+            ports.map(|port| port.service.clone()).collect::<Vec<_>>()
+        };
         let kept = [
             ("trustDomain", self.trust_domain == next.trust_domain),
             ("workload", self.workload.identity == next.workload.identity),
@@ -251,6 +263,11 @@ impl Config {
             ("cache", self.cache == next.cache),
             ("inbound[].listen", inbound(self) == inbound(next)),
             ("outbound[].listen", outbound(self) == outbound(next)),
+            (
+                "inbound[].advertise or the port of inbound[].forward",
+                !is_told || advertised(self) == advertised(next),
+            ),
+            ("outbound[].service", !is_told || called(self) == called(next)),
             ("admin", self.admin == next.admin),
             ("accessLog", self.access_log == next.access_log),
             ("limits", self.limits == next.limits),

@@ -145,6 +145,29 @@ fn listeners_need_a_restart_and_protocols_do_not() {
 }
 
 #[test]
+fn what_a_control_plane_was_told_needs_a_restart_and_is_free_without_one() {
+    let text = "trustDomain: shop.test\n\
+        workload: {namespace: shop, serviceAccount: payments}\n\
+        controlPlane: {address: '127.0.0.1:15110', trustBundle: root.pem}\n\
+        inbound: [{listen: '127.0.0.1:15106', forward: '127.0.0.1:8080', advertise: '10.0.0.7:15106'}]\n\
+        outbound: [{listen: '127.0.0.1:9001', service: shop/orders}]\n";
+    let old = parse(text).unwrap();
+    for (from, to, needs_restart) in [
+        ("10.0.0.7", "10.0.0.8", true),
+        ("127.0.0.1:8080", "127.0.0.1:8081", true),
+        ("shop/orders", "shop/web", true),
+        ("127.0.0.1:8080", "app.internal:8080", false),
+    ] {
+        let next = parse(&text.replace(from, to)).unwrap();
+        assert_eq!(old.needs_restart(&next).is_some(), needs_restart, "{to}");
+    }
+    let files = parse(WITH_FILES).unwrap();
+    let elsewhere = parse(&WITH_FILES.replace(":8080", ":8081")).unwrap();
+    assert_ne!(files, elsewhere);
+    assert_eq!(files.needs_restart(&elsewhere), None);
+}
+
+#[test]
 fn the_schema_says_what_the_file_may_say_of_limits() {
     let schema = schema().to_value();
     let limits = schema["$defs"]["Limits"]["properties"].as_object().unwrap();
