@@ -45,7 +45,7 @@ pub(super) async fn run(client: &Client, mut credentials: watch::Receiver<Option
 }
 
 fn collect(client: &Client, covers: Duration, sequence: &mut u64, pending: &mut VecDeque<v1::ReportRequest>) {
-    let (cells, mut dropped) = client.edges.take_deltas();
+    let (cells, mut dropped) = client.edges.take_deltas(&client.config.workload.identity);
     if cells.is_empty() && dropped == 0 {
         return;
     }

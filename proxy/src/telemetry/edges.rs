@@ -8,6 +8,7 @@ use std::{
 };
 
 use hashbrown::HashMap;
+use sidegate_identity::SpiffeId;
 use sidegate_proto::v1;
 
 use super::{Carried, Direction, Ends, Judgement, TlsState, Verdict};
@@ -56,6 +57,9 @@ pub(crate) struct EdgeShard {
     cells: Mutex<Cells>,
 }
 
+/// What one shard adds to a report.
+type Additions = (Vec<(Key, Cell)>, u64);
+
 #[derive(Debug, Default)]
 struct Cells {
     seen: HashMap<Key, Counted>,
@@ -92,6 +96,28 @@ impl EdgeShard {
         }
     }
 
+    /// Every cell's totals. Texts are shared, so the worker waits for a copy of numbers at most.
+    fn totals(&self) -> Vec<(Key, Cell)> {
+        let cells = self.lock();
+        let totals = cells
+            .seen
+            .iter()
+            .map(|(key, counted)| (key.clone(), counted.total.clone()));
+        totals.collect()
+    }
+
+    /// What has been added since the last call, and how many observations found no free cell.
+    fn take_additions(&self) -> Additions {
+        let mut cells = self.lock();
+        let dropped = cells.overflow - cells.overflow_reported;
+        cells.overflow_reported = cells.overflow;
+        let changed = cells.seen.iter_mut().filter_map(|(key, counted)| {
+            let added = counted.take()?;
+            Some((key.clone(), added))
+        });
+        (changed.collect(), dropped)
+    }
+
     /// A panic while holding the lock leaves counters that are at worst one short.
     fn lock(&self) -> MutexGuard<'_, Cells> {
         self.cells.lock().unwrap_or_else(PoisonError::into_inner)
@@ -120,8 +146,8 @@ impl Edges {
     /// Shows every cell's totals since the start. The same key may come once per worker.
     pub(crate) fn each(&self, mut show: impl FnMut(&Key, &Cell)) {
         for shard in self.shards.iter() {
-            for (key, counted) in &shard.lock().seen {
-                show(key, &counted.total);
+            for (key, total) in shard.totals() {
+                show(&key, &total);
             }
         }
     }
@@ -131,22 +157,48 @@ impl Edges {
         self.shards.iter().map(|shard| shard.lock().overflow).sum()
     }
 
-    /// What has been added since the last call, and how many observations found no free cell.
-    pub(crate) fn take_deltas(&self) -> (Vec<v1::EdgeCell>, u64) {
-        let mut deltas = Vec::new();
+    /// What has been added since the last call, one cell per edge over all workers, and how many observations found
+    /// no free cell. `own` is this side of each edge: what was seen before the first certificate does not say it.
+    pub(crate) fn take_deltas(&self, own: &SpiffeId) -> (Vec<v1::EdgeCell>, u64) {
+        let mut deltas: HashMap<Key, Cell> = HashMap::new();
         let mut dropped = 0;
         for shard in self.shards.iter() {
-            let mut cells = shard.lock();
-            dropped += cells.overflow - cells.overflow_reported;
-            cells.overflow_reported = cells.overflow;
-            for (key, counted) in &mut cells.seen {
-                if counted.total.count > counted.reported.count {
-                    deltas.push(delta(key, counted));
-                    counted.reported = counted.total.clone();
-                }
+            let (added, dropped_here) = shard.take_additions();
+            dropped += dropped_here;
+            for (key, cell) in added {
+                deltas
+                    .entry(key.seen_by(own))
+                    .and_modify(|sum| sum.merge(&cell))
+                    .or_insert(cell);
             }
         }
-        (deltas, dropped)
+        (
+            deltas.iter().map(|(key, cell)| delta(key, cell)).collect(),
+            dropped,
+        )
+    }
+}
+
+impl Key {
+    /// The same with this side's identity in its place.
+    fn seen_by(mut self, own: &SpiffeId) -> Self {
+        let end = match self.direction {
+            Direction::Inbound => &mut self.ends.destination,
+            Direction::Outbound => &mut self.ends.source,
+        };
+        end.get_or_insert_with(|| own.clone());
+        self
+    }
+}
+
+impl Counted {
+    /// What was added since the last call, if anything.
+    fn take(&mut self) -> Option<Cell> {
+        if self.total.count == self.reported.count {
+            return None;
+        }
+        let reported = std::mem::replace(&mut self.reported, self.total.clone());
+        Some(self.total.since(&reported))
     }
 }
 
@@ -165,14 +217,43 @@ impl Cell {
         self.latency[bucket] += 1;
         let micros = u64::try_from(seen.duration.as_micros()).unwrap_or(u64::MAX);
         self.latency_sum = self.latency_sum.saturating_add(micros);
-        self.last_seen_ms = now_ms;
+        // A clock that was set back does not make the end come before the beginning.
+        self.last_seen_ms = self.last_seen_ms.max(now_ms);
+    }
+
+    /// Adds another worker's share of the same edge.
+    fn merge(&mut self, other: &Self) {
+        self.count = self.count.saturating_add(other.count);
+        self.errors = self.errors.saturating_add(other.errors);
+        self.received = self.received.saturating_add(other.received);
+        self.sent = self.sent.saturating_add(other.sent);
+        self.latency_sum = self.latency_sum.saturating_add(other.latency_sum);
+        let sums = self.classes.iter_mut().chain(&mut self.latency);
+        for (sum, more) in sums.zip(other.classes.iter().chain(&other.latency)) {
+            *sum = sum.saturating_add(*more);
+        }
+        self.first_seen_ms = self.first_seen_ms.min(other.first_seen_ms);
+        self.last_seen_ms = self.last_seen_ms.max(other.last_seen_ms);
+    }
+
+    /// What this has that `earlier` had not. Counters only grow.
+    fn since(&self, earlier: &Self) -> Self {
+        let mut added = self.clone();
+        added.count = self.count.saturating_sub(earlier.count);
+        added.errors = self.errors.saturating_sub(earlier.errors);
+        added.received = self.received.saturating_sub(earlier.received);
+        added.sent = self.sent.saturating_sub(earlier.sent);
+        added.latency_sum = self.latency_sum.saturating_sub(earlier.latency_sum);
+        let counts = added.classes.iter_mut().chain(&mut added.latency);
+        for (count, before) in counts.zip(earlier.classes.iter().chain(&earlier.latency)) {
+            *count = count.saturating_sub(*before);
+        }
+        added
     }
 }
 
-fn delta(key: &Key, counted: &Counted) -> v1::EdgeCell {
-    let (total, reported) = (&counted.total, &counted.reported);
-    let name =
-        |id: &Option<sidegate_identity::SpiffeId>| id.as_ref().map(ToString::to_string).unwrap_or_default();
+fn delta(key: &Key, added: &Cell) -> v1::EdgeCell {
+    let name = |id: &Option<SpiffeId>| id.as_ref().map(ToString::to_string).unwrap_or_default();
     let text = |text: &Option<Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
     let judgement = &key.judgement;
     v1::EdgeCell {
@@ -184,7 +265,7 @@ fn delta(key: &Key, counted: &Counted) -> v1::EdgeCell {
         source: name(&key.ends.source),
         destination: name(&key.ends.destination),
         port: key.port.into(),
-        protocol: key.carried.as_str().to_owned(),
+        protocol: protocol(key.carried).to_owned(),
         route: text(&judgement.route),
         tls: match key.tls {
             TlsState::Mutual => v1::TlsState::Mutual,
@@ -200,18 +281,21 @@ fn delta(key: &Key, counted: &Counted) -> v1::EdgeCell {
         policy: text(&judgement.policy),
         rule: text(&judgement.rule),
         shadow: judgement.shadow.map_or(v1::Verdict::Unspecified, verdict).into(),
-        count: total.count - reported.count,
-        errors: total.errors - reported.errors,
-        bytes_received: total.received - reported.received,
-        bytes_sent: total.sent - reported.sent,
-        latency: total
-            .latency
-            .iter()
-            .zip(&reported.latency)
-            .map(|(total, reported)| total - reported)
-            .collect(),
-        first_seen_ms: total.first_seen_ms,
-        last_seen_ms: total.last_seen_ms,
+        count: added.count,
+        errors: added.errors,
+        bytes_received: added.received,
+        bytes_sent: added.sent,
+        latency: added.latency.to_vec(),
+        first_seen_ms: added.first_seen_ms,
+        last_seen_ms: added.last_seen_ms,
+    }
+}
+
+/// As the wire names it: what was never known is left empty.
+fn protocol(carried: Carried) -> &'static str {
+    match carried {
+        Carried::Unknown => "",
+        known => known.as_str(),
     }
 }
 
@@ -264,6 +348,10 @@ mod tests {
         }
     }
 
+    fn own() -> SpiffeId {
+        SpiffeId::parse("spiffe://shop.test/ns/shop/sa/payments").unwrap()
+    }
+
     const SEEN: Observation = Observation {
         status: Some(200),
         failed: false,
@@ -283,12 +371,12 @@ mod tests {
                 ..SEEN
             },
         );
-        let (first, _) = edges.take_deltas();
+        let (first, _) = edges.take_deltas(&own());
         assert_eq!((first[0].count, first[0].errors, first[0].bytes_sent), (2, 1, 40));
         assert_eq!(first[0].latency.iter().sum::<u64>(), 2);
-        assert!(edges.take_deltas().0.is_empty());
+        assert!(edges.take_deltas(&own()).0.is_empty());
         edges.shard(0).record(&key(1), SEEN);
-        assert_eq!(edges.take_deltas().0[0].count, 1);
+        assert_eq!(edges.take_deltas(&own()).0[0].count, 1);
     }
 
     #[test]
@@ -297,9 +385,9 @@ mod tests {
         for port in 0..5 {
             edges.shard(0).record(&key(port), SEEN);
         }
-        let (deltas, dropped) = edges.take_deltas();
+        let (deltas, dropped) = edges.take_deltas(&own());
         assert_eq!((deltas.len(), dropped, edges.overflow()), (2, 3, 3));
-        assert_eq!(edges.take_deltas().1, 0);
+        assert_eq!(edges.take_deltas(&own()).1, 0);
     }
 
     #[test]
@@ -313,5 +401,51 @@ mod tests {
             },
         );
         edges.each(|_, cell| assert_eq!(cell.classes, [1, 0, 0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn what_was_seen_before_the_first_certificate_is_reported_as_this_workloads() {
+        for (direction, source, destination) in [
+            (Direction::Inbound, "", own().as_str()),
+            (Direction::Outbound, own().as_str(), ""),
+        ] {
+            let edges = Edges::new(1, 2);
+            edges.shard(0).record(&Key { direction, ..key(1) }, SEEN);
+            let (deltas, _) = edges.take_deltas(&own());
+            assert_eq!(
+                (deltas[0].source.as_str(), deltas[0].destination.as_str()),
+                (source, destination)
+            );
+        }
+    }
+
+    #[test]
+    fn one_edge_that_several_workers_saw_is_one_cell() {
+        let edges = Edges::new(2, 2);
+        edges.shard(0).record(&key(1), SEEN);
+        let mut named = key(1);
+        named.ends.destination = Some(own());
+        edges.shard(1).record(&named, SEEN);
+        let (deltas, _) = edges.take_deltas(&own());
+        assert_eq!((deltas.len(), deltas[0].count, deltas[0].bytes_sent), (1, 2, 40));
+        assert_eq!(deltas[0].latency.iter().sum::<u64>(), 2);
+    }
+
+    #[test]
+    fn every_kind_of_observation_has_a_name_that_the_control_plane_knows() {
+        for carried in [Carried::Http1, Carried::Http2, Carried::Tcp, Carried::Unknown] {
+            assert!(["http1", "http2", "tcp", ""].contains(&protocol(carried)));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_leaves_the_end_after_the_beginning() {
+        let mut cell = Cell {
+            first_seen_ms: 2_000,
+            ..Cell::default()
+        };
+        cell.add(SEEN, 2_000);
+        cell.add(SEEN, 1_000);
+        assert_eq!((cell.first_seen_ms, cell.last_seen_ms), (2_000, 2_000));
     }
 }
