@@ -297,11 +297,10 @@ impl Reload {
         loop {
             let result = self.apply();
             self.metrics
-                .stale
-                .fetch_max(u64::from(result.is_err()), Ordering::Relaxed);
+                .files_refused
+                .store(result.is_err(), Ordering::Relaxed);
             match result {
                 Ok(()) if last_error.take().is_some() => {
-                    self.metrics.stale.store(0, Ordering::Relaxed);
                     tracing::info!("the newest files are in force again");
                 }
                 Ok(()) => {}

@@ -153,8 +153,8 @@ fn apply(client: &Client, held: &mut Resources, update: v1::Update) -> Message {
             client.publisher.mesh(mesh);
             client
                 .metrics
-                .stale
-                .store(0, std::sync::atomic::Ordering::Relaxed);
+                .update_refused
+                .store(false, std::sync::atomic::Ordering::Relaxed);
             tracing::info!(version, resources = next.len(), "update applied");
             if let Some(cache) = &client.cache
                 && let Err(error) = cache.save_resources(&next)
@@ -168,8 +168,8 @@ fn apply(client: &Client, held: &mut Resources, update: v1::Update) -> Message {
             client.metrics.policies_refused.add(refusal.code);
             client
                 .metrics
-                .stale
-                .store(1, std::sync::atomic::Ordering::Relaxed);
+                .update_refused
+                .store(true, std::sync::atomic::Ordering::Relaxed);
             tracing::error!(code = %refusal.code, path = %refusal.path, error = %refusal.message, version, "update refused; the last good snapshot stays");
             Message::Nack(v1::Nack {
                 version,

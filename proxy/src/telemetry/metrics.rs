@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
 };
 
@@ -46,8 +46,10 @@ pub(crate) struct Metrics {
     pub(crate) certificate_expiry: AtomicU64,
     /// Of the snapshot in force.
     pub(crate) snapshot_version: AtomicU64,
-    /// 1 while the newest configuration or policy set was refused.
-    pub(crate) stale: AtomicU64,
+    /// While the newest configuration file, or what a sidecar of files reads beside it, is refused.
+    pub(crate) files_refused: AtomicBool,
+    /// While the newest update of the control plane is refused.
+    pub(crate) update_refused: AtomicBool,
     /// 1 while the discovery stream is open.
     pub(crate) control_connected: AtomicU64,
 }
@@ -268,8 +270,9 @@ impl Exposition {
         let metrics = &self.metrics;
         let version = metrics.snapshot_version.load(Ordering::Relaxed);
         single(encoder, &families::CONFIG_VERSION, version)?;
-        let stale = metrics.stale.load(Ordering::Relaxed);
-        single(encoder, &families::CONFIG_STALE, stale)?;
+        let refused = [&metrics.files_refused, &metrics.update_refused];
+        let is_stale = refused.iter().any(|flag| flag.load(Ordering::Relaxed));
+        single(encoder, &families::CONFIG_STALE, u64::from(is_stale))?;
         let connected = metrics.control_connected.load(Ordering::Relaxed);
         single(encoder, &families::CONTROL_CONNECTED, connected)?;
         samples(encoder, &families::POLICY_REFUSED, |mut to| {
