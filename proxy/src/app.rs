@@ -1,11 +1,13 @@
 //! Puts a sidecar together and takes it apart: opens listeners, starts one thread per worker, runs the control side on
 //! the main thread, and on SIGTERM or SIGINT drains in order. Every task and thread here is waited for.
 
+mod reload;
+
 use std::{
     io,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     thread::JoinHandle,
 };
 
@@ -18,15 +20,17 @@ use tokio::{
 use crate::{
     accept::{self, Gate},
     admin::{self, Admin},
-    config::{AccessLog as AccessLogTarget, Config, Files, Source},
+    config::{AccessLog as AccessLogTarget, Config, Source},
     control::{self, Client, Means},
     drain::Drain,
-    files, inbound, outbound,
+    files::InForce,
+    inbound, outbound,
     snapshot::Publisher,
     telemetry::{AccessLog, Direction, Edges, Metrics, access_log::Writer},
-    watch::Changes,
     worker::{Shared, Worker},
 };
+
+use reload::Reload;
 
 /// Why a sidecar could not start.
 #[derive(Debug, thiserror::Error)]
@@ -183,11 +187,11 @@ impl Sidecar {
             path: self.path.clone(),
             publisher: Arc::clone(&self.publisher),
             metrics: Arc::clone(&self.metrics),
-            digest: [0; 32],
+            in_force: InForce::default(),
         };
         async move {
             match client {
-                None => reload.run().await,
+                None => match reload.run().await {},
                 Some(client) => {
                     tokio::join!(reload.run(), client.run());
                 }
@@ -275,99 +279,6 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64) {
         tracing::warn!(connections, "limits.drainTimeout is over: the rest is dropped");
     }
     pruning.abort();
-}
-
-/// Follows the configuration file and, without a control plane, the files that it names.
-struct Reload {
-    config: Config,
-    path: PathBuf,
-    publisher: Arc<Publisher>,
-    metrics: Arc<Metrics>,
-    digest: [u8; 32],
-}
-
-impl Reload {
-    async fn run(mut self) {
-        let mut paths = vec![self.path.clone()];
-        if let Source::Files(files) = &self.config.source {
-            paths.extend(files::paths(files));
-        }
-        let mut changes = Changes::of(paths);
-        let mut last_error = None;
-        loop {
-            let result = self.apply();
-            self.metrics
-                .files_refused
-                .store(result.is_err(), Ordering::Relaxed);
-            match result {
-                Ok(()) if last_error.take().is_some() => {
-                    tracing::info!("the newest files are in force again");
-                }
-                Ok(()) => {}
-                // Said once, not at each look.
-                Err(refused) if last_error.as_ref() == Some(&refused.message) => {}
-                Err(refused) => {
-                    tracing::error!(code = %refused.code, error = %refused.message, "refused; the last good state stays");
-                    self.metrics.policies_refused.add(refused.code);
-                    last_error = Some(refused.message);
-                }
-            }
-            changes.next().await;
-        }
-    }
-
-    fn apply(&mut self) -> Result<(), Refused> {
-        self.apply_config()?;
-        let Source::Files(files) = self.config.source.clone() else {
-            return Ok(());
-        };
-        self.apply_files(&files)
-    }
-
-    fn apply_config(&mut self) -> Result<(), Refused> {
-        let next = Config::load(&self.path).map_err(|error| Refused {
-            code: error.code(),
-            message: error.to_string(),
-        })?;
-        if next == self.config {
-            return Ok(());
-        }
-        if let Some(field) = self.config.needs_restart(&next) {
-            let message = format!(
-                "{}: {field} has changed, which needs a restart",
-                self.path.display()
-            );
-            return Err(Refused {
-                code: sidegate_codes::Code::ConfigStale,
-                message,
-            });
-        }
-        self.publisher.config(next.clone());
-        tracing::info!("configuration applied");
-        self.config = next;
-        // Labels are part of what the files mean.
-        self.digest = [0; 32];
-        Ok(())
-    }
-
-    fn apply_files(&mut self, files: &Files) -> Result<(), Refused> {
-        match files::apply(&self.config, files, &mut self.digest, &self.publisher) {
-            Ok(true) => tracing::info!("identity and policies applied"),
-            Ok(false) => {}
-            Err(error) => {
-                return Err(Refused {
-                    code: error.code(),
-                    message: error.to_string(),
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-struct Refused {
-    code: sidegate_codes::Code,
-    message: String,
 }
 
 /// SIGTERM from a platform, SIGINT from a person.

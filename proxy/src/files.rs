@@ -1,5 +1,6 @@
-//! A mesh of files: identity, bundle and policies from disk, read again when they change. Everything is read and
-//! checked before anything is put in force; what is refused leaves the last good state as it is.
+//! A mesh of files: bundle, certificate and policies from disk, read again when they change. Each of the three is
+//! taken whole or not at all, and none waits for the others: a root that was taken out of the bundle is trusted no
+//! longer even if that leaves this sidecar without a certificate, or if a policy cannot be read.
 
 use std::{
     collections::BTreeMap,
@@ -10,14 +11,14 @@ use std::{
 };
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use sidegate_codes::Code;
-use sidegate_identity::{TrustBundle, TrustBundles, tls::Credentials};
+use sidegate_identity::{SvidLimits, TrustBundle, TrustBundles, Usage, tls::Credentials, verify};
 use sidegate_policy::{PolicyError, PolicySet, parse_yaml};
 
 use crate::{
     config::{Config, Files},
-    snapshot::{Enforcement, MeshState, Publisher},
+    snapshot::{Enforcement, MeshState, Own, Publisher},
 };
 
 /// Why the files cannot be put in force.
@@ -44,38 +45,152 @@ pub(crate) enum FilesError {
     Policies(Vec<PolicyError>),
 }
 
-/// What was read: digests tell whether it differs from what is in force.
-#[derive(Debug)]
-struct Loaded {
-    credentials: Credentials,
-    trust: Arc<TrustBundles>,
-    policies: PolicySet,
-    digest: [u8; 32],
+/// What of the files is in force, so that only what differs is put there.
+#[derive(Debug, Default)]
+pub(crate) struct InForce {
+    trust: Option<Arc<TrustBundles>>,
+    credentials: Option<Credentials>,
+    /// Of certificate, key and bundle.
+    identity: Option<Digest>,
+    policies: Option<Digest>,
 }
 
-/// Reads the files of `config` and puts them in force if they differ from `digest`; hands on their own.
-pub(crate) fn apply(
-    config: &Config,
-    files: &Files,
-    digest: &mut [u8; 32],
-    publisher: &Publisher,
-) -> Result<bool, FilesError> {
-    let loaded = load(config, files)?;
-    if loaded.digest == *digest {
-        return Ok(false);
+type Digest = [u8; 32];
+
+/// What reading the files has changed.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) has_changed: bool,
+    /// What was refused: of that, the last good state stays.
+    pub(crate) refused: Option<FilesError>,
+    /// The bundle does not vouch for the certificate: none is in force.
+    pub(crate) is_withdrawn: bool,
+}
+
+impl InForce {
+    /// Labels are part of what policies mean.
+    pub(crate) fn reread_policies(&mut self) {
+        self.policies = None;
     }
-    *digest = loaded.digest;
-    publisher.credentials(loaded.credentials, Arc::clone(&loaded.trust));
-    publisher.mesh(MeshState {
-        labels: config.workload.labels.clone(),
-        root_namespace: None,
-        enforcement: Enforcement::Enforce,
-        trust: loaded.trust,
-        policies: loaded.policies,
-        services: BTreeMap::new(),
-        report_interval: REPORT_INTERVAL,
-    });
-    Ok(true)
+
+    /// Reads the files and puts in force what differs.
+    pub(crate) fn apply(&mut self, config: &Config, files: &Files, publisher: &Publisher) -> Applied {
+        let (trust, own, bad_identity) = match Self::bundle(config, &files.trust_bundle) {
+            Ok((pem, trust)) => {
+                let (own, error) = self.own(config, files, &pem, &trust);
+                (trust, own, error)
+            }
+            Err(error) => (self.trust.clone().unwrap_or_default(), Own::Kept, Some(error)),
+        };
+        let (mesh, bad_policies) = match self.mesh(config, &files.policies, &trust) {
+            Ok(mesh) => (mesh, None),
+            Err(error) => (None, Some(error)),
+        };
+        let is_withdrawn = matches!(own, Own::Withdrawn);
+        let is_trust_new = self.trust.as_ref() != Some(&trust);
+        let has_changed = is_trust_new || !matches!(own, Own::Kept) || mesh.is_some();
+        if has_changed {
+            self.trust = Some(Arc::clone(&trust));
+            publisher.files(trust, own, mesh);
+        }
+        Applied {
+            has_changed,
+            // Whoever mends the one is told of the other next.
+            refused: bad_identity.or(bad_policies),
+            is_withdrawn,
+        }
+    }
+
+    fn bundle(config: &Config, path: &Path) -> Result<(Vec<u8>, Arc<TrustBundles>), FilesError> {
+        let pem = read(path, Code::BadCredentials)?;
+        let trust = trust(config, path, &pem)?;
+        Ok((pem, Arc::new(trust)))
+    }
+
+    /// What becomes of the own certificate, and why not what the files say.
+    fn own(
+        &mut self,
+        config: &Config,
+        files: &Files,
+        bundle: &[u8],
+        trust: &TrustBundles,
+    ) -> (Own, Option<FilesError>) {
+        match self.new_credentials(config, files, bundle, trust) {
+            Ok(None) => (Own::Kept, None),
+            Ok(Some(credentials)) => {
+                self.credentials = Some(credentials.clone());
+                (Own::New(credentials), None)
+            }
+            Err(error) => {
+                // A certificate that was replaced before its key is no reason to go without the one there is.
+                self.identity = None;
+                let has_one = self.credentials.is_some();
+                self.credentials.take_if(|own| !vouches_for(trust, own));
+                let is_withdrawn = has_one && self.credentials.is_none();
+                (if is_withdrawn { Own::Withdrawn } else { Own::Kept }, Some(error))
+            }
+        }
+    }
+
+    /// `None`: they are in force.
+    fn new_credentials(
+        &mut self,
+        config: &Config,
+        files: &Files,
+        bundle: &[u8],
+        trust: &TrustBundles,
+    ) -> Result<Option<Credentials>, FilesError> {
+        let chain = read(&files.certificate, Code::BadCredentials)?;
+        refuse_open_key(&files.private_key)?;
+        let key = zeroize::Zeroizing::new(read(&files.private_key, Code::BadCredentials)?);
+        let digest = digest([bundle, &chain, &key]);
+        if self.identity == Some(digest) {
+            return Ok(None);
+        }
+        let bad = |reason: String| FilesError::BadCredentials {
+            path: files.certificate.clone(),
+            reason,
+        };
+        let credentials = credentials(&chain, &key, trust).map_err(bad)?;
+        if credentials.svid().id() != &config.workload.identity {
+            return Err(bad(format!(
+                "it is for {}, the configuration says {}",
+                credentials.svid().id(),
+                config.workload.identity
+            )));
+        }
+        self.identity = Some(digest);
+        Ok(Some(credentials))
+    }
+
+    /// `None`: the policies are in force.
+    fn mesh(
+        &mut self,
+        config: &Config,
+        policies: &Path,
+        trust: &Arc<TrustBundles>,
+    ) -> Result<Option<MeshState>, FilesError> {
+        let mut texts = Vec::new();
+        for path in policy_files(policies)? {
+            let text = read(&path, Code::PolicyUnreadable)?;
+            texts.push((path, text));
+        }
+        let digest = digest(texts.iter().map(|(_, text)| text.as_slice()));
+        if self.policies == Some(digest) {
+            return Ok(None);
+        }
+        let mesh = MeshState {
+            labels: config.workload.labels.clone(),
+            root_namespace: None,
+            enforcement: Enforcement::Enforce,
+            trust: Arc::clone(trust),
+            policies: policy_set(config, &texts)?,
+            services: BTreeMap::new(),
+            report_interval: REPORT_INTERVAL,
+        };
+        self.policies = Some(digest);
+        Ok(Some(mesh))
+    }
 }
 
 /// What has to be watched.
@@ -102,26 +217,30 @@ impl FilesError {
     }
 }
 
-fn load(config: &Config, files: &Files) -> Result<Loaded, FilesError> {
-    let mut digest = Sha256::new();
-    let mut read = |path: &Path, code: Code| -> Result<Vec<u8>, FilesError> {
-        let bytes = std::fs::read(path).map_err(|cause| FilesError::Unreadable {
+fn read(path: &Path, code: Code) -> Result<Vec<u8>, FilesError> {
+    std::fs::read(path).map_err(|cause| FilesError::Unreadable {
+        path: path.to_owned(),
+        cause,
+        code,
+    })
+}
+
+fn trust(config: &Config, path: &Path, pem: &[u8]) -> Result<TrustBundles, FilesError> {
+    let bundle = TrustBundle::from_pem(config.trust_domain.clone(), pem).map_err(|error| {
+        FilesError::BadCredentials {
             path: path.to_owned(),
-            cause,
-            code,
-        })?;
-        digest.update((bytes.len() as u64).to_be_bytes());
-        digest.update(&bytes);
-        Ok(bytes)
-    };
-    let bundle = read(&files.trust_bundle, Code::BadCredentials)?;
-    let chain = read(&files.certificate, Code::BadCredentials)?;
-    refuse_open_key(&files.private_key)?;
-    let key = zeroize::Zeroizing::new(read(&files.private_key, Code::BadCredentials)?);
+            reason: error.to_string(),
+        }
+    })?;
+    Ok([bundle].into_iter().collect())
+}
+
+/// All of them, or all that is wrong with them.
+fn policy_set(config: &Config, texts: &[(PathBuf, Vec<u8>)]) -> Result<PolicySet, FilesError> {
     let mut policies = Vec::new();
     let mut errors = Vec::new();
-    for path in policy_files(&files.policies)? {
-        let text = String::from_utf8_lossy(&read(&path, Code::PolicyUnreadable)?).into_owned();
+    for (path, text) in texts {
+        let text = String::from_utf8_lossy(text);
         match parse_yaml(
             &path.display().to_string(),
             &text,
@@ -131,31 +250,26 @@ fn load(config: &Config, files: &Files) -> Result<Loaded, FilesError> {
             Err(error) => errors.push(error),
         }
     }
-    if !errors.is_empty() {
-        return Err(FilesError::Policies(errors));
+    if errors.is_empty() {
+        PolicySet::new(policies).map_err(FilesError::Policies)
+    } else {
+        Err(FilesError::Policies(errors))
     }
-    let bad = |path: &Path| {
-        let path = path.to_owned();
-        move |reason: String| FilesError::BadCredentials { path, reason }
-    };
-    let bundle = TrustBundle::from_pem(config.trust_domain.clone(), &bundle)
-        .map_err(|error| bad(&files.trust_bundle)(error.to_string()))?;
-    let trust: TrustBundles = [bundle].into_iter().collect();
-    let credentials = credentials(&chain, &key, &trust).map_err(bad(&files.certificate))?;
-    if credentials.svid().id() != &config.workload.identity {
-        let reason = format!(
-            "it is for {}, the configuration says {}",
-            credentials.svid().id(),
-            config.workload.identity
-        );
-        return Err(bad(&files.certificate)(reason));
+}
+
+/// Whether peers that trust `trust` accept these credentials still.
+fn vouches_for(trust: &TrustBundles, own: &Credentials) -> bool {
+    let limits = SvidLimits::default();
+    verify(own.chain(), Usage::Client, trust, &limits, UnixTime::now()).is_ok()
+}
+
+fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
     }
-    Ok(Loaded {
-        credentials,
-        trust: Arc::new(trust),
-        policies: PolicySet::new(policies).map_err(FilesError::Policies)?,
-        digest: digest.finalize().into(),
-    })
+    digest.finalize().into()
 }
 
 /// Every `*.yaml` and `*.yml` directly inside a folder, by name; or the one file.
@@ -214,3 +328,6 @@ pub(crate) fn credentials(chain: &[u8], key: &[u8], trust: &TrustBundles) -> Res
 }
 
 const REPORT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -107,6 +107,17 @@ pub(crate) struct MeshState {
     pub(crate) report_interval: Duration,
 }
 
+/// What becomes of the own certificate.
+#[derive(Debug)]
+pub(crate) enum Own {
+    /// The one in force stays.
+    Kept,
+    /// This one takes its place.
+    New(Credentials),
+    /// Nobody who trusts the new bundles would accept it: none is in force.
+    Withdrawn,
+}
+
 /// The writing half. Each call builds a complete new snapshot from its parts and swaps it in.
 #[derive(Debug)]
 pub(crate) struct Publisher {
@@ -174,14 +185,36 @@ impl Publisher {
 
     /// Puts a new certificate in force. `trust` counts until the mesh has told its own bundles.
     pub(crate) fn credentials(&self, credentials: Credentials, trust: Arc<TrustBundles>) {
-        self.metrics
-            .certificate_expiry
-            .store(credentials.svid().not_after().as_secs(), Ordering::Relaxed);
         self.publish(|parts| {
+            self.ends_at(Some(&credentials));
             parts.credentials = Some(credentials);
             parts.generation += 1;
             if parts.mesh.is_none() {
                 parts.trust_in(trust);
+            }
+        });
+    }
+
+    /// Puts what files say in force in one step. Without `mesh` its policies stay as they are.
+    pub(crate) fn files(&self, trust: Arc<TrustBundles>, own: Own, mesh: Option<MeshState>) {
+        self.publish(|parts| {
+            parts.trust_in(trust);
+            match own {
+                Own::Kept => {}
+                Own::New(credentials) => {
+                    self.ends_at(Some(&credentials));
+                    parts.credentials = Some(credentials);
+                    parts.generation += 1;
+                }
+                Own::Withdrawn => {
+                    self.ends_at(None);
+                    parts.credentials = None;
+                    parts.generation += 1;
+                }
+            }
+            if let Some(mesh) = mesh {
+                parts.mesh = Some(mesh);
+                parts.compile();
             }
         });
     }
@@ -192,6 +225,13 @@ impl Publisher {
             parts.config = config;
             parts.compile();
         });
+    }
+
+    fn ends_at(&self, own: Option<&Credentials>) {
+        let not_after = own.map_or(0, |own| own.svid().not_after().as_secs());
+        self.metrics
+            .certificate_expiry
+            .store(not_after, Ordering::Relaxed);
     }
 
     /// Holds the lock while it builds: writers are rare and off the data path, and no snapshot is lost.

@@ -1,0 +1,205 @@
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    config::Source,
+    snapshot::{PeerTls, Snapshot},
+    telemetry::Metrics,
+};
+
+const PAYMENTS: &str = "spiffe://shop.test/ns/shop/sa/payments";
+const POLICY: &str = "apiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+    metadata: {name: callers}\n\
+    spec: {action: Allow, rules: [{from: [{serviceAccounts: [shop/orders]}]}]}\n";
+
+/// A sidecar's files, and what is in force of them.
+struct Sidecar {
+    folder: TempDir,
+    config: Config,
+    in_force: InForce,
+    publisher: Publisher,
+}
+
+impl Sidecar {
+    /// With an SVID of `authority`, which is the whole bundle.
+    fn of(authority: &Root) -> Self {
+        let folder = TempDir::new().unwrap();
+        let text = "trustDomain: shop.test\n\
+            workload: {namespace: shop, serviceAccount: payments}\n\
+            identity: {files: {certificate: svid.pem, privateKey: key.pem, trustBundle: bundle.pem}}\n\
+            policies: policies.yaml\n\
+            outbound: [{listen: '127.0.0.1:0', service: shop/orders, endpoints: ['127.0.0.1:1'],\n\
+            identities: ['spiffe://shop.test/ns/shop/sa/orders']}]\n";
+        let config = Config::parse(&folder.path().join("proxy.yaml"), text).unwrap();
+        let publisher = Publisher::new(config.clone(), Arc::new(Metrics::default()));
+        let sidecar = Self {
+            folder,
+            config,
+            in_force: InForce::default(),
+            publisher,
+        };
+        let (chain, key) = authority.svid(PAYMENTS);
+        sidecar.write("bundle.pem", &authority.0.pem());
+        sidecar.write("svid.pem", &chain);
+        sidecar.write("key.pem", &key);
+        sidecar.write("policies.yaml", POLICY);
+        sidecar
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn apply(&mut self) -> Applied {
+        let Source::Files(files) = self.config.source.clone() else {
+            unreachable!("it is a sidecar of files")
+        };
+        self.in_force.apply(&self.config, &files, &self.publisher)
+    }
+
+    fn applied(&mut self) -> Arc<Snapshot> {
+        let applied = self.apply();
+        assert!(applied.refused.is_none(), "{:?}", applied.refused);
+        self.snapshot()
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.publisher.reader().snapshot()
+    }
+
+    fn presented(&self) -> Option<Vec<u8>> {
+        let snapshot = self.snapshot();
+        let own = &snapshot.secured.as_ref()?.credentials;
+        Some(own.svid().serial().to_vec())
+    }
+}
+
+struct Root(CertifiedIssuer<'static, KeyPair>);
+
+impl Root {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        (params.not_before, params.not_after) = validity();
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn svid(&self, id: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = validity();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+}
+
+fn validity() -> (time::OffsetDateTime, time::OffsetDateTime) {
+    let now = time::OffsetDateTime::now_utc();
+    (now - time::Duration::MINUTE, now + time::Duration::HOUR)
+}
+
+#[test]
+fn a_root_that_is_taken_out_is_trusted_no_longer_even_if_it_is_the_own_one() {
+    let (old, new) = (Root::new(), Root::new());
+    let mut sidecar = Sidecar::of(&old);
+    assert!(sidecar.applied().secured.is_some());
+    sidecar.write("bundle.pem", &new.0.pem());
+    let applied = sidecar.apply();
+    assert!(applied.is_withdrawn);
+    assert_eq!(applied.refused.unwrap().code(), Code::BadCredentials);
+    let snapshot = sidecar.snapshot();
+    assert!(snapshot.secured.is_none());
+    let trusted = snapshot.trust.get("shop.test").unwrap().authorities();
+    assert_eq!(trusted, [new.0.der().clone()]);
+
+    // With a certificate of the new root it goes on.
+    let (chain, key) = new.svid(PAYMENTS);
+    sidecar.write("svid.pem", &chain);
+    sidecar.write("key.pem", &key);
+    assert!(sidecar.applied().secured.is_some());
+}
+
+#[test]
+fn a_root_that_is_taken_out_is_trusted_no_longer_even_if_a_policy_cannot_be_read() {
+    let (own, other) = (Root::new(), Root::new());
+    let mut sidecar = Sidecar::of(&own);
+    sidecar.write("bundle.pem", &(own.0.pem() + &other.0.pem()));
+    sidecar.applied();
+    sidecar.write("policies.yaml", "kind: [");
+    sidecar.write("bundle.pem", &own.0.pem());
+    assert!(matches!(sidecar.apply().refused, Some(FilesError::Policies(_))));
+    let snapshot = sidecar.snapshot();
+    assert_eq!(snapshot.trust.get("shop.test").unwrap().authorities().len(), 1);
+    assert!(snapshot.secured.is_some() && snapshot.is_complete);
+}
+
+#[test]
+fn a_certificate_that_was_replaced_before_its_key_leaves_the_one_there_is() {
+    let root = Root::new();
+    let mut sidecar = Sidecar::of(&root);
+    sidecar.applied();
+    let before = sidecar.presented();
+    let (chain, key) = root.svid(PAYMENTS);
+    sidecar.write("svid.pem", &chain);
+    let applied = sidecar.apply();
+    assert!(applied.refused.is_some() && !applied.is_withdrawn);
+    assert_eq!(sidecar.presented(), before);
+    sidecar.write("key.pem", &key);
+    sidecar.applied();
+    assert_ne!(sidecar.presented(), before);
+}
+
+#[test]
+fn a_certificate_of_another_identity_is_not_presented() {
+    let root = Root::new();
+    let mut sidecar = Sidecar::of(&root);
+    let (chain, key) = root.svid("spiffe://shop.test/ns/shop/sa/orders");
+    sidecar.write("svid.pem", &chain);
+    sidecar.write("key.pem", &key);
+    assert!(sidecar.apply().refused.is_some());
+    assert!(sidecar.presented().is_none());
+}
+
+#[test]
+fn a_changed_policy_leaves_upstream_connections_as_they_are_and_a_new_certificate_does_not() {
+    let root = Root::new();
+    let mut sidecar = Sidecar::of(&root);
+    let first = sidecar.applied();
+    sidecar.write("policies.yaml", &POLICY.replace("shop/orders", "shop/web"));
+    let second = sidecar.applied();
+    assert!(!Arc::ptr_eq(&first.policies, &second.policies));
+    assert_eq!(upstream_tls(&first), upstream_tls(&second));
+    let (chain, key) = root.svid(PAYMENTS);
+    sidecar.write("svid.pem", &chain);
+    sidecar.write("key.pem", &key);
+    assert_ne!(upstream_tls(&second), upstream_tls(&sidecar.applied()));
+}
+
+fn upstream_tls(snapshot: &Snapshot) -> PeerTls {
+    let service = snapshot.outbound[0].service.as_ref().unwrap();
+    service.tls.clone().unwrap()
+}
+
+#[test]
+fn what_has_not_changed_is_not_published_again() {
+    let mut sidecar = Sidecar::of(&Root::new());
+    assert!(sidecar.apply().has_changed);
+    assert!(!sidecar.apply().has_changed);
+}
