@@ -1,6 +1,8 @@
 //! Puts a sidecar together and takes it apart: opens listeners, starts one thread per worker, runs the control side on
-//! the main thread, and on SIGTERM or SIGINT drains in order. Every task and thread here is waited for.
+//! the main thread, and on SIGTERM or SIGINT drains in order. Every task and thread here is waited for, for as long as
+//! its own bound says; a part that ends by itself ends the sidecar, since it would serve on blindly.
 
+mod lifeline;
 mod reload;
 
 use std::{
@@ -9,8 +11,10 @@ use std::{
     path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
+use sidegate_codes::Code;
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::{JoinSet, LocalSet},
@@ -30,11 +34,14 @@ use crate::{
     worker::{Shared, Worker},
 };
 
+use lifeline::Lifeline;
 use reload::Reload;
 
-/// Why a sidecar could not start.
+pub(crate) use lifeline::Part;
+
+/// Why a sidecar could not start, or ended without being told to.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
+pub(crate) enum RunError {
     /// An address is taken, absent or privileged.
     #[error("cannot listen on {address}: {cause}")]
     Listen { address: SocketAddr, cause: io::Error },
@@ -44,15 +51,21 @@ pub(crate) enum StartError {
     /// The system gives no thread, no event queue or no randomness.
     #[error("cannot start: {0}")]
     Runtime(#[from] io::Error),
+    /// A bug: a part is gone that the others count on.
+    #[error("{0} ended by a fault of Sidegate itself")]
+    Fault(Part),
 }
 
 /// Runs until told to stop, then drains.
-pub(crate) fn run(config: Config, path: PathBuf) -> Result<(), StartError> {
+pub(crate) fn run(config: Config, path: PathBuf) -> Result<(), RunError> {
     let sidecar = Sidecar::open(config, path)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(sidecar.serve())
+    let ended = runtime.block_on(sidecar.serve());
+    // What still waits then is a thread of the blocking pool, for a file or a reader that does not answer.
+    runtime.shutdown_timeout(RUNTIME_END);
+    ended
 }
 
 /// A sidecar with its listeners open.
@@ -67,6 +80,8 @@ struct Sidecar {
     access_log: AccessLog,
     writer: Option<Writer>,
     drain: Drain,
+    /// Begins when no worker serves any more.
+    traffic_ended: Drain,
 }
 
 /// An open port of the data path.
@@ -80,7 +95,7 @@ struct Listener {
 }
 
 impl Sidecar {
-    fn open(config: Config, path: PathBuf) -> Result<Self, StartError> {
+    fn open(config: Config, path: PathBuf) -> Result<Self, RunError> {
         let mut listeners = Vec::new();
         for (index, inbound) in config.inbound.iter().enumerate() {
             let socket = listen(inbound.listen, "inbound")?;
@@ -119,53 +134,101 @@ impl Sidecar {
             access_log,
             writer,
             drain: Drain::default(),
+            traffic_ended: Drain::default(),
             config,
             path,
         })
     }
 
-    async fn serve(mut self) -> Result<(), StartError> {
+    async fn serve(mut self) -> Result<(), RunError> {
         let mut stop = Stop::new()?;
         let mut tasks = JoinSet::new();
+        let (lifeline, mut lost) = Lifeline::new();
         let client = self.control()?;
-        let workers = self.start_workers()?;
+        let workers = self.start_workers(&lifeline)?;
         if let Some(admin) = self.admin.take() {
             let admin_of_task = tokio::net::TcpListener::from_std(admin)?;
             tasks.spawn(admin::run(admin_of_task, self.admin()));
         }
-        let control = tokio::spawn(self.follow(client));
+        let mut control = JoinSet::new();
+        control.spawn(lifeline.hold(Part::Control, self.follow(client)));
 
-        stop.asked().await;
-        tracing::info!("draining");
-        self.drain.begin();
-        // The control plane takes this endpoint out while what is in flight finishes.
-        let ended =
-            tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
-        if !matches!(ended.await, Ok(true)) {
-            tracing::error!("a worker ended early");
+        let fault = tokio::select! {
+            () = stop.asked() => None,
+            part = lost.recv() => part,
+        };
+        match fault {
+            None => tracing::info!("draining"),
+            Some(part) => {
+                let code = Code::ConnectionPanicked;
+                tracing::error!(%code, %part, "a part ended by a fault of Sidegate itself: draining to end");
+            }
         }
-        control.abort();
-        let _ = control.await;
-        tasks.shutdown().await;
-        // The writer ends with the last of its senders.
+        self.drain.begin();
+        tokio::select! {
+            biased;
+            () = stop.asked() => tracing::warn!("told again to stop: what is in flight is dropped"),
+            () = self.drained(workers, control) => {
+                tasks.shutdown().await;
+                self.finish_access_log().await;
+            }
+        }
+        fault.map_or(Ok(()), |part| Err(RunError::Fault(part)))
+    }
+
+    /// The control plane takes this endpoint out while what is in flight finishes, and hears the last of it.
+    async fn drained(&self, workers: Vec<JoinHandle<()>>, mut control: JoinSet<()>) {
+        let joined =
+            tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
+        // Once for what comes in, and once more for the application's own calls.
+        let longest = self
+            .config
+            .limits
+            .drain_timeout
+            .saturating_mul(2)
+            .saturating_add(WORKER_END);
+        match timeout(longest, joined).await {
+            Ok(Ok(true)) => {}
+            Ok(_) => tracing::error!("a worker ended early"),
+            Err(_) => tracing::error!("a worker does not end: it is left behind"),
+        }
+        self.traffic_ended.begin();
+        let last_words = async { while control.join_next().await.is_some() {} };
+        if timeout(LAST_WORDS, last_words).await.is_err() {
+            tracing::debug!("the control plane did not take the last report in time");
+        }
+        control.shutdown().await;
+    }
+
+    /// The writer ends with the last of its senders. Whoever reads the lines may have stopped reading.
+    async fn finish_access_log(mut self) {
         let writer = self.writer.take();
         drop(self);
-        if let Some(writer) = writer {
-            writer.finish();
+        let Some(writer) = writer else { return };
+        let finished = tokio::task::spawn_blocking(move || writer.finish());
+        if timeout(WRITER_END, finished).await.is_err() {
+            tracing::warn!("nobody reads the access log: its last lines are lost");
         }
-        Ok(())
     }
 
     /// The control plane's client, where there is a control plane.
-    fn control(&self) -> Result<Option<Client>, StartError> {
+    fn control(&self) -> Result<Option<Client>, RunError> {
         let Source::ControlPlane(control_plane) = &self.config.source else {
             return Ok(None);
         };
+        let inbound = self
+            .listeners
+            .iter()
+            .filter(|listener| listener.direction == Direction::Inbound);
         let means = Means {
+            inbound: inbound
+                .map(|listener| listener.socket.local_addr())
+                .collect::<io::Result<_>>()?,
             publisher: Arc::clone(&self.publisher),
             metrics: Arc::clone(&self.metrics),
             edges: self.edges.clone(),
             drain: self.drain.watch(),
+            traffic_ended: self.traffic_ended.watch(),
         };
         Ok(Some(Client::new(&self.config, control_plane, means)?))
     }
@@ -180,7 +243,7 @@ impl Sidecar {
         }
     }
 
-    /// Follows the configuration file, and the files or the control plane that it names.
+    /// Follows the configuration file, and the files or the control plane that it names, until traffic has ended.
     fn follow(&self, client: Option<Client>) -> impl Future<Output = ()> + use<> {
         let reload = Reload {
             config: self.config.clone(),
@@ -189,17 +252,22 @@ impl Sidecar {
             metrics: Arc::clone(&self.metrics),
             in_force: InForce::default(),
         };
-        async move {
+        let traffic_ended = self.traffic_ended.watch();
+        let until_the_end = async move {
             match client {
-                None => match reload.run().await {},
-                Some(client) => {
-                    tokio::join!(reload.run(), client.run());
-                }
+                None => traffic_ended.begun().await,
+                Some(client) => Box::pin(client.run()).await,
+            }
+        };
+        async move {
+            tokio::select! {
+                never = reload.run() => match never {},
+                () = until_the_end => {}
             }
         }
     }
 
-    fn start_workers(&mut self) -> Result<Vec<JoinHandle<()>>, StartError> {
+    fn start_workers(&mut self, lifeline: &Lifeline) -> Result<Vec<JoinHandle<()>>, RunError> {
         let gate = Arc::new(Gate::new(Arc::new(self.config.limits.clone())));
         let listeners = std::mem::take(&mut self.listeners);
         (0..self.config.workers.get())
@@ -222,18 +290,21 @@ impl Sidecar {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;
+                let lifeline = lifeline.clone();
                 let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-                Ok(
-                    thread
-                        .spawn(move || LocalSet::new().block_on(&runtime, work(shared, listeners, seed)))?,
-                )
+                Ok(thread.spawn(move || {
+                    let _held = lifeline.end(Part::Worker);
+                    LocalSet::new().block_on(&runtime, work(shared, listeners, seed, lifeline));
+                    // A name that is being looked up is not waited for.
+                    runtime.shutdown_background();
+                })?)
             })
             .collect()
     }
 }
 
 /// A worker's thread: accepts until draining begins, then waits for what is in flight, up to the deadline.
-async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64) {
+async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lifeline) {
     let worker = Worker::new(shared, seed);
     let pruning = tokio::task::spawn_local(std::rc::Rc::clone(&worker).prune());
     let mut accepting = JoinSet::new();
@@ -248,11 +319,12 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64) {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::error!(%error, direction = direction.as_str(), "a worker cannot use its listener");
+                drop(lifeline.end(Part::Listener));
                 continue;
             }
         };
         let worker = std::rc::Rc::clone(&worker);
-        accepting.spawn_local(accept::run(
+        let serving = accept::run(
             socket,
             direction,
             port,
@@ -268,7 +340,8 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64) {
                     Direction::Outbound => outbound::serve(accepted, index, &worker).await,
                 }
             },
-        ));
+        );
+        accepting.spawn_local(lifeline.hold(Part::Listener, serving));
     }
     while accepting.join_next().await.is_some() {}
     worker.inbound_tasks.close();
@@ -314,14 +387,21 @@ impl Listener {
     }
 }
 
-fn listen(address: SocketAddr, listener: &str) -> Result<TcpListener, StartError> {
+fn listen(address: SocketAddr, listener: &str) -> Result<TcpListener, RunError> {
     let open = || {
         let socket = TcpListener::bind(address)?;
         socket.set_nonblocking(true)?;
         Ok(socket)
     };
-    let socket = open().map_err(|cause| StartError::Listen { address, cause })?;
+    let socket = open().map_err(|cause| RunError::Listen { address, cause })?;
     let bound = socket.local_addr().unwrap_or(address);
     tracing::info!(listener, address = %bound, "listening");
     Ok(socket)
 }
+
+/// Beyond what draining takes, for a worker to take itself apart.
+const WORKER_END: Duration = Duration::from_secs(2);
+/// For the last report to the control plane.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const WRITER_END: Duration = Duration::from_secs(1);
+const RUNTIME_END: Duration = Duration::from_millis(100);

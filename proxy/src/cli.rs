@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use sidegate_codes::Code;
 
 use crate::{
-    app::{self, StartError},
+    app::{self, RunError},
     config::Config,
     telemetry::log,
 };
@@ -26,8 +26,8 @@ pub struct Args {
     pub check: bool,
 }
 
-/// Runs a sidecar until SIGTERM or SIGINT, drains it, and says how that went. 0: in order; 1: it could not start;
-/// 2: the arguments or the configuration are wrong.
+/// Runs a sidecar until SIGTERM or SIGINT, drains it, and says how that went. 0: in order; 1: it could not start, or ended by a
+/// fault of its own; 2: the arguments or the configuration are wrong.
 pub fn run(args: Args) -> ExitCode {
     if let Err(message) = log::install(&args.log_level) {
         tell(&format!("sidegate-proxy: {message}"));
@@ -58,11 +58,12 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-fn code(error: &StartError) -> Code {
+fn code(error: &RunError) -> Code {
     match error {
-        StartError::Listen { .. } => Code::ListenFailed,
-        StartError::Control(_) => Code::BadCredentials,
-        StartError::Runtime(_) => Code::ConfigBadValue,
+        RunError::Listen { .. } => Code::ListenFailed,
+        RunError::Control(_) => Code::BadCredentials,
+        RunError::Runtime(_) => Code::ConfigBadValue,
+        RunError::Fault(_) => Code::ConnectionPanicked,
     }
 }
 

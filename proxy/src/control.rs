@@ -10,13 +10,16 @@ mod resources;
 mod subscribe;
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
 };
 
+use rustls::pki_types::UnixTime;
 use sidegate_codes::Code;
-use sidegate_identity::{InvalidSpiffeId, SpiffeId, TrustBundle, TrustBundles, tls::Credentials};
-use tokio::sync::watch;
+use sidegate_identity::{InvalidSpiffeId, SpiffeId, tls::Credentials};
+use tokio::sync::{Notify, watch};
+use tonic::transport::Channel;
 
 use crate::{
     config::{Config, ControlPlane},
@@ -26,7 +29,7 @@ use crate::{
 };
 
 use cache::Cache;
-use channel::Connector;
+use channel::{ConnectError, Connector};
 
 /// What the client works with.
 #[derive(Debug)]
@@ -34,21 +37,30 @@ pub(crate) struct Client {
     config: Config,
     connector: Connector,
     join_token: Option<PathBuf>,
+    /// Where the inbound listeners are, by their place in the configuration.
+    inbound: Vec<SocketAddr>,
     instance: String,
     cache: Option<Cache>,
     publisher: Arc<Publisher>,
     metrics: Arc<Metrics>,
     edges: Edges,
     drain: DrainWatch,
+    traffic_ended: DrainWatch,
+    /// The certificate is of a root that the control plane has no longer.
+    reissue: Notify,
 }
 
 /// What the client is given to work with.
 #[derive(Debug)]
 pub(crate) struct Means {
+    /// Where the inbound listeners are: the configuration may have left the port to the system.
+    pub(crate) inbound: Vec<SocketAddr>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) edges: Edges,
     pub(crate) drain: DrainWatch,
+    /// Begins when draining is over: what is counted by then is all there will be.
+    pub(crate) traffic_ended: DrainWatch,
 }
 
 /// Why the client cannot begin. The configuration's fault.
@@ -66,36 +78,35 @@ pub(crate) enum StartError {
 }
 
 impl Client {
-    /// Reads the bootstrap bundle. The file is needed at start only.
+    /// Reads the bootstrap bundle, which must be usable at the start.
     pub(crate) fn new(
         config: &Config,
         control_plane: &ControlPlane,
         means: Means,
     ) -> Result<Self, StartError> {
-        let bad = |reason: String| StartError::TrustBundle {
+        let expected = SpiffeId::for_workload(&config.trust_domain, NAMESPACE, SERVICE_ACCOUNT)?;
+        let connector = Connector::new(
+            control_plane,
+            config.trust_domain.clone(),
+            expected,
+            means.publisher.reader(),
+        )
+        .map_err(|reason| StartError::TrustBundle {
             path: control_plane.trust_bundle.clone(),
             reason,
-        };
-        let pem = std::fs::read(&control_plane.trust_bundle).map_err(|error| bad(error.to_string()))?;
-        let bundle = TrustBundle::from_pem(config.trust_domain.clone(), &pem)
-            .map_err(|error| bad(error.to_string()))?;
-        let bootstrap: TrustBundles = [bundle].into_iter().collect();
-        let expected = SpiffeId::for_workload(&config.trust_domain, NAMESPACE, SERVICE_ACCOUNT)?;
+        })?;
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
         let Means {
+            inbound,
             publisher,
             metrics,
             edges,
             drain,
+            traffic_ended,
         } = means;
         Ok(Self {
-            connector: Connector::new(
-                control_plane.address.clone(),
-                Arc::new(bootstrap),
-                expected,
-                publisher.reader(),
-            ),
+            connector,
             join_token: control_plane.join_token.clone(),
             instance: format!("{:032x}", u128::from_be_bytes(random)),
             cache: config
@@ -103,22 +114,40 @@ impl Client {
                 .clone()
                 .map(|folder| Cache::new(folder, config.workload.identity.clone())),
             config: config.clone(),
+            inbound,
             publisher,
             metrics,
             edges,
             drain,
+            traffic_ended,
+            reissue: Notify::new(),
         })
     }
 
-    /// Works until draining has begun and the control plane has been told.
+    /// Works until draining has begun, the control plane has been told, traffic has ended and the last of it has been
+    /// reported. How long the last two take is bounded by whoever drops this.
     pub(crate) async fn run(self) {
         let resumed = self.resume();
         let (renewed, credentials) = watch::channel(resumed.credentials);
+        let until_told = async {
+            tokio::join!(
+                subscribe::run(&self, credentials.clone(), resumed.resources),
+                report::run(&self, credentials.clone()),
+            )
+        };
         tokio::select! {
-            () = issue::run(&self, renewed) => {}
-            () = subscribe::run(&self, credentials.clone(), resumed.resources) => {}
-            () = report::run(&self, credentials) => {}
+            never = issue::run(&self, renewed) => match never {},
+            ((), ()) = until_told => {}
         }
+    }
+
+    /// A connection as this workload.
+    async fn connect(&self, own: &Credentials) -> Result<Channel, ConnectError> {
+        let connected = self.connector.connect(Some(own)).await;
+        if matches!(connected, Err(ConnectError::OtherRoot { .. })) {
+            self.reissue.notify_waiters();
+        }
+        connected
     }
 
     /// Puts what the cache holds in force, so that a restart needs no control plane.
@@ -152,16 +181,16 @@ impl Client {
 
 /// Waits until there are credentials that have not expired.
 async fn usable(credentials: &mut watch::Receiver<Option<Credentials>>) -> Option<Credentials> {
-    let now = rustls::pki_types::UnixTime::now;
     let found = credentials
-        .wait_for(|credentials| {
-            credentials
-                .as_ref()
-                .is_some_and(|own| own.svid().not_after() > now())
-        })
+        .wait_for(|credentials| credentials.as_ref().is_some_and(is_alive))
         .await
         .ok()?;
     found.clone()
+}
+
+/// Whether they have not expired.
+fn is_alive(credentials: &Credentials) -> bool {
+    credentials.svid().not_after() > UnixTime::now()
 }
 
 /// In [-1, 1]; the middle when the system has no randomness, which only costs spread.

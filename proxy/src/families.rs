@@ -40,6 +40,7 @@ pub static ALL: &[&Family] = &[
     &SHADOW_DENIED,
     &REQUEST_DURATION,
     &METRICS_OVERFLOW,
+    &LEDGER_DROPPED,
     &CONNECTIONS,
     &CONNECTIONS_ACTIVE,
     &HANDSHAKE_FAILURES,
@@ -84,6 +85,13 @@ pub(crate) static REQUEST_DURATION: Family = Family {
 pub(crate) static METRICS_OVERFLOW: Family = Family {
     name: "sidegate_metrics_overflow_total",
     help: "Observations past limits.edgeCells",
+    kind: Kind::Counter,
+    labels: &[],
+};
+
+pub(crate) static LEDGER_DROPPED: Family = Family {
+    name: "sidegate_ledger_dropped_total",
+    help: "Observations in reports that the control plane refused",
     kind: Kind::Counter,
     labels: &[],
 };

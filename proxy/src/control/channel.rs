@@ -1,71 +1,132 @@
-//! One connection to the control plane: TLS to exactly its SPIFFE ID, with or without a certificate of our own.
+//! One connection to the control plane: TLS to exactly its SPIFFE ID, with or without a certificate of our own. The
+//! mesh's own bundle says which roots vouch for it; where that one does not, the configured bundle is read again, so
+//! that a mesh whose root was made anew can be joined anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::UnixTime;
+use sidegate_codes::Code;
 use sidegate_identity::{
-    SpiffeId, TrustBundles,
+    SpiffeId, SvidLimits, TrustBundle, TrustBundles, TrustDomain, Usage,
     tls::{Credentials, Expected, client_config},
+    verify,
 };
 use tokio::{net::TcpStream, time::timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use crate::{snapshot::Reader, tls};
+use crate::{config::ControlPlane, snapshot::Reader, tls};
 
 /// Connects to the control plane.
 #[derive(Debug)]
 pub(crate) struct Connector {
     address: String,
+    trust_domain: TrustDomain,
+    bootstrap_file: PathBuf,
+    /// As it was at the start.
     bootstrap: Arc<TrustBundles>,
     expected: Arc<[SpiffeId]>,
     mesh: Reader,
 }
 
-/// No connection. Usually a matter of time.
+/// No connection.
 #[derive(Debug, thiserror::Error)]
-#[error("{address}: {reason}")]
-pub(crate) struct ConnectError {
-    address: String,
+pub(crate) enum ConnectError {
+    /// Usually a matter of time.
+    #[error("{address}: {reason}")]
+    Failed { address: String, reason: String },
+    /// It has another root than the one that our certificate is of, and the configured bundle knows it.
+    #[error(
+        "{address}: it proves itself by `controlPlane.trustBundle` alone, which does not vouch for our certificate"
+    )]
+    OtherRoot { address: String },
+}
+
+/// Why a handshake or what leads to it failed.
+struct DialError {
     reason: String,
+    is_untrusted: bool,
 }
 
 impl Connector {
+    /// The error is why the configured bundle cannot be used.
     pub(super) fn new(
-        address: String,
-        bootstrap: Arc<TrustBundles>,
+        control_plane: &ControlPlane,
+        trust_domain: TrustDomain,
         expected: SpiffeId,
         mesh: Reader,
-    ) -> Self {
-        Self {
-            address,
-            bootstrap,
+    ) -> Result<Self, String> {
+        let pem = std::fs::read(&control_plane.trust_bundle).map_err(|error| error.to_string())?;
+        Ok(Self {
+            address: control_plane.address.clone(),
+            bootstrap_file: control_plane.trust_bundle.clone(),
+            bootstrap: Arc::new(bundles(&trust_domain, &pem)?),
+            trust_domain,
             expected: Arc::new([expected]),
             mesh,
-        }
+        })
     }
 
     /// A new connection; with `credentials` the control plane knows who is calling.
     pub(super) async fn connect(&self, credentials: Option<&Credentials>) -> Result<Channel, ConnectError> {
-        let error = |reason: String| ConnectError {
-            address: self.address.clone(),
-            reason,
+        let trust = self.trust();
+        match self.dial(credentials, Arc::clone(&trust)).await {
+            Ok(channel) => Ok(channel),
+            Err(error) if error.is_untrusted => self.connect_anew(credentials, &trust, error).await,
+            Err(error) => Err(self.failed(error.reason)),
+        }
+    }
+
+    /// By the configured bundle as it is now, unless that is what failed just now.
+    async fn connect_anew(
+        &self,
+        credentials: Option<&Credentials>,
+        tried: &TrustBundles,
+        error: DialError,
+    ) -> Result<Channel, ConnectError> {
+        let configured = match self.configured().await {
+            Ok(configured) if configured != *tried => Arc::new(configured),
+            Ok(_) => return Err(self.failed(error.reason)),
+            Err(unusable) => {
+                let file = self.bootstrap_file.display();
+                return Err(self.failed(format!("{}; and {file}: {unusable}", error.reason)));
+            }
         };
+        let channel = self
+            .dial(credentials, Arc::clone(&configured))
+            .await
+            .map_err(|error| self.failed(error.reason))?;
+        if credentials.is_none_or(|own| vouches_for(&configured, own)) {
+            Ok(channel)
+        } else {
+            Err(ConnectError::OtherRoot {
+                address: self.address.clone(),
+            })
+        }
+    }
+
+    async fn dial(
+        &self,
+        credentials: Option<&Credentials>,
+        trust: Arc<TrustBundles>,
+    ) -> Result<Channel, DialError> {
         let expected = Expected::OneOf(Arc::clone(&self.expected));
-        let config = client_config(credentials, self.trust(), expected, &[b"h2"]);
+        let config = client_config(credentials, trust, expected, &[b"h2"]);
         // Connected here rather than inside the channel: the reason of a failed handshake stays readable, and a lost
         // connection is noticed rather than replaced unseen.
         let stream = timeout(CONNECT_TIMEOUT, async {
             let tcp = TcpStream::connect(&self.address)
                 .await
-                .map_err(|cause| error(cause.to_string()))?;
-            tcp.set_nodelay(true).map_err(|cause| error(cause.to_string()))?;
-            tls::originate(tcp, config)
-                .await
-                .map_err(|cause| error(cause.to_string()))
+                .map_err(|cause| DialError::other(&cause))?;
+            tcp.set_nodelay(true).map_err(|cause| DialError::other(&cause))?;
+            tls::originate(tcp, config).await.map_err(|cause| DialError {
+                is_untrusted: cause.code() == Code::UntrustedCertificate,
+                reason: cause.to_string(),
+            })
         })
         .await
-        .map_err(|_| error("no connection in time".to_owned()))??;
+        .map_err(|_| DialError::other(&"no connection in time"))??;
         let mut stream = Some(TokioIo::new(stream));
         Endpoint::from_static("http://control-plane.sidegate")
             .http2_keep_alive_interval(KEEP_ALIVE)
@@ -76,19 +137,51 @@ impl Connector {
                 async move { stream.ok_or_else(|| std::io::Error::other("the connection was lost")) }
             }))
             .await
-            .map_err(|cause| error(cause.to_string()))
+            .map_err(|cause| DialError::other(&cause))
     }
 
     /// The mesh's own bundle once it is known; the configured one at the first contact.
     fn trust(&self) -> Arc<TrustBundles> {
         let snapshot = self.mesh.load();
-        let domain = self.expected.first().map_or("", SpiffeId::trust_domain);
-        if snapshot.trust.get(domain).is_some() {
+        if snapshot.trust.get(self.trust_domain.as_str()).is_some() {
             Arc::clone(&snapshot.trust)
         } else {
             Arc::clone(&self.bootstrap)
         }
     }
+
+    async fn configured(&self) -> Result<TrustBundles, String> {
+        let pem = tokio::fs::read(&self.bootstrap_file)
+            .await
+            .map_err(|error| error.to_string())?;
+        bundles(&self.trust_domain, &pem)
+    }
+
+    fn failed(&self, reason: String) -> ConnectError {
+        ConnectError::Failed {
+            address: self.address.clone(),
+            reason,
+        }
+    }
+}
+
+impl DialError {
+    fn other(cause: &dyn std::fmt::Display) -> Self {
+        Self {
+            reason: cause.to_string(),
+            is_untrusted: false,
+        }
+    }
+}
+
+fn bundles(trust_domain: &TrustDomain, pem: &[u8]) -> Result<TrustBundles, String> {
+    let bundle = TrustBundle::from_pem(trust_domain.clone(), pem).map_err(|error| error.to_string())?;
+    Ok([bundle].into_iter().collect())
+}
+
+fn vouches_for(bundles: &TrustBundles, own: &Credentials) -> bool {
+    let limits = SvidLimits::default();
+    verify(own.chain(), Usage::Client, bundles, &limits, UnixTime::now()).is_ok()
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

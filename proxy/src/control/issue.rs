@@ -1,7 +1,11 @@
 //! This workload's certificate: a new key for each, requested at half of the lifetime of the last, verified as peers
 //! will verify it, and only then put in force. A failure keeps the certificate there is and tries again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
@@ -11,16 +15,23 @@ use sidegate_identity::{
     tls::{Credentials, CredentialsError},
 };
 use sidegate_proto::v1::{self, identity_client::IdentityClient};
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tonic::Status;
 use zeroize::Zeroizing;
 
-use super::{Client, channel::ConnectError, jitter, resources};
+use super::{Client, channel::ConnectError, is_alive, jitter, resources};
 
 /// Why no certificate was issued.
 #[derive(Debug, thiserror::Error)]
 enum IssueError {
     #[error("the control plane cannot be reached: {0}")]
     Connect(#[from] ConnectError),
+    /// It was reached, and did not say no: a matter of time.
+    #[error("the control plane does not issue now: {0}")]
+    NotNow(String),
     #[error("no certificate and no join token: `controlPlane.joinToken` is not configured")]
     NoToken,
     #[error("the join token cannot be read: {0}")]
@@ -28,7 +39,7 @@ enum IssueError {
     #[error("no key: {0}")]
     Key(#[from] rcgen::Error),
     #[error("refused: {}", .0.message())]
-    Refused(tonic::Status),
+    Refused(Status),
     #[error("the answer's trust bundles: {0}")]
     Bundles(String),
     #[error("the issued certificate: {0}")]
@@ -38,19 +49,19 @@ enum IssueError {
 }
 
 /// Keeps the certificate fresh for ever; each new one goes to the publisher, the cache and `renewed`.
-pub(super) async fn run(client: &Client, renewed: watch::Sender<Option<Credentials>>) {
+pub(super) async fn run(client: &Client, renewed: watch::Sender<Option<Credentials>>) -> Infallible {
     let mut failures = 0;
     let mut attests_by_token = false;
     let resumed = renewed.borrow().as_ref().map(left);
     if let Some(life) = resumed {
         // Whatever is left of its life counts.
-        tokio::time::sleep(renewal::renew_after(life, jitter())).await;
+        rest(client, life).await;
     }
     loop {
         let current = renewed
             .borrow()
             .clone()
-            .filter(|own| !attests_by_token && !left(own).is_zero());
+            .filter(|own| !attests_by_token && is_alive(own));
         match issue(client, current.as_ref()).await {
             Ok(credentials) => {
                 (failures, attests_by_token) = (0, false);
@@ -62,18 +73,42 @@ pub(super) async fn run(client: &Client, renewed: watch::Sender<Option<Credentia
                 );
                 let life = left(&credentials);
                 renewed.send_replace(Some(credentials));
-                tokio::time::sleep(renewal::renew_after(life, jitter())).await;
+                rest(client, life).await;
             }
             Err(error) => {
                 failures += 1;
                 let code = error.code();
                 client.metrics.renewals.add("failed");
                 tracing::warn!(%code, %error, failures, "no new certificate");
-                // An identity that may not renew can still prove itself as it did at first.
-                attests_by_token = matches!(error, IssueError::Refused(_)) && current.is_some();
-                tokio::time::sleep(renewal::retry_after(failures, jitter())).await;
+                if error.is_of_the_proof() {
+                    // An identity that may not renew can still prove itself as it did at first.
+                    attests_by_token = current.is_some();
+                }
+                sleep(renewal::retry_after(failures, jitter())).await;
             }
         }
+    }
+}
+
+/// Until a certificate with this life is to be renewed.
+async fn rest(client: &Client, life: Duration) {
+    tokio::select! {
+        () = pass(renewal::renew_after(life, jitter()), SystemTime::now) => {}
+        () = client.reissue.notified() => {}
+    }
+}
+
+/// Returns when `wait` has passed by the wall clock or by the machine's own, whichever says so first: the one goes on
+/// while a machine is suspended, the other is not set back.
+async fn pass(wait: Duration, wall_clock: impl Fn() -> SystemTime) {
+    let (begun, begun_by_wall) = (Instant::now(), wall_clock());
+    loop {
+        let by_wall = wall_clock().duration_since(begun_by_wall).unwrap_or_default();
+        let left = wait.saturating_sub(begun.elapsed().max(by_wall));
+        if left.is_zero() {
+            return;
+        }
+        sleep(left.min(LONGEST_SLEEP)).await;
     }
 }
 
@@ -95,10 +130,10 @@ async fn issue(client: &Client, current: Option<&Credentials>) -> Result<Credent
     let channel = client.connector.connect(current).await?;
     let mut request = tonic::Request::new(v1::IssueRequest { csr, join_token });
     request.set_timeout(TIMEOUT);
-    let issued = IdentityClient::new(channel)
-        .issue(request)
+    // The limit of the request is the server's to keep; this one holds whatever it does.
+    let issued = timeout(TIMEOUT, IdentityClient::new(channel).issue(request))
         .await
-        .map_err(IssueError::Refused)?
+        .map_err(|_| IssueError::NotNow("no answer in time".to_owned()))??
         .into_inner();
     take_into_use(client, issued, &key)
 }
@@ -140,9 +175,26 @@ fn left(credentials: &Credentials) -> Duration {
 }
 
 impl IssueError {
+    /// Whether another proof of who this is may help.
+    fn is_of_the_proof(&self) -> bool {
+        match self {
+            Self::Refused(status) => matches!(
+                status.code(),
+                tonic::Code::Unauthenticated | tonic::Code::PermissionDenied
+            ),
+            Self::Connect(error) => matches!(error, ConnectError::OtherRoot { .. }),
+            Self::NoToken | Self::Token(_) => true,
+            Self::NotNow(_)
+            | Self::Key(_)
+            | Self::Bundles(_)
+            | Self::Credentials(_)
+            | Self::WrongIdentity(_) => false,
+        }
+    }
+
     fn code(&self) -> Code {
         match self {
-            Self::Connect(_) => Code::ControlPlaneUnreachable,
+            Self::Connect(_) | Self::NotNow(_) => Code::ControlPlaneUnreachable,
             Self::NoToken | Self::Token(_) => Code::NoCredentials,
             Self::Refused(_) => Code::IssuanceRefused,
             Self::Key(_) | Self::Bundles(_) | Self::Credentials(_) | Self::WrongIdentity(_) => {
@@ -152,4 +204,61 @@ impl IssueError {
     }
 }
 
+/// What `identity.proto` calls a refusal is one; every other status is of the connection or of the moment.
+impl From<Status> for IssueError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            tonic::Code::Unauthenticated
+            | tonic::Code::PermissionDenied
+            | tonic::Code::InvalidArgument
+            | tonic::Code::ResourceExhausted => Self::Refused(status),
+            _ => Self::NotNow(status.message().to_owned()),
+        }
+    }
+}
+
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A machine that wakes up looks at the clock within this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_soon_after_the_wall_clock_says_so() {
+        let wall = Cell::new(SystemTime::UNIX_EPOCH);
+        let begun = Instant::now();
+        let suspended = async {
+            sleep(Duration::from_secs(10)).await;
+            wall.set(wall.get() + Duration::from_hours(5));
+        };
+        tokio::join!(pass(Duration::from_hours(3), || wall.get()), suspended);
+        assert!(begun.elapsed() <= LONGEST_SLEEP, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wall_clock_that_is_set_back_does_not_prolong_a_wait() {
+        let begun = Instant::now();
+        let wall = Cell::new(SystemTime::UNIX_EPOCH + Duration::from_hours(1_000));
+        let set_back = async { wall.set(SystemTime::UNIX_EPOCH) };
+        tokio::join!(pass(Duration::from_hours(3), || wall.get()), set_back);
+        assert_eq!(begun.elapsed(), Duration::from_hours(3));
+    }
+
+    #[test]
+    fn only_a_refused_proof_is_replaced_by_the_join_token() {
+        for (status, expected) in [
+            (tonic::Code::Unauthenticated, (true, Code::IssuanceRefused)),
+            (tonic::Code::PermissionDenied, (true, Code::IssuanceRefused)),
+            (tonic::Code::ResourceExhausted, (false, Code::IssuanceRefused)),
+            (tonic::Code::Unavailable, (false, Code::ControlPlaneUnreachable)),
+            (tonic::Code::Unknown, (false, Code::ControlPlaneUnreachable)),
+        ] {
+            let error = IssueError::from(Status::new(status, ""));
+            assert_eq!((error.is_of_the_proof(), error.code()), expected, "{status:?}");
+        }
+    }
+}

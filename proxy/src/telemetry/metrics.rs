@@ -50,6 +50,8 @@ pub(crate) struct Metrics {
     pub(crate) files_refused: AtomicBool,
     /// While the newest update of the control plane is refused.
     pub(crate) update_refused: AtomicBool,
+    /// Observations in reports that the control plane refused.
+    pub(crate) ledger_dropped: AtomicU64,
     /// 1 while the discovery stream is open.
     pub(crate) control_connected: AtomicU64,
 }
@@ -217,7 +219,9 @@ impl Exposition {
                     to.histogram(direction, *sum, *count, &buckets)
                 })
         })?;
-        single(encoder, &families::METRICS_OVERFLOW, self.edges.overflow())
+        single(encoder, &families::METRICS_OVERFLOW, self.edges.overflow())?;
+        let dropped = self.metrics.ledger_dropped.load(Ordering::Relaxed);
+        single(encoder, &families::LEDGER_DROPPED, dropped)
     }
 
     fn encode_connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
