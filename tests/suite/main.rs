@@ -4,6 +4,7 @@
 
 mod changes;
 mod cli;
+mod control;
 mod http_path;
 mod identity;
 mod limits;

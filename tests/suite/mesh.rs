@@ -1,14 +1,17 @@
 //! A small mesh for the data path's tests: a CA of the test's own, applications that remember what reached them, and
-//! real `sidegate proxy` processes in file mode between them. Everything listens on port 0 of loopback.
+//! real `sidegate proxy` processes between them, in file mode or under a real control plane. Everything listens on
+//! port 0 of loopback.
 
 mod app;
 mod authority;
 mod client;
+mod control_plane;
 mod sidecar;
 
 pub(crate) use app::{App, endless};
 pub(crate) use authority::{Authority, Svid};
 pub(crate) use client::{Connection, Http, Reply, connect, tls};
+pub(crate) use control_plane::{ControlPlane, Member};
 pub(crate) use sidecar::{Port, Sidecar};
 
 /// The trust domain of every test.

@@ -40,7 +40,7 @@ pub(crate) struct Sidecar {
 
 /// JSON lines so far.
 #[derive(Clone, Default)]
-struct Lines(Arc<(Mutex<Vec<Value>>, Condvar)>);
+pub(super) struct Lines(Arc<(Mutex<Vec<Value>>, Condvar)>);
 
 impl Sidecar {
     /// Beside `shop/<account>`, under `policies`, ready.
@@ -194,7 +194,7 @@ impl Drop for Sidecar {
 }
 
 impl Lines {
-    fn read(&self, from: impl Read + Send + 'static) -> JoinHandle<()> {
+    pub(super) fn read(&self, from: impl Read + Send + 'static) -> JoinHandle<()> {
         let lines = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(from).lines().map_while(Result::ok) {
@@ -206,7 +206,7 @@ impl Lines {
         })
     }
 
-    fn first(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(super) fn first(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         self.nth(0, wanted)
     }
 
@@ -259,7 +259,8 @@ fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
     )
 }
 
-fn write(path: &Path, text: &str) {
+/// For nobody but this user, as keys must be.
+pub(super) fn write(path: &Path, text: &str) {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create(true)

@@ -1,0 +1,226 @@
+//! A real control plane, and real sidecars of it. The control plane can be stopped and started again at its address.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use super::{
+    Connection, DOMAIN, Http, PATIENCE,
+    sidecar::{Lines, write},
+};
+
+/// A control plane of `shop/orders` and `shop/payments`. Dropping it kills it.
+pub(crate) struct ControlPlane {
+    folder: TempDir,
+    running: Option<Running>,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) api: SocketAddr,
+    report_interval: &'static str,
+}
+
+/// A sidecar of a control plane. Dropping it kills it.
+pub(crate) struct Member {
+    running: Running,
+    folder: TempDir,
+}
+
+/// A process whose log is read as it is written. Dropping it kills it.
+struct Running {
+    child: Child,
+    log: Lines,
+    _reader: JoinHandle<()>,
+}
+
+impl ControlPlane {
+    pub(crate) fn start(report_interval: &'static str, policies: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        fs::create_dir(folder.path().join("policies")).unwrap();
+        write(&folder.path().join("policies/all.yaml"), policies);
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut control_plane = Self {
+            folder,
+            running: None,
+            grpc: free,
+            api: free,
+            report_interval,
+        };
+        control_plane.start_again();
+        control_plane
+    }
+
+    /// At the address it had.
+    pub(crate) fn start_again(&mut self) {
+        let path = self.folder.path().join("mesh.yaml");
+        write(&path, &self.configuration());
+        let running = Running::start(&["control-plane", "--config", path.to_str().unwrap()]);
+        self.grpc = running.address("grpc");
+        self.api = running.address("api");
+        self.running = Some(running);
+    }
+
+    pub(crate) fn stop(&mut self) {
+        let mut running = self.running.take().expect("it runs");
+        running.terminate();
+        assert!(running.child.wait().unwrap().success());
+    }
+
+    /// Forgets its root and everything it issued, as no operator should.
+    pub(crate) fn lose_its_state(&self) {
+        fs::remove_dir_all(self.folder.path().join("state")).unwrap();
+    }
+
+    pub(crate) fn root(&self) -> String {
+        fs::read_to_string(self.folder.path().join("state/root.pem")).unwrap()
+    }
+
+    /// A document of its API.
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let mut api = Connection::plain(self.api, Http::One).await;
+        let request = http::Request::get(path).header("host", "localhost");
+        let reply = api
+            .send(request.body(http_body_util::Full::default()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+        serde_json::from_str(&reply.body).unwrap()
+    }
+
+    /// Waits until an element of the `list` at `path` is wanted.
+    pub(crate) async fn first(&self, path: &str, list: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let document = self.get(path).await;
+            if let Some(found) = document[list].as_array().unwrap().iter().find(|one| wanted(one)) {
+                return found.clone();
+            }
+            assert!(Instant::now() < deadline, "not in {path}: {document:#}");
+            // Nothing tells when a document of the API changes.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until it has an edge like this.
+    pub(crate) async fn edge(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.first("/v1/edges?window=1h", "edges", wanted).await
+    }
+
+    fn configuration(&self) -> String {
+        let service = |name: &str| {
+            let digest: [u8; 32] = Sha256::digest(token(name)).into();
+            let digest = hex(&digest);
+            format!("- {{namespace: shop, name: {name}, joinTokens: ['sha256:{digest}']}}\n")
+        };
+        format!(
+            "apiVersion: sidegate.dev/v1alpha1\nkind: Mesh\ntrustDomain: {DOMAIN}\n\
+             policies: policies/\nstate: state/\nlisten: {{grpc: '{}', api: '{}'}}\n\
+             reportInterval: {}\nservices:\n{}{}",
+            self.grpc,
+            self.api,
+            self.report_interval,
+            service("orders"),
+            service("payments"),
+        )
+    }
+}
+
+impl Member {
+    /// Beside `shop/<account>`, with listeners that are written as in a configuration.
+    pub(crate) fn start(account: &str, control_plane: &ControlPlane, listeners: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let file = |name: &str, text: &str| write(&folder.path().join(name), text);
+        file("root.pem", &control_plane.root());
+        file("token", &token(account));
+        file(
+            "proxy.yaml",
+            &format!(
+                "trustDomain: {DOMAIN}\nworkload: {{namespace: shop, serviceAccount: {account}}}\n\
+                 controlPlane: {{address: '{}', trustBundle: root.pem, joinToken: token}}\n\
+                 accessLog: off\n{listeners}\n",
+                control_plane.grpc
+            ),
+        );
+        let path: PathBuf = folder.path().join("proxy.yaml");
+        let running = Running::start(&["proxy", "--config", path.to_str().unwrap()]);
+        Self { running, folder }
+    }
+
+    /// Where `listener` listens.
+    pub(crate) fn address(&self, listener: &str) -> SocketAddr {
+        self.running.address(listener)
+    }
+
+    pub(crate) fn logged(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.running.log.first(wanted)
+    }
+
+    /// Replaces the roots by which it knows the control plane.
+    pub(crate) fn replace_root(&self, pem: &str) {
+        write(&self.folder.path().join("root.pem"), pem);
+    }
+
+    pub(crate) fn terminate(&self) {
+        self.running.terminate();
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.running.child.wait().unwrap()
+    }
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sidegate"))
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Lines::default();
+        let reader = log.read(child.stderr.take().unwrap());
+        Self {
+            child,
+            log,
+            _reader: reader,
+        }
+    }
+
+    fn address(&self, listener: &str) -> SocketAddr {
+        let line = self.log.first(|line| line["listener"] == listener);
+        line["address"].as_str().unwrap().parse().unwrap()
+    }
+
+    fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The join token of a service.
+fn token(service: &str) -> String {
+    format!("the join token of shop/{service}, which is long enough")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+        text
+    })
+}
