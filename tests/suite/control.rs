@@ -91,6 +91,24 @@ async fn the_last_report_is_sent_at_the_end() {
 }
 
 #[tokio::test]
+async fn an_access_log_that_nobody_reads_does_not_keep_a_sidecar_from_ending() {
+    let app = App::start().await;
+    let control_plane = ControlPlane::start("100ms", POLICIES);
+    let mut payments = payments(&control_plane, app.address);
+    // More lines than a pipe and the writer's own buffer hold.
+    for _ in 0..1_000 {
+        plaintext(payments.address("inbound")).await;
+    }
+    payments.terminate();
+    payments.logged(|line| {
+        line["message"]
+            .as_str()
+            .is_some_and(|message| message.starts_with("nobody reads the access log"))
+    });
+    assert!(payments.wait().success());
+}
+
+#[tokio::test]
 async fn a_sidecar_follows_to_a_root_that_was_made_anew_as_soon_as_it_is_told_of_it() {
     let app = App::start().await;
     let mut control_plane = ControlPlane::start("100ms", POLICIES);

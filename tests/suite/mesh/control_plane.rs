@@ -144,7 +144,7 @@ impl Member {
             &format!(
                 "trustDomain: {DOMAIN}\nworkload: {{namespace: shop, serviceAccount: {account}}}\n\
                  controlPlane: {{address: '{}', trustBundle: root.pem, joinToken: token}}\n\
-                 accessLog: off\n{listeners}\n",
+                 {listeners}\n",
                 control_plane.grpc
             ),
         );
@@ -180,7 +180,8 @@ impl Running {
     fn start(arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sidegate"))
             .args(arguments)
-            .stdout(Stdio::null())
+            // Nobody reads it.
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
