@@ -314,7 +314,7 @@ codes! {
         "The connection to the upstream broke, or it sent something that is not the protocol, after the request was sent.",
         "Check the application's log at the time of the request id.";
     UnsupportedRequest = "SG0618", Connectivity,
-        "request refused: CONNECT, upgrades and look-alike methods are not carried here",
+        "request refused: CONNECT, upgrades other than WebSocket, and look-alike methods",
         "A tunnel would carry bytes that no policy judges, and a method that differs from a known one only in its case is read in two ways.",
         "Declare the port as tcp if the service speaks such a protocol.";
     DetectTimeout = "SG0619", Connectivity,

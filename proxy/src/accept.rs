@@ -96,11 +96,7 @@ fn spawn(worker: &Rc<Worker>, direction: Direction, connection: impl Future<Outp
     let metrics = Arc::clone(&worker.metrics);
     worker.active(direction).fetch_add(1, Ordering::Relaxed);
     let worker_of_task = Rc::clone(worker);
-    let tasks = match direction {
-        Direction::Inbound => worker.inbound_tasks.clone(),
-        Direction::Outbound => worker.tasks.clone(),
-    };
-    tasks.spawn_local(async move {
+    worker.tasks_of(direction).spawn_local(async move {
         if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
             metrics.panics.fetch_add(1, Ordering::Relaxed);
             tracing::error!(code = %sidegate_codes::Code::ConnectionPanicked, "a connection ended by a fault of Sidegate");

@@ -20,6 +20,7 @@ use tokio::{
     task::{JoinSet, LocalSet},
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 
 use crate::{
     accept::{self, Gate},
@@ -268,6 +269,7 @@ impl Sidecar {
     }
 
     fn start_workers(&mut self, lifeline: &Lifeline) -> Result<Vec<JoinHandle<()>>, RunError> {
+        let inbound_tasks = TaskTracker::new();
         let gate = Arc::new(Gate::new(Arc::new(self.config.limits.clone())));
         let listeners = std::mem::take(&mut self.listeners);
         (0..self.config.workers.get())
@@ -280,6 +282,7 @@ impl Sidecar {
                     access_log: self.access_log.clone(),
                     gate: Arc::clone(&gate),
                     drain: self.drain.watch(),
+                    inbound_tasks: inbound_tasks.clone(),
                 };
                 // All workers accept from the same queue: whoever is idle takes the next connection.
                 let listeners = listeners

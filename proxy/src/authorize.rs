@@ -34,6 +34,14 @@ pub(crate) struct Caller<'a> {
     pub(crate) port: u16,
 }
 
+/// What a request asked for, kept for as long as what it opened lives.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    method: String,
+    host: String,
+    path: String,
+}
+
 /// Why policy refused. The downstream never sees it; the log, the metrics and the ledger do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Denial {
@@ -66,15 +74,16 @@ pub(crate) fn connection<S>(caller: Caller<'_>, stream: S, snapshot: &Snapshot) 
     Ok(Permit::new(stream, caller.peer.id().clone(), admission))
 }
 
-/// Ends when an open opaque connection would be admitted no longer: it is judged anew at each change and each second.
-pub(crate) async fn until_denied(caller: Caller<'_>, mut changes: Reader) -> Error {
+/// Ends when an open opaque connection, or a WebSocket that `asked` opened, would be admitted no longer: it is judged
+/// anew at each change and each second.
+pub(crate) async fn until_denied(caller: Caller<'_>, asked: Option<&Asked>, mut changes: Reader) -> Error {
     loop {
         tokio::select! {
             () = changes.changed() => {}
             // Rules expire without a change.
             () = tokio::time::sleep(JUDGE_AGAIN) => {}
         }
-        if let Err(Error::Denied(denial)) = judge(caller, None, &changes.load()) {
+        if let Err(Error::Denied(denial)) = judge(caller, asked.map(Asked::http), &changes.load()) {
             return Error::Denied(Box::new(Denial {
                 code: Code::CutByPolicy,
                 ..*denial
@@ -144,6 +153,25 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(u64::MAX, |since| since.as_secs())
+}
+
+impl Asked {
+    /// As policy reads it.
+    pub(crate) fn of<B: Body>(request: &Checked<B>) -> Self {
+        Self {
+            method: request.method().to_owned(),
+            host: request.host().to_owned(),
+            path: request.path().to_owned(),
+        }
+    }
+
+    fn http(&self) -> policy::Http<'_> {
+        policy::Http {
+            method: &self.method,
+            host: &self.host,
+            path: &self.path,
+        }
+    }
 }
 
 impl Denial {

@@ -15,6 +15,7 @@ use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
+    upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sidegate_codes::Code;
@@ -25,11 +26,14 @@ pub(crate) use body::{ByteCount, RequestBody, ResponseBody};
 pub(crate) use headers::PEER;
 pub(crate) use request::{Checked, Rules};
 
+use headers::Upgrade;
+
 use crate::{
+    authorize::Asked,
     config::Limits,
     error::Error,
     telemetry::{Carried, Exchange, Record},
-    upstream::Answer,
+    upstream::{self, Answer, Leased},
     worker::Worker,
 };
 
@@ -37,6 +41,9 @@ use crate::{
 pub(crate) trait Handler {
     /// Forwards the request, noting in `record` what becomes of it, or says why not.
     async fn forward(&self, request: Request<RequestBody>, record: &mut Record) -> Result<Answer, Error>;
+
+    /// Ends when a WebSocket that `asked` opened may stay open no longer.
+    async fn until_refused(&self, asked: Asked) -> Error;
 }
 
 /// Spawns on the worker's own thread, under an owner that can be waited for.
@@ -54,7 +61,7 @@ pub(crate) async fn serve<S, H>(
     closing: impl Future<Output = ()>,
 ) -> Result<(), Error>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     H: Handler + 'static,
 {
     let carried = if version == Version::HTTP_2 {
@@ -67,7 +74,7 @@ where
     let service = service_fn(move |request| {
         let (handler, exchange, worker) = (Rc::clone(&handler), Rc::clone(&exchange), Rc::clone(&requests));
         async move {
-            Ok::<_, std::convert::Infallible>(answer(request, carried, &exchange, &*handler, &worker).await)
+            Ok::<_, std::convert::Infallible>(answer(request, carried, &exchange, &handler, &worker).await)
         }
     });
     let stream = TokioIo::new(stream);
@@ -82,7 +89,9 @@ where
             }
         }
     } else {
-        let connection = http1_server(&worker.limits).serve_connection(stream, service);
+        let connection = http1_server(&worker.limits)
+            .serve_connection(stream, service)
+            .with_upgrades();
         tokio::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => result,
@@ -133,11 +142,11 @@ fn http2_server(limits: &Limits, tasks: TaskTracker) -> http2::Builder<LocalExec
 }
 
 /// One request, start to end.
-async fn answer<H: Handler>(
-    request: Request<Incoming>,
+async fn answer<H: Handler + 'static>(
+    mut request: Request<Incoming>,
     carried: Carried,
     exchange: &Rc<Exchange>,
-    handler: &H,
+    handler: &Rc<H>,
     worker: &Rc<Worker>,
 ) -> Response<ResponseBody> {
     let mut record = Record::begin(exchange, carried);
@@ -148,6 +157,7 @@ async fn answer<H: Handler>(
         request.uri().path(),
         id.to_str().unwrap_or_default(),
     );
+    let upgrade = hyper::upgrade::on(&mut request);
     let mut request = request.map(|body| RequestBody::new(body, record.received()));
     request.headers_mut().insert(headers::REQUEST_ID, id.clone());
     let result = match worker.request_slot() {
@@ -158,7 +168,15 @@ async fn answer<H: Handler>(
         }
     };
     match result {
-        Ok(response) => {
+        Err(error) => refuse(&error, is_grpc, &id, record),
+        Ok(Passed::WebSocket(mut response, asked)) => {
+            record.answered(StatusCode::SWITCHING_PROTOCOLS);
+            let upstream = hyper::upgrade::on(&mut response);
+            let tunnel = websocket(upgrade, upstream, Rc::clone(handler), asked, record);
+            worker.tasks_of(exchange.direction).spawn_local(tunnel);
+            response.map(|_| ResponseBody::text(String::new()))
+        }
+        Ok(Passed::Answer(response)) => {
             record.answered(response.status());
             response.map(|body| {
                 if body.is_end_stream() {
@@ -167,25 +185,67 @@ async fn answer<H: Handler>(
                 ResponseBody::upstream(body, record)
             })
         }
-        Err(error) => refuse(&error, is_grpc, &id, record),
     }
 }
 
+/// What is passed on of an upstream's answer.
+enum Passed {
+    Answer(Response<Leased>),
+    /// Both sides agreed on a WebSocket.
+    WebSocket(Response<Leased>, Asked),
+}
+
 /// The upstream's answer without what belongs to its own hop.
-fn passed_on(mut answer: Answer) -> Result<Response<crate::upstream::Leased>, Error> {
+fn passed_on(mut answer: Answer) -> Result<Passed, Error> {
     let broke = |detail: String| Error::Upstream {
         code: Code::UpstreamFailed,
         detail,
     };
-    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(broke(
-            "the upstream switched protocols without being asked".to_owned(),
-        ));
-    }
+    let becomes = Upgrade::asked(answer.response.headers());
     headers::remove_hop_by_hop(answer.response.headers_mut()).map_err(broke)?;
     // An HTTP/1.0 application must not end the link's connection with each answer.
     *answer.response.version_mut() = Version::HTTP_11;
-    Ok(answer.response)
+    match (answer.response.status(), answer.websocket, becomes) {
+        (StatusCode::SWITCHING_PROTOCOLS, Some(asked), Upgrade::WebSocket) => {
+            headers::insert_websocket(answer.response.headers_mut());
+            Ok(Passed::WebSocket(answer.response, asked))
+        }
+        (StatusCode::SWITCHING_PROTOCOLS, ..) => Err(broke(
+            "the upstream switched to a protocol that was not asked for".to_owned(),
+        )),
+        _ => Ok(Passed::Answer(answer.response)),
+    }
+}
+
+/// Carries a WebSocket until both sides have ended it, or until it would be refused.
+async fn websocket<H: Handler>(
+    downstream: OnUpgrade,
+    upstream: OnUpgrade,
+    handler: Rc<H>,
+    asked: Asked,
+    record: Record,
+) {
+    let carried = upstream::Carried::default();
+    let carry = async {
+        let both = async { tokio::try_join!(downstream, upstream) };
+        let (downstream, upstream) = tokio::time::timeout(UPGRADE_TIMEOUT, both)
+            .await
+            .map_err(|_| Error::Downstream("no upgrade in time".to_owned()))?
+            .map_err(|error| Error::Downstream(error.to_string()))?;
+        upstream::carry_upgraded(TokioIo::new(downstream), TokioIo::new(upstream), &carried)
+            .await
+            .map_err(|error| Error::Upstream {
+                code: Code::UpstreamFailed,
+                detail: error.to_string(),
+            })
+    };
+    let result = tokio::select! {
+        // First, so that a cut is told as a cut.
+        biased;
+        refused = handler.until_refused(asked) => Err(refused),
+        result = carry => result,
+    };
+    record.end(&carried, result);
 }
 
 /// What the downstream reads of a refusal: one word and the id under which the log explains it. The record is written
@@ -267,4 +327,6 @@ const MOST_WINDOW: u32 = (1 << 31) - 1;
 const MOST_RESETS: usize = 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
+/// From the answer 101 to the moment both connections are handed over.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
 const LONGEST_ID: usize = 128;

@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     accept::Accepted,
-    authorize::{self, Caller},
+    authorize::{self, Asked, Caller},
     config::{Inbound, Protocol},
     detect::{self, Detected, NotHttp, Rewound},
     error::Error,
@@ -31,7 +31,7 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
     let Accepted {
         tcp,
         downstream,
-        place: _place,
+        place,
     } = accepted;
     let snapshot = worker.mesh.snapshot();
     let inbound = &snapshot.inbound[port];
@@ -43,7 +43,10 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
         Usage::Client,
         &snapshot.trust,
     )?);
-    let exchange = Rc::new(exchange(&peer, downstream, inbound, &snapshot, worker));
+    let exchange = Rc::new(Exchange {
+        _place: Some(place),
+        ..exchange(&peer, downstream, inbound, &snapshot, worker)
+    });
     worker.connected(&exchange);
 
     let ended = match protocol(stream, inbound, worker).await {
@@ -78,10 +81,12 @@ async fn forward(
         removes_identity: true,
     };
     let checked = Checked::new(request, rules)?;
+    let websocket = checked.is_websocket().then(|| Asked::of(&checked));
     let permit = authorize::request(caller(peer, *downstream, inbound), checked, &snapshot)?;
     record.admitted(permit.admission());
     record.upstream(&inbound.forward);
-    upstream::app::send(permit, inbound, version, &worker.pool).await
+    let answer = upstream::app::send(permit, inbound, version, &worker.pool).await?;
+    Ok(Answer { websocket, ..answer })
 }
 
 /// An HTTP connection: its requests are judged one by one, so a changed policy counts for the next of them.
@@ -137,7 +142,7 @@ async fn opaque(
             // Cuts first, so that each is told as what it is.
             biased;
             ended = peer.until_untrusted(worker.mesh.clone(), |_| true) => Err(ended),
-            denied = authorize::until_denied(caller, changes) => Err(denied),
+            denied = authorize::until_denied(caller, None, changes) => Err(denied),
             result = upstream::app::forward(permit, &inbound.forward, &worker.pool, &carried) => result,
         }
     };
@@ -163,6 +168,15 @@ struct Connection {
 }
 
 impl http_stage::Handler for Connection {
+    async fn until_refused(&self, asked: Asked) -> Error {
+        let snapshot = self.worker.mesh.snapshot();
+        let caller = caller(&self.peer, self.downstream, &snapshot.inbound[self.port]);
+        tokio::select! {
+            ended = self.peer.until_untrusted(self.worker.mesh.clone(), |_| true) => ended,
+            denied = authorize::until_denied(caller, Some(&asked), self.worker.mesh.clone()) => denied,
+        }
+    }
+
     async fn forward(&self, request: Request<RequestBody>, record: &mut Record) -> Result<Answer, Error> {
         forward(request, record, self).await
     }
@@ -199,6 +213,7 @@ fn exchange(
         tls: TlsState::Mutual,
         edges: Arc::clone(&worker.edges),
         access_log: worker.access_log.clone(),
+        _place: None,
         cut: Rc::default(),
     }
 }

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     accept::Accepted,
+    authorize::Asked,
     config::Protocol,
     detect::{self, Detected, Rewound},
     error::Error,
@@ -27,11 +28,14 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
     let Accepted {
         tcp,
         downstream,
-        place: _place,
+        place,
     } = accepted;
     let snapshot = worker.mesh.snapshot();
     let declared = snapshot.outbound[port].port.protocol;
-    let exchange = Rc::new(exchange(downstream, port, &snapshot, worker));
+    let exchange = Rc::new(Exchange {
+        _place: Some(place),
+        ..exchange(downstream, port, &snapshot, worker)
+    });
 
     let served = async {
         let (detected, stream) = protocol(tcp, declared, worker).await?;
@@ -63,7 +67,9 @@ async fn forward(
             removes_identity: false,
         },
     )?;
-    upstream::peer::send(checked, version, reach(route, worker)?, record).await
+    let websocket = checked.is_websocket().then(|| Asked::of(&checked));
+    let answer = upstream::peer::send(checked, version, reach(route, worker)?, record).await?;
+    Ok(Answer { websocket, ..answer })
 }
 
 async fn http(
@@ -114,6 +120,11 @@ struct Connection {
 }
 
 impl http_stage::Handler for Connection {
+    /// The peer's sidecar judges, and the pool severs the stream of a peer that is trusted no longer.
+    async fn until_refused(&self, _asked: Asked) -> Error {
+        std::future::pending().await
+    }
+
     async fn forward(&self, request: Request<RequestBody>, record: &mut Record) -> Result<Answer, Error> {
         forward(request, record, self).await
     }
@@ -150,6 +161,7 @@ fn exchange(downstream: std::net::SocketAddr, port: usize, snapshot: &Snapshot, 
         tls: TlsState::Failed,
         edges: Arc::clone(&worker.edges),
         access_log: worker.access_log.clone(),
+        _place: None,
         cut: Rc::default(),
     }
 }

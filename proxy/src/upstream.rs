@@ -13,10 +13,12 @@ mod stream;
 use http::Response;
 use sidegate_identity::SpiffeId;
 
+use crate::authorize::Asked;
+
 pub(crate) use dial::Dialer;
 pub(crate) use leased::Leased;
 pub(crate) use pool::Pool;
-pub(crate) use stream::Carried;
+pub(crate) use stream::{Carried, carry_upgraded};
 
 /// An upstream's answer, and who it proved to be.
 #[derive(Debug)]
@@ -24,4 +26,6 @@ pub(crate) struct Answer {
     pub(crate) response: Response<Leased>,
     /// `None` for the local application, which proves nothing.
     pub(crate) peer: Option<SpiffeId>,
+    /// The request asked for a WebSocket, and this is what has to stay permitted while it is open.
+    pub(crate) websocket: Option<Asked>,
 }

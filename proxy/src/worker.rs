@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) access_log: AccessLog,
     pub(crate) gate: Arc<Gate>,
     pub(crate) drain: DrainWatch,
+    /// Owns the inbound connections of all workers: they may need any worker's outbound path to the end.
+    pub(crate) inbound_tasks: TaskTracker,
 }
 
 /// The state of one worker.
@@ -50,7 +52,7 @@ pub(crate) struct Worker {
     pub(crate) drain: DrainWatch,
     /// Owns what serves connections.
     pub(crate) tasks: TaskTracker,
-    /// Owns the inbound ones of them, which may need the outbound path to the end.
+    /// Owns the inbound ones of them, of all workers.
     pub(crate) inbound_tasks: TaskTracker,
     pub(crate) pool: Rc<Pool>,
     pub(crate) balancer: Balancer,
@@ -76,6 +78,7 @@ impl Worker {
             access_log,
             gate,
             drain,
+            inbound_tasks,
         } = shared;
         let dialer = Dialer {
             limits: Arc::clone(&limits),
@@ -94,7 +97,7 @@ impl Worker {
             gate,
             drain,
             tasks: TaskTracker::new(),
-            inbound_tasks: TaskTracker::new(),
+            inbound_tasks,
             pool,
             balancer: Balancer::new(seed),
             requests: Rc::default(),
@@ -129,6 +132,14 @@ impl Worker {
             self.inbound_tasks.close();
             // Out of time is a reason to stop like any other.
             let _ = tokio::time::timeout(self.limits.drain_timeout, self.inbound_tasks.wait()).await;
+        }
+    }
+
+    /// What owns the connections of `direction`.
+    pub(crate) fn tasks_of(&self, direction: Direction) -> &TaskTracker {
+        match direction {
+            Direction::Inbound => &self.inbound_tasks,
+            Direction::Outbound => &self.tasks,
         }
     }
 
@@ -187,6 +198,7 @@ impl Worker {
             tls,
             edges: Arc::clone(&self.edges),
             access_log: self.access_log.clone(),
+            _place: None,
             cut: Rc::default(),
         });
         Record::begin(&exchange, Carried::Unknown).failed(error);

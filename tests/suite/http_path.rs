@@ -239,7 +239,7 @@ async fn an_ambiguous_message_never_reaches_the_application() {
         ),
         (
             "upgrade",
-            "GET /public/a HTTP/1.1\r\nHost: payments\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "GET /public/a HTTP/1.1\r\nHost: payments\r\nConnection: upgrade\r\nUpgrade: tls/1.0\r\n\r\n",
         ),
         (
             "obs-fold",

@@ -11,3 +11,4 @@ mod limits;
 mod mesh;
 mod opaque;
 mod outbound;
+mod websocket;

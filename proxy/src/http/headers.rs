@@ -77,13 +77,37 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the message asks to become another protocol, other than the `h2c` that every server may ignore
-/// (RFC 9113 §3.1 retired it).
-pub(crate) fn asks_for_upgrade(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(UPGRADE)
-        .iter()
-        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"))
+/// What a message asks to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    /// Nothing, or `h2c`, which every server may ignore (RFC 9113 §3.1 retired it).
+    None,
+    /// RFC 6455, and nothing else beside it.
+    WebSocket,
+    /// Anything else.
+    Other,
+}
+
+impl Upgrade {
+    /// As the `Upgrade` fields say.
+    pub(crate) fn asked(headers: &HeaderMap) -> Self {
+        let mut asked = Self::None;
+        for value in headers.get_all(UPGRADE) {
+            let value = value.as_bytes();
+            asked = match asked {
+                _ if value.eq_ignore_ascii_case(b"h2c") => asked,
+                Self::None if value.eq_ignore_ascii_case(b"websocket") => Self::WebSocket,
+                _ => Self::Other,
+            };
+        }
+        asked
+    }
+}
+
+/// Says on one hop what [`remove_hop_by_hop`] has taken off of the other.
+pub(crate) fn insert_websocket(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
 fn listed_by_connection(headers: &HeaderMap) -> Result<Vec<HeaderName>, String> {
@@ -269,8 +293,18 @@ mod tests {
 
     #[test]
     fn h2c_is_ignored_and_other_upgrades_are_seen() {
-        assert!(!asks_for_upgrade(&fields(&[("upgrade", "h2c")])));
-        assert!(asks_for_upgrade(&fields(&[("upgrade", "websocket")])));
-        assert!(asks_for_upgrade(&fields(&[("upgrade", "h2c, websocket")])));
+        for (asked, want) in [
+            (&[][..], Upgrade::None),
+            (&[("upgrade", "h2c")], Upgrade::None),
+            (&[("upgrade", "WebSocket")], Upgrade::WebSocket),
+            (
+                &[("upgrade", "websocket"), ("upgrade", "websocket")],
+                Upgrade::Other,
+            ),
+            (&[("upgrade", "h2c, websocket")], Upgrade::Other),
+            (&[("upgrade", "tls/1.0")], Upgrade::Other),
+        ] {
+            assert_eq!(Upgrade::asked(&fields(asked)), want, "{asked:?}");
+        }
     }
 }

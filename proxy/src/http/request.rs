@@ -11,7 +11,11 @@ use http::{
 use http_body::Body;
 use sidegate_codes::Code;
 
-use super::{authority::Authority, headers, path};
+use super::{
+    authority::Authority,
+    headers::{self, Upgrade},
+    path,
+};
 use crate::{
     config::{Limits, PathMode},
     error::Error,
@@ -23,6 +27,7 @@ pub(crate) struct Checked<B> {
     parts: Parts,
     authority: Authority,
     body: B,
+    is_websocket: bool,
 }
 
 /// How requests of a port are read.
@@ -40,7 +45,7 @@ impl<B: Body> Checked<B> {
     /// Checks `request` in full, or says which rule it breaks.
     pub(crate) fn new(request: Request<B>, rules: Rules<'_>) -> Result<Self, Error> {
         let (mut parts, body) = request.into_parts();
-        refuse_tunnels(&parts)?;
+        let is_websocket = asks_for_websocket(&parts)?;
         refuse_lookalike_method(&parts.method)?;
         refuse_oversize(&parts, rules.limits)?;
         refuse_ambiguous_framing(&parts.headers)?;
@@ -63,6 +68,7 @@ impl<B: Body> Checked<B> {
             parts,
             authority,
             body,
+            is_websocket,
         })
     }
 
@@ -81,6 +87,11 @@ impl<B: Body> Checked<B> {
         self.parts.uri.path()
     }
 
+    /// Whether it asks to become a WebSocket.
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.is_websocket
+    }
+
     /// The header fields that will be sent on.
     pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.parts.headers
@@ -92,6 +103,7 @@ impl<B: Body> Checked<B> {
             mut parts,
             authority,
             body,
+            is_websocket,
         } = self;
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
@@ -99,6 +111,9 @@ impl<B: Body> Checked<B> {
             parts.headers.insert(HOST, host);
         }
         headers::join_cookies(&mut parts.headers);
+        if is_websocket {
+            headers::insert_websocket(&mut parts.headers);
+        }
         if let Some(length) = body.size_hint().exact() {
             // hyper writes no length for a body of length zero, which POST needs (RFC 9110 §8.6).
             if length > 0 || !matches!(parts.method, Method::GET | Method::HEAD) {
@@ -119,7 +134,14 @@ impl<B: Body> Checked<B> {
             mut parts,
             authority,
             body,
+            is_websocket,
         } = self;
+        if is_websocket {
+            return Err(Error::bad_request(
+                Code::UnsupportedRequest,
+                "a WebSocket to an HTTP/2 application",
+            ));
+        }
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
         let mut target = std::mem::take(&mut parts.uri).into_parts();
@@ -134,17 +156,18 @@ impl<B: Body> Checked<B> {
     }
 }
 
-fn refuse_tunnels(parts: &Parts) -> Result<(), Error> {
+/// A WebSocket is asked for by a GET of HTTP/1.1 (RFC 6455 §4.1). Other tunnels would carry bytes that no policy judges.
+fn asks_for_websocket(parts: &Parts) -> Result<bool, Error> {
+    let unsupported = |what: &str| Err(Error::bad_request(Code::UnsupportedRequest, what));
     if parts.method == Method::CONNECT {
-        return Err(Error::bad_request(Code::UnsupportedRequest, "CONNECT"));
+        return unsupported("CONNECT");
     }
-    if headers::asks_for_upgrade(&parts.headers) {
-        return Err(Error::bad_request(
-            Code::UnsupportedRequest,
-            "an upgrade to another protocol",
-        ));
+    match Upgrade::asked(&parts.headers) {
+        Upgrade::None => Ok(false),
+        Upgrade::WebSocket if parts.method == Method::GET && parts.version == Version::HTTP_11 => Ok(true),
+        Upgrade::WebSocket => unsupported("a WebSocket by other than GET of HTTP/1.1"),
+        Upgrade::Other => unsupported("an upgrade to another protocol"),
     }
-    Ok(())
 }
 
 /// Methods are case-sensitive (RFC 9110 §9.1), and some frameworks forget it: a rule on POST must not be passed by

@@ -19,11 +19,12 @@ use super::{
     edges::{Key, Observation},
 };
 use crate::{
-    authorize::Admission, balance::Picked, error::Error, http::ByteCount, upstream, worker::RequestSlot,
+    accept::Place, authorize::Admission, balance::Picked, error::Error, http::ByteCount, upstream,
+    worker::RequestSlot,
 };
 
 /// What all requests of one connection share.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) direction: Direction,
     /// The address of whoever connected to this sidecar.
@@ -34,6 +35,8 @@ pub(crate) struct Exchange {
     pub(crate) tls: TlsState,
     pub(crate) edges: Arc<EdgeShard>,
     pub(crate) access_log: AccessLog,
+    /// The connection's place under the limits, kept for as long as anything of it lives.
+    pub(crate) _place: Option<Place>,
     /// Why the connection was cut, for what was in flight on it.
     pub(crate) cut: Rc<OnceCell<(Code, String)>>,
 }

@@ -128,6 +128,7 @@ impl Pool {
                     return Ok(Answer {
                         response,
                         peer: connection.terms.peer(),
+                        websocket: None,
                     });
                 }
                 Ok(Err(mut failed)) => match failed.take_message() {
@@ -233,6 +234,7 @@ impl Pool {
         Answer {
             response: response.map(|body| Leased::new(body, lease)),
             peer,
+            websocket: None,
         }
     }
 
@@ -243,7 +245,7 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| upstream_failed(destination, &error))?;
-        self.tasks.spawn_local(drive(connection));
+        self.tasks.spawn_local(drive(connection.with_upgrades()));
         Ok(Http1 { sender, terms })
     }
 

@@ -2,14 +2,19 @@
 //! bytes both ways and counts them, and ends a broken or cancelled connection as broken, never as complete.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     io,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional},
@@ -24,7 +29,7 @@ use crate::detect::{NotHttp, Rewound};
 #[derive(Debug)]
 pub(crate) struct Stream {
     io: Io,
-    severed: Rc<Severed>,
+    severed: Arc<Severed>,
     /// Says that the stream is gone.
     closed: DropGuard,
 }
@@ -32,7 +37,7 @@ pub(crate) struct Stream {
 /// Severs a [`Stream`]: hyper moves streams where nobody else can reach them.
 #[derive(Debug)]
 pub(crate) struct Cut {
-    severed: Rc<Severed>,
+    severed: Arc<Severed>,
     closed: CancellationToken,
 }
 
@@ -44,9 +49,9 @@ enum Io {
 
 #[derive(Debug, Default)]
 struct Severed {
-    is_severed: Cell<bool>,
+    is_severed: AtomicBool,
     /// Whoever waits to read: every connection has somebody who does.
-    reader: RefCell<Option<Waker>>,
+    reader: AtomicWaker,
 }
 
 /// Bytes so far, readable while the copy runs and after it was cancelled.
@@ -82,6 +87,21 @@ where
     resets_on_close(&upstream, false)
 }
 
+/// The same for two streams that were HTTP until both sides agreed on another protocol.
+pub(crate) async fn carry_upgraded<D, U>(downstream: D, mut upstream: U, carried: &Carried) -> io::Result<()>
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut downstream = Counting {
+        stream: downstream,
+        carried: carried.clone(),
+    };
+    copy_bidirectional(&mut downstream, &mut upstream)
+        .await
+        .map(|_| ())
+}
+
 fn resets_on_close(stream: &impl OverTcp, resets: bool) -> io::Result<()> {
     SockRef::from(stream.tcp()).set_linger(resets.then_some(Duration::ZERO))
 }
@@ -100,7 +120,7 @@ impl Stream {
     fn new(io: Io) -> Self {
         Self {
             io,
-            severed: Rc::default(),
+            severed: Arc::default(),
             closed: CancellationToken::new().drop_guard(),
         }
     }
@@ -108,7 +128,7 @@ impl Stream {
     /// The means to sever it.
     pub(super) fn cut(&self) -> Cut {
         Cut {
-            severed: Rc::clone(&self.severed),
+            severed: Arc::clone(&self.severed),
             closed: self.closed.token().clone(),
         }
     }
@@ -117,10 +137,8 @@ impl Stream {
 impl Cut {
     /// From now on every read and write fails.
     pub(super) fn sever(&self) {
-        self.severed.is_severed.set(true);
-        if let Some(reader) = self.severed.reader.take() {
-            reader.wake();
-        }
+        self.severed.is_severed.store(true, Ordering::Release);
+        self.severed.reader.wake();
     }
 
     /// Ends when the stream is gone.
@@ -131,20 +149,13 @@ impl Cut {
 
 impl Severed {
     fn check(&self) -> io::Result<()> {
-        if self.is_severed.get() {
+        if self.is_severed.load(Ordering::Acquire) {
             Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
                 "severed: the peer is trusted no longer",
             ))
         } else {
             Ok(())
-        }
-    }
-
-    fn register(&self, waker: &Waker) {
-        let mut reader = self.reader.borrow_mut();
-        if !reader.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *reader = Some(waker.clone());
         }
     }
 }
@@ -185,8 +196,9 @@ impl OverTcp for Stream {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // Registered first: a cut in between is then seen by the check.
+        this.severed.reader.register(cx.waker());
         this.severed.check()?;
-        this.severed.register(cx.waker());
         match &mut this.io {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),

@@ -126,9 +126,17 @@ fn ambiguity_is_refused_with_its_code() {
         (request("post", "/", &[host]), Code::UnsupportedRequest),
         (
             request(
-                "GET",
+                "POST",
                 "/",
                 &[host, ("connection", "upgrade"), ("upgrade", "websocket")],
+            ),
+            Code::UnsupportedRequest,
+        ),
+        (
+            request(
+                "GET",
+                "/",
+                &[host, ("connection", "upgrade"), ("upgrade", "tls/1.0")],
             ),
             Code::UnsupportedRequest,
         ),
@@ -196,4 +204,24 @@ fn a_peer_cannot_state_its_own_identity() {
             .keys()
             .all(|name| !name.as_str().contains("sidegate") && !name.as_str().contains("forwarded"))
     );
+}
+
+#[test]
+fn a_websocket_is_asked_for_anew_on_the_next_hop() {
+    let fields = [
+        ("host", "a"),
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-version", "13"),
+    ];
+    let checked = check(request("GET", "/chat", &fields)).unwrap();
+    assert!(checked.is_websocket());
+    let sent = checked.into_http1();
+    assert_eq!(
+        (&sent.headers()["connection"], &sent.headers()["upgrade"]),
+        (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
+    );
+    assert!(sent.headers().contains_key("sec-websocket-version"));
+    let to_http2 = check(request("GET", "/chat", &fields)).unwrap().into_http2();
+    assert_eq!(to_http2.unwrap_err().code(), Code::UnsupportedRequest);
 }
