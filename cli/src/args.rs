@@ -4,8 +4,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     api::client::ApiUrl,
-    demo, explain,
+    demo, explain, explain_call,
     get::What,
+    policy,
     reference::{Form, Page},
     table::Format,
 };
@@ -23,6 +24,10 @@ use crate::{
   sidegate demo                 a whole mesh on this machine, with a live table
   sidegate check                is everything as it should be, and if not, what to do
   sidegate get edges            who talks to whom, under which policy and rule
+  sidegate explain shop/web shop/cart --path /cart --mesh mesh.yaml
+                                would it be let in, by which rule, and why
+  sidegate policy lint policies/
+                                rules that cannot mean what they say
   sidegate explain-code SG0202  what a code in a log line means
 
 Exit codes:
@@ -94,6 +99,25 @@ pub(crate) enum Command {
     Get {
         #[command(subcommand)]
         what: What,
+    },
+
+    /// Explain a call from the policies' files: would it be let in, who decides it, and what to change.
+    ///
+    /// Judged by the sidecar's own evaluator; nothing is asked of a running mesh. Without `--method`, `--path` and
+    /// `--host` it is an opaque connection. Exit code 4 when the call is denied.
+    #[command(after_long_help = "Examples:
+  sidegate explain shop/orders shop/payments --method POST --path /charge --mesh mesh.yaml
+  sidegate explain shop/orders shop/payments --port 5432 --policies policies/ --trust-domain shop.test
+  sidegate explain spiffe://partner.test/batch shop/payments --path /export --mesh mesh.yaml -o json")]
+    Explain(explain_call::Args),
+
+    /// Check and test policies on files, before they are in force.
+    #[command(after_long_help = "Examples:
+  sidegate policy lint --mesh mesh.yaml
+  sidegate policy test tests/*.yaml")]
+    Policy {
+        #[command(subcommand)]
+        what: policy::What,
     },
 
     /// Run a sidecar (the same as `sidegate-proxy`).

@@ -8,9 +8,11 @@ mod check;
 mod demo;
 mod exit;
 mod explain;
+mod explain_call;
 mod failure;
 mod get;
 mod http1;
+mod policy;
 mod reference;
 mod short;
 mod status;
@@ -52,6 +54,8 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Get { what } => get::run(&what).map(Into::into),
         Command::Proxy(args) => Ok(sidegate_proxy::cli::run(args)),
         Command::ControlPlane(args) => Ok(sidegate_control_plane::cli::run(args)),
+        Command::Explain(args) => explain_call::run(&args).map(Into::into),
+        Command::Policy { what } => policy::run(&what).map(Into::into),
         Command::ExplainCode(args) => explain::run(&args).map(Into::into),
         Command::Completion { shell } => reference::completion(shell).map(Into::into),
         Command::Version(args) => version::run(args).map(Into::into),

@@ -1,0 +1,201 @@
+//! `sidegate explain`: would this call be let in, who decides it, and what to change. Judged by the sidecar's own
+//! evaluator, on files. Refuses to answer where the answer depends on what was not said.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use sidegate_policy::{
+    Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source, Sourced, Verdict,
+};
+
+use crate::{
+    args::Output,
+    exit::Exit,
+    failure::Failure,
+    policy::files::{self, Around},
+    table::{self, Format},
+};
+
+mod answer;
+mod called;
+
+use answer::{Answer, rule_at};
+use called::Called;
+
+/// Arguments of `sidegate explain`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Who calls: namespace/account, or a SPIFFE ID.
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// Who is called: namespace/account, or a SPIFFE ID.
+    #[arg(value_name = "DST")]
+    destination: String,
+    /// The HTTP method; GET if only a path or a host is given.
+    #[arg(long)]
+    method: Option<String>,
+    /// The path as policies see it: normalised, without query; `/` if only a method or a host is given.
+    #[arg(long)]
+    path: Option<PathPattern>,
+    /// The HTTP host without port.
+    #[arg(long)]
+    host: Option<String>,
+    /// The application's port.
+    #[arg(long)]
+    port: Option<u16>,
+    /// The address that the caller comes from.
+    #[arg(long)]
+    ip: Option<IpAddr>,
+    /// The policies: a folder of YAML files, or one file. Left out: the folder that `mesh.yaml` names.
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
+    #[command(flatten)]
+    around: Around,
+    /// A label of DST as key=value, where there is no `mesh.yaml`; app=ACCOUNT if none is given.
+    #[arg(long, value_name = "LABEL", value_parser = label, conflicts_with = "mesh")]
+    label: Vec<(String, String)>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Exit code 4 when the call is denied.
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    let mesh = args.around.read()?;
+    let called = Called::of(&args.destination, &mesh, &args.label)?;
+    let source = files::identity(&args.source, Some(&called.trust_domain))?;
+    let read = mesh.policies(args.policies.as_deref(), Some(&called.namespace))?;
+    let workload = called.workload(mesh.root_namespace.as_deref());
+    let selecting: Vec<&Sourced> = read.set.selecting(&workload).collect();
+    args.refuse_to_guess(&selecting)?;
+
+    let host = args.host.as_deref().unwrap_or(&called.account);
+    let policies = read.set.compile(&workload);
+    let request = Request {
+        source: Source {
+            identity: Some(&source),
+            ip: args.ip.unwrap_or(IpAddr::from([0, 0, 0, 0])),
+        },
+        port: args.port.unwrap_or_default(),
+        http: args.http(host),
+        now: u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default(),
+    };
+    let explanation = match args.port {
+        Some(_) => policies.explain(&request),
+        None => explain_on_any_port(&policies, &request, &selecting)?,
+    };
+    let answer = Answer {
+        source: &source,
+        called: &called,
+        asked: args.asked(request.http),
+        nearest_at: explanation
+            .nearest
+            .as_deref()
+            .and_then(|nearest| rule_at(nearest, &selecting)),
+        explanation,
+    };
+    match args.output.output {
+        Format::Json => table::print_json("Explanation", answer.document(&request))?,
+        Format::Table | Format::Wide => table::print(&answer.text(&read))?,
+    }
+    Ok(match answer.explanation.decision.verdict {
+        Verdict::Allow => Exit::Ok,
+        Verdict::Deny => Exit::Denied,
+    })
+}
+
+impl Args {
+    /// An opaque connection, unless something of HTTP was given.
+    fn http<'a>(&'a self, host: &'a str) -> Option<Http<'a>> {
+        let is_http = self.method.is_some() || self.path.is_some() || self.host.is_some();
+        is_http.then(|| Http {
+            method: self.method.as_deref().unwrap_or("GET"),
+            host,
+            path: self.path.as_ref().map_or("/", PathPattern::as_str),
+        })
+    }
+
+    /// What is asked, in a line.
+    fn asked(&self, http: Option<Http<'_>>) -> String {
+        let port = self.port.map(|port| format!("port {port}"));
+        let http = http.map_or("an opaque connection".to_owned(), |http| {
+            format!("{} {}", http.method, http.path)
+        });
+        [Some(http), port]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join("  ")
+    }
+
+    /// A rule that asks for what was not given makes every answer a guess.
+    fn refuse_to_guess(&self, selecting: &[&Sourced]) -> Result<(), Failure> {
+        let is_http = self.http("").is_some();
+        for (rule, source) in selecting.iter().flat_map(|sourced| sourced.rules()) {
+            let asks_host = operations(rule).any(|to| to.hosts.is_some());
+            let asks_ip = rule
+                .from
+                .iter()
+                .flat_map(|from| from.iter())
+                .any(|from| from.ip_blocks.is_some());
+            for (option, is_missing) in [
+                ("--host", asks_host && is_http && self.host.is_none()),
+                ("--ip", asks_ip && self.ip.is_none()),
+            ] {
+                if is_missing {
+                    return Err(depends(
+                        option,
+                        format!("rule {} asks for it ({source})", rule.name),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ports are few: without one the answer must be the same for all.
+fn explain_on_any_port<'p>(
+    policies: &'p Policies,
+    request: &Request<'_>,
+    selecting: &[&Sourced],
+) -> Result<Explanation<'p>, Failure> {
+    let explanation = policies.explain(request);
+    for (rule, source) in selecting.iter().flat_map(|sourced| sourced.rules()) {
+        for port in operations(rule)
+            .flat_map(|to| to.ports.iter())
+            .flat_map(|ports| ports.iter())
+        {
+            if policies.explain(&Request {
+                port: *port,
+                ..*request
+            }) != explanation
+            {
+                let why = format!(
+                    "port {port} gets another answer than the others: rule {} ({source})",
+                    rule.name
+                );
+                return Err(depends("--port", why));
+            }
+        }
+    }
+    Ok(explanation)
+}
+
+fn operations(rule: &Rule) -> impl Iterator<Item = &Operation> {
+    rule.to.iter().flat_map(|to| to.iter())
+}
+
+fn depends(option: &str, why: String) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        "the answer depends on what was not given",
+        why,
+        format!("add {option}"),
+    )
+}
+
+fn label(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("a label is key=value, as in app=payments")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,292 @@
+//! The commands that answer from policies' files alone: `explain`, `policy lint`, `policy test`.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{document, sidegate, stderr, stdout};
+
+const POLICIES: &str = r#"apiVersion: sidegate.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: payments-callers, namespace: shop}
+spec:
+  selector: {app: payments}
+  action: Allow
+  rules:
+  - name: charge
+    from: [{serviceAccounts: [shop/orders]}]
+    to: [{methods: [POST], paths: ["/charge/**"]}]
+  - name: metrics
+    from: [{serviceAccounts: [shop/orders]}]
+    to: [{ports: [9090]}]
+"#;
+
+const MESH: &str = r#"apiVersion: sidegate.dev/v1alpha1
+kind: Mesh
+trustDomain: shop.test
+rootNamespace: sidegate
+policies: policies/
+state: state/
+listen: {grpc: "127.0.0.1:15110", api: "127.0.0.1:15180"}
+services:
+- {namespace: shop, name: payments}
+- {namespace: shop, name: orders}
+"#;
+
+/// A folder with `mesh.yaml` and policies.
+struct Mesh(TempDir);
+
+impl Mesh {
+    fn with(policies: &str) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        fs::create_dir(folder.path().join("policies")).expect("a folder");
+        fs::write(folder.path().join("mesh.yaml"), MESH).expect("a file");
+        fs::write(folder.path().join("policies/a.yaml"), policies).expect("a file");
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    fn run(&self, arguments: &[&str]) -> std::process::Output {
+        sidegate(&[arguments, &["--mesh", &self.path("mesh.yaml")]].concat())
+    }
+}
+
+const CHARGE: &[&str] = &[
+    "explain",
+    "shop/orders",
+    "shop/payments",
+    "--port",
+    "8080",
+    "--path",
+    "/charge",
+];
+
+#[test]
+fn an_allowed_call_names_its_rule_with_line_and_text() {
+    let mesh = Mesh::with(POLICIES);
+    let output = mesh.run(&[CHARGE, &["--method", "POST"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stdout(&output).starts_with("ALLOW  shop/orders → shop/payments  POST /charge"),
+        "{}",
+        stdout(&output)
+    );
+    for words in [
+        "rule charge of shop/payments-callers",
+        "a.yaml:8",
+        ">    8 │   - name: charge",
+    ] {
+        assert!(stdout(&output).contains(words), "{words} in {}", stdout(&output));
+    }
+}
+
+#[test]
+fn a_denied_call_ends_with_four_and_says_what_came_nearest_and_what_to_change() {
+    let mesh = Mesh::with(POLICIES);
+    let output = mesh.run(&[CHARGE, &["--method", "PUT"]].concat());
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    for words in [
+        "DENY",
+        "SG0202",
+        "method PUT is not in [POST]",
+        "a.yaml:8",
+        "to allow",
+    ] {
+        assert!(stdout(&output).contains(words), "{words} in {}", stdout(&output));
+    }
+    let json = document(&mesh.run(&[CHARGE, &["--method", "PUT", "-o", "json"]].concat()));
+    assert_eq!(json["kind"], "Explanation");
+    assert_eq!(json["verdict"], "Deny");
+    assert_eq!(json["code"], "SG0202");
+    assert!(
+        json["nearestAt"]
+            .as_str()
+            .is_some_and(|at| at.ends_with("a.yaml:8")),
+        "{json}"
+    );
+    assert_eq!(json["request"]["source"], "spiffe://shop.test/ns/shop/sa/orders");
+}
+
+#[test]
+fn without_a_mesh_the_called_workload_is_described_by_options() {
+    let mesh = Mesh::with(POLICIES);
+    let policies = mesh.path("policies");
+    let called = [
+        CHARGE,
+        &[
+            "--method",
+            "POST",
+            "--policies",
+            &policies,
+            "--trust-domain",
+            "shop.test",
+        ],
+    ]
+    .concat();
+    assert_eq!(sidegate(&called).status.code(), Some(0));
+    let output = sidegate(&[&called[..], &["--label", "app=other"]].concat());
+    assert_eq!(output.status.code(), Some(4));
+    assert!(stdout(&output).contains("SG0201"), "{}", stdout(&output));
+}
+
+#[test]
+fn an_answer_that_depends_on_the_port_is_not_given_without_it() {
+    let mesh = Mesh::with(POLICIES);
+    let output = mesh.run(&["explain", "shop/orders", "shop/payments"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--port"), "{}", stderr(&output));
+    let same_on_every_port = mesh.run(&["explain", "shop/payments", "shop/orders"]);
+    assert_eq!(same_on_every_port.status.code(), Some(4));
+}
+
+#[test]
+fn what_cannot_be_answered_ends_with_two_and_an_empty_stdout() {
+    let mesh = Mesh::with(POLICIES);
+    let broken = Mesh::with("apiVersion: [");
+    let policies = mesh.path("policies");
+    for output in [
+        mesh.run(&["explain", "orders", "shop/payments"]),
+        mesh.run(&["explain", "shop/orders", "shop/nobody"]),
+        mesh.run(&["explain", "shop/orders", "shop/payments", "--path", "/a/../b"]),
+        sidegate(&["explain", "shop/orders", "shop/payments", "--policies", &policies]),
+        sidegate(&["policy", "lint"]),
+        sidegate(&["policy", "lint", "/nowhere"]),
+        sidegate(&["policy", "lint", &policies, "--allow", "unicorns"]),
+        sidegate(&["policy", "test", &mesh.path("mesh.yaml")]),
+        broken.run(&["policy", "lint"]),
+    ] {
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{}{}",
+            stdout(&output),
+            stderr(&output)
+        );
+        assert_eq!(stdout(&output), "");
+        assert_ne!(stderr(&output), "");
+    }
+    assert!(stderr(&broken.run(&["policy", "lint"])).contains("SG0210"));
+}
+
+#[test]
+fn policies_without_a_finding_end_with_zero() {
+    let mesh = Mesh::with(POLICIES);
+    let output = mesh.run(&["policy", "lint"]);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
+    assert!(stdout(&output).contains("0 found"));
+}
+
+#[test]
+fn a_finding_ends_with_one_and_has_id_place_reason_and_fix_in_every_form() {
+    let mesh = Mesh::with(&POLICIES.replace(
+        "[{serviceAccounts: [shop/orders]}]",
+        "[{serviceAccounts: [shop/order]}]",
+    ));
+    let output = mesh.run(&["policy", "lint"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    for words in [
+        "× unknown-principal",
+        "a.yaml:8",
+        "why",
+        "service account shop/order",
+        "fix",
+    ] {
+        assert!(stdout(&output).contains(words), "{words} in {}", stdout(&output));
+    }
+
+    let json = document(&mesh.run(&["policy", "lint", "-o", "json"]));
+    assert_eq!(json["kind"], "PolicyLint");
+    assert_eq!(json["findings"][0]["id"], "unknown-principal");
+    assert_eq!(json["findings"][0]["severity"], "error");
+
+    let sarif = document(&mesh.run(&["policy", "lint", "-o", "sarif"]));
+    let run: &Value = &sarif["runs"][0];
+    let result = &run["results"][0];
+    assert_eq!(sarif["version"], "2.1.0");
+    assert_eq!(result["ruleId"], "unknown-principal");
+    assert_eq!(
+        result["locations"][0]["physicalLocation"]["region"]["startLine"],
+        8
+    );
+    let index = usize::try_from(result["ruleIndex"].as_u64().expect("a number")).expect("a small one");
+    assert_eq!(run["tool"]["driver"]["rules"][index]["id"], result["ruleId"]);
+
+    let allowed = mesh.run(&["policy", "lint", "--allow", "unknown-principal"]);
+    assert_eq!(allowed.status.code(), Some(0), "{}", stdout(&allowed));
+}
+
+#[test]
+fn tests_of_policies_compare_what_they_want_and_nothing_else() {
+    let mesh = Mesh::with(POLICIES);
+    let case = |want: &str| {
+        format!(
+            "cases:\n- name: orders\n  policies: policies\n  requests:\n  \
+             - {{from: shop/orders, http: {{method: POST, path: /charge}}, want: {want}}}\n"
+        )
+    };
+    for (want, code) in [
+        ("{verdict: Allow}", 0),
+        ("{verdict: Allow, rule: charge}", 0),
+        ("{verdict: Allow, rule: metrics}", 1),
+        ("{verdict: Deny}", 1),
+    ] {
+        fs::write(mesh.path("test.yaml"), case(want)).expect("a file");
+        let output = sidegate(&["policy", "test", &mesh.path("test.yaml")]);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{want}: {}{}",
+            stdout(&output),
+            stderr(&output)
+        );
+        assert_eq!(
+            stdout(&output).contains("allowed by rule charge"),
+            code == 1,
+            "{want}"
+        );
+        let json = document(&sidegate(&[
+            "policy",
+            "test",
+            &mesh.path("test.yaml"),
+            "-o",
+            "json",
+        ]));
+        assert_eq!(json["ok"], code == 0, "{want}");
+    }
+}
+
+#[test]
+fn the_conformance_vectors_are_tests_of_policies_too() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance");
+    let files = fs::read_dir(folder)
+        .expect("the vectors")
+        .map(|entry| entry.expect("a file").path());
+    let files: Vec<String> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .map(|path| path.display().to_string())
+        .collect();
+    let arguments = [
+        vec!["policy", "test", "-o", "json"],
+        files.iter().map(String::as_str).collect(),
+    ]
+    .concat();
+    let output = sidegate(&arguments);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
+    assert!(document(&output)["passed"].as_u64() > Some(100));
+}
