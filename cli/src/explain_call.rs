@@ -11,15 +11,16 @@ use crate::{
     args::Output,
     exit::Exit,
     failure::Failure,
-    policy::files::{self, Around},
+    policy::{
+        called::{Called, label},
+        files::{self, Around},
+    },
     table::{self, Format},
 };
 
 mod answer;
-mod called;
 
 use answer::{Answer, rule_at};
-use called::Called;
 
 /// Arguments of `sidegate explain`.
 #[derive(clap::Args, Debug)]
@@ -191,11 +192,4 @@ fn depends(option: &str, why: String) -> Failure {
         why,
         format!("add {option}"),
     )
-}
-
-fn label(text: &str) -> Result<(String, String), &'static str> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("a label is key=value, as in app=payments")?;
-    Ok((key.to_owned(), value.to_owned()))
 }

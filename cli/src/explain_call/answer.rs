@@ -7,9 +7,8 @@ use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
 use sidegate_policy::{Decision, Explanation, Request, Sourced, Verdict};
 
-use super::called::Called;
 use crate::{
-    policy::files::Policies,
+    policy::{called::Called, files::Policies},
     short,
     terminal::{Charset, Paint, paint},
 };

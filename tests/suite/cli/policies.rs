@@ -290,3 +290,69 @@ fn the_conformance_vectors_are_tests_of_policies_too() {
     );
     assert!(document(&output)["passed"].as_u64() > Some(100));
 }
+
+#[test]
+fn who_can_reach_lists_callers_with_an_example_that_is_let_in() {
+    let mesh = Mesh::with(POLICIES);
+    let json = document(&mesh.run(&["policy", "who-can-reach", "shop/payments", "-o", "json"]));
+    let ways = json["ways"].as_array().expect("a list");
+    let rules: Vec<_> = ways
+        .iter()
+        .map(|way| way["rule"].as_str().expect("a rule"))
+        .collect();
+    assert_eq!(rules, ["charge", "metrics"], "{json}");
+    for way in ways {
+        assert_eq!(way["caller"], "spiffe://shop.test/ns/shop/sa/orders");
+    }
+    assert_eq!(
+        ways[0]["example"],
+        "POST payments/charge  port 8080  from 10.0.0.7"
+    );
+
+    let get = document(&mesh.run(&[
+        "policy",
+        "who-can-reach",
+        "shop/payments",
+        "--method",
+        "GET",
+        "-o",
+        "json",
+    ]));
+    assert_eq!(get["ways"].as_array().map(Vec::len), Some(1), "{get}");
+    assert_eq!(get["ways"][0]["rule"], "metrics");
+}
+
+#[test]
+fn a_deny_takes_callers_from_the_list_and_rules_open_to_others_are_named() {
+    let open = POLICIES.replacen("{serviceAccounts: [shop/orders]}", "{namespaces: [shop]}", 1);
+    let itself = "shop/payments  shop/payments";
+    let output = Mesh::with(&open).run(&["policy", "who-can-reach", "shop/payments"]);
+    assert!(stdout(&output).contains(itself), "{}", stdout(&output));
+    assert!(
+        stdout(&output).contains("rule charge of shop/payments-callers"),
+        "{}",
+        stdout(&output)
+    );
+
+    let deny = "---\napiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+                metadata: {name: no-self, namespace: shop}\n\
+                spec: {action: Deny, rules: [{from: [{serviceAccounts: [shop/payments]}]}]}\n";
+    let output = Mesh::with(&(open + deny)).run(&["policy", "who-can-reach", "shop/payments"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(!stdout(&output).contains(itself), "{}", stdout(&output));
+}
+
+#[test]
+fn what_can_lists_the_services_that_let_an_identity_in() {
+    let mesh = Mesh::with(POLICIES);
+    let ways = |identity: &str| {
+        let json = document(&mesh.run(&["policy", "what-can", identity, "-o", "json"]));
+        json["ways"].as_array().expect("a list").len()
+    };
+    assert_eq!(ways("shop/orders"), 2);
+    assert_eq!(ways("shop/payments"), 0);
+    assert_eq!(
+        sidegate(&["policy", "what-can", "shop/orders"]).status.code(),
+        Some(2)
+    );
+}

@@ -6,23 +6,20 @@ use sidegate_control_plane::config::Service;
 use sidegate_identity::{SpiffeId, TrustDomain};
 use sidegate_policy::Workload;
 
-use crate::{
-    exit::Exit,
-    failure::Failure,
-    policy::files::{self, Mesh},
-};
+use super::files::{self, Mesh};
+use crate::{exit::Exit, failure::Failure};
 
 /// A workload as selectors see it.
-pub(super) struct Called {
-    pub(super) identity: SpiffeId,
-    pub(super) trust_domain: TrustDomain,
-    pub(super) namespace: String,
-    pub(super) account: String,
-    pub(super) labels: BTreeMap<String, String>,
+pub(crate) struct Called {
+    pub(crate) identity: SpiffeId,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) namespace: String,
+    pub(crate) account: String,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Called {
-    pub(super) fn of(text: &str, mesh: &Mesh, labels: &[(String, String)]) -> Result<Self, Failure> {
+    pub(crate) fn of(text: &str, mesh: &Mesh, labels: &[(String, String)]) -> Result<Self, Failure> {
         let identity = files::identity(text, mesh.trust_domain.as_ref())?;
         let (Some(namespace), Some(account)) = (identity.namespace(), identity.service_account()) else {
             let why = "a workload's identity is spiffe://<trust domain>/ns/<namespace>/sa/<account>";
@@ -44,7 +41,7 @@ impl Called {
         })
     }
 
-    pub(super) fn workload<'a>(&'a self, root_namespace: Option<&'a str>) -> Workload<'a> {
+    pub(crate) fn workload<'a>(&'a self, root_namespace: Option<&'a str>) -> Workload<'a> {
         Workload {
             namespace: &self.namespace,
             labels: &self.labels,
@@ -80,4 +77,12 @@ fn service<'m>(text: &str, identity: &SpiffeId, services: &'m [Service]) -> Resu
 
 fn unknown(text: &str, why: String, next: &str) -> Failure {
     Failure::new(Exit::Usage, "the called workload is unknown", why, next).seen(text)
+}
+
+/// A label as it is typed: `key=value`.
+pub(crate) fn label(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("a label is key=value, as in app=payments")?;
+    Ok((key.to_owned(), value.to_owned()))
 }

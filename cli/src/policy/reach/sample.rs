@@ -1,0 +1,169 @@
+//! Calls that Allow rules describe, one for each combination of what a rule lists, up to a bound.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr};
+
+use sidegate_identity::SpiffeId;
+use sidegate_policy::{Http, Operation, PathPattern, Request, Rule, Source, Sourced};
+
+/// A call to try.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Sample {
+    http: Option<Asked>,
+    port: u16,
+    ip: IpAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Asked {
+    method: String,
+    host: String,
+    path: String,
+}
+
+/// The calls of all rules, each once.
+pub(super) fn samples(selecting: &[&Sourced], host: &str) -> BTreeSet<Sample> {
+    /// Of one rule: enough for any that a person wrote.
+    const MOST: usize = 256;
+    let port = unnamed_port(selecting);
+    super::allowing(selecting)
+        .flat_map(|(_, rule, _)| of_rule(rule, host, port).into_iter().take(MOST))
+        .collect()
+}
+
+/// A port that no rule is about, for rules that are about none.
+fn unnamed_port(selecting: &[&Sourced]) -> u16 {
+    let rules = selecting.iter().flat_map(|sourced| sourced.rules());
+    let operations = rules.flat_map(|(rule, _)| rule.to.iter().flat_map(|to| to.iter()));
+    let named: BTreeSet<u16> = operations
+        .flat_map(|to| to.ports.iter().flat_map(|ports| ports.iter().copied()))
+        .collect();
+    let mut ports = std::iter::once(8080).chain(1..=u16::MAX);
+    ports.find(|port| !named.contains(port)).unwrap_or(8080)
+}
+
+fn of_rule(rule: &Rule, host: &str, port: u16) -> Vec<Sample> {
+    let peers = rule.from.iter().flat_map(|from| from.iter());
+    let blocks = peers.flat_map(|peer| peer.ip_blocks.iter().flat_map(|blocks| blocks.iter()));
+    let mut addresses: Vec<IpAddr> = blocks
+        .filter_map(|block| first_address(&block.to_string()))
+        .collect();
+    addresses.push(IpAddr::from([10, 0, 0, 7]));
+    let any = Operation::default();
+    let operations: Vec<&Operation> = match &rule.to {
+        Some(to) => to.iter().collect(),
+        None => vec![&any],
+    };
+    let mut samples = Vec::new();
+    for ip in addresses {
+        for operation in &operations {
+            let ports = operation.ports.as_deref().unwrap_or(std::slice::from_ref(&port));
+            let calls = calls(operation, host);
+            let pairs = ports
+                .iter()
+                .flat_map(|port| calls.iter().map(move |http| (*port, http.clone())));
+            samples.extend(pairs.map(|(port, http)| Sample { http, port, ip }));
+        }
+    }
+    samples
+}
+
+/// What an operation asks of HTTP; nothing at all is asked of an opaque connection too.
+fn calls(operation: &Operation, host: &str) -> Vec<Option<Asked>> {
+    let Operation {
+        methods,
+        paths,
+        hosts,
+        grpc,
+        ..
+    } = operation;
+    let pattern = hosts
+        .as_ref()
+        .and_then(|hosts| hosts.first())
+        .map(ToString::to_string);
+    let host = pattern.map_or_else(|| host.to_owned(), |pattern| pattern.replacen('*', "a", 1));
+    let asked = |method: &str, path: &str| {
+        Some(Asked {
+            method: method.to_owned(),
+            host: host.clone(),
+            path: path.to_owned(),
+        })
+    };
+    if let Some(grpc) = grpc {
+        let method = grpc
+            .method
+            .as_ref()
+            .map_or_else(|| "Any".to_owned(), ToString::to_string);
+        return vec![asked("POST", &format!("/{}/{method}", grpc.service))];
+    }
+    let paths: Vec<String> = match paths {
+        Some(paths) => paths.iter().map(|path| concrete(path.as_str())).collect(),
+        None => vec!["/".to_owned()],
+    };
+    let methods: Vec<&str> = match methods {
+        Some(methods) => methods.iter().map(sidegate_policy::Method::as_str).collect(),
+        None => vec!["GET"],
+    };
+    let all = paths
+        .iter()
+        .flat_map(|path| methods.iter().map(|method| asked(method, path)));
+    let is_opaque = operation.methods.is_none() && operation.paths.is_none() && hosts.is_none();
+    is_opaque.then_some(None).into_iter().chain(all).collect()
+}
+
+/// A path that the pattern matches: `{id}` is a segment as good as any.
+fn concrete(pattern: &str) -> String {
+    match pattern.strip_suffix("/**") {
+        Some("") => "/".to_owned(),
+        Some(base) => base.to_owned(),
+        None => pattern.to_owned(),
+    }
+}
+
+impl Sample {
+    /// The call with another method or path, where one is asked for.
+    pub(super) fn with(mut self, method: Option<&str>, path: Option<&PathPattern>, host: &str) -> Self {
+        if method.is_none() && path.is_none() {
+            return self;
+        }
+        let asked = self.http.get_or_insert_with(|| Asked {
+            method: "GET".to_owned(),
+            host: host.to_owned(),
+            path: "/".to_owned(),
+        });
+        if let Some(method) = method {
+            method.clone_into(&mut asked.method);
+        }
+        if let Some(path) = path {
+            path.as_str().clone_into(&mut asked.path);
+        }
+        self
+    }
+
+    pub(super) fn request<'a>(&'a self, caller: &'a SpiffeId, now: u64) -> Request<'a> {
+        let http = self.http.as_ref();
+        Request {
+            source: Source {
+                identity: Some(caller),
+                ip: self.ip,
+            },
+            port: self.port,
+            http: http.map(|Asked { method, host, path }| Http { method, host, path }),
+            now,
+        }
+    }
+}
+
+impl fmt::Display for Sample {
+    /// `POST payments/charge  port 8080`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.http {
+            Some(Asked { method, host, path }) => write!(f, "{method} {host}{path}  ")?,
+            None => f.write_str("opaque  ")?,
+        }
+        write!(f, "port {}  from {}", self.port, self.ip)
+    }
+}
+
+fn first_address(block: &str) -> Option<IpAddr> {
+    block.split('/').next()?.parse().ok()
+}
