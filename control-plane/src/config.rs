@@ -12,6 +12,7 @@ use std::{
     fs::File,
     io::Read,
     net::SocketAddr,
+    num::NonZeroU16,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -71,6 +72,8 @@ pub struct Service {
     pub labels: BTreeMap<String, String>,
     /// Who presents one of these tokens is a workload of this service.
     pub join_tokens: Vec<TokenDigest>,
+    /// The application's port that the service is reached on. `None`: the first that a sidecar has.
+    pub port: Option<NonZeroU16>,
     /// Endpoints besides those that sidecars register.
     pub endpoints: Vec<SocketAddr>,
 }

@@ -14,8 +14,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{clock, discovery::hello::Hello, server::Peer};
 
-/// Where the workloads of each identity accept connections.
-pub(crate) type Endpoints = BTreeMap<SpiffeId, BTreeSet<SocketAddr>>;
+/// Where the workloads of each identity accept connections. An identity that has registered since the start stays,
+/// without endpoints when all of its sidecars have gone.
+pub(crate) type Endpoints = BTreeMap<SpiffeId, BTreeSet<Endpoint>>;
+
+/// Where one inbound listener of a sidecar accepts connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    /// The application's port behind it.
+    pub(crate) port: u16,
+    /// Whether it is the first of its sidecar's listeners.
+    pub(crate) is_first: bool,
+}
 
 /// Every sidecar that is or lately was subscribed.
 #[derive(Debug)]
@@ -162,13 +173,26 @@ impl Proxies {
 
     /// Wakes the streams only if an endpoint came or went.
     fn publish_at(&self, entries: &HashMap<Key, Entry>, now: Instant) {
-        let mut endpoints = Endpoints::new();
+        let known = self.endpoints.borrow().keys().cloned().collect::<Vec<_>>();
+        let mut endpoints: Endpoints = known
+            .into_iter()
+            .map(|identity| (identity, BTreeSet::new()))
+            .collect();
         for entry in entries.values().filter(|entry| !entry.is_lost_for(GRACE, now)) {
-            let addresses = entry.hello.inbound.iter().map(|port| port.address);
+            let listeners = entry
+                .hello
+                .inbound
+                .iter()
+                .enumerate()
+                .map(|(index, listener)| Endpoint {
+                    address: listener.address,
+                    port: listener.port,
+                    is_first: index == 0,
+                });
             endpoints
                 .entry(entry.identity.clone())
                 .or_default()
-                .extend(addresses);
+                .extend(listeners);
         }
         self.endpoints.send_if_modified(|published| {
             let modified = **published != endpoints;

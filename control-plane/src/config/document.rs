@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    num::NonZeroU16,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -127,6 +128,10 @@ struct ServiceDocument {
     #[serde(default)]
     #[schemars(with = "Vec<schema::Token>")]
     join_tokens: Vec<Spanned<String>>,
+    /// The application's port that the service is reached on, where its sidecars have several inbound listeners.
+    /// Absent: each sidecar's first listener.
+    #[serde(default)]
+    port: Option<NonZeroU16>,
     /// Endpoints besides those that sidecars register.
     #[serde(default)]
     #[schemars(with = "Vec<schema::Address>")]
@@ -246,6 +251,7 @@ impl Check {
             identity: identity?,
             labels,
             join_tokens,
+            port: document.port,
             endpoints,
         })
     }

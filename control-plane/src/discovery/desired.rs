@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -45,8 +46,8 @@ impl Desired {
     /// Adds the services that the sidecar calls, with the endpoints of now. A name that the mesh does not have is
     /// left out.
     ///
-    /// `may_keep` says whether a service without endpoints stays as the sidecar holds it: soon after a start, it may
-    /// be one whose sidecars have not found back yet.
+    /// `may_keep` says whether a service stays as the sidecar holds it while none of its own sidecars has registered:
+    /// soon after a start, they may not have found back yet.
     pub(crate) fn with_services(
         mut self,
         mesh: &Mesh,
@@ -55,9 +56,10 @@ impl Desired {
         may_keep: impl Fn(&str) -> bool,
     ) -> Self {
         for service in services.iter().filter_map(|name| mesh.config.service(name)) {
+            let is_unheard_of = !endpoints.contains_key(&service.identity);
             let endpoints = endpoints_of(service, endpoints);
             let name = resource::service_name(&service.name);
-            if endpoints.is_empty() && may_keep(&name) {
+            if endpoints.is_empty() && is_unheard_of && may_keep(&name) {
                 self.withheld.insert(name);
             } else {
                 self.add(Arc::new(resource::service(service, &endpoints)));
@@ -80,10 +82,20 @@ impl Desired {
     }
 }
 
-/// Those that are configured and those that sidecars of the service's own identity registered.
-fn endpoints_of(service: &Service, registered: &Endpoints) -> BTreeSet<std::net::SocketAddr> {
+/// Those that are configured and those that sidecars of the service's own identity registered for its port. A service
+/// without a port is reached on the first listener of each sidecar.
+fn endpoints_of(service: &Service, registered: &Endpoints) -> BTreeSet<SocketAddr> {
     let registered = registered.get(&service.identity).into_iter().flatten();
-    service.endpoints.iter().chain(registered).copied().collect()
+    let reached = registered.filter(|endpoint| match service.port {
+        Some(port) => endpoint.port == port.get(),
+        None => endpoint.is_first,
+    });
+    service
+        .endpoints
+        .iter()
+        .copied()
+        .chain(reached.map(|endpoint| endpoint.address))
+        .collect()
 }
 
 fn policies(mesh: &Mesh, workload: &Service) -> Vec<Arc<Resource>> {

@@ -31,7 +31,7 @@ fn ports(proxies: &Proxies, account: &str) -> Vec<u16> {
         .get(&identity(account))
         .into_iter()
         .flatten()
-        .map(SocketAddr::port)
+        .map(|endpoint| endpoint.address.port())
         .collect()
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use sidegate_proto::v1::{Enforcement, Update, resource::Kind, subscribe_request::Message};
+use sidegate_proto::v1::{
+    Enforcement, Hello, InboundPort, Update, resource::Kind, subscribe_request::Message,
+};
 use tonic::Code;
 
 use crate::{
@@ -322,4 +324,41 @@ async fn a_hello_out_of_form_ends_the_stream() {
         "{end}"
     );
     assert_eq!(mesh.get("/v1/status").await["proxies"]["total"], 0);
+}
+
+#[tokio::test]
+async fn a_service_is_reached_on_its_own_port_and_on_no_other_listener() {
+    let mesh = Mesh::started().await;
+    let (mut payments, _) = payments(&mesh).await;
+    let listener = |address: &str, port| InboundPort {
+        address: address.to_owned(),
+        port,
+    };
+    let two = Hello {
+        inbound: vec![listener("10.0.0.7:15106", 8080), listener("10.0.0.7:15107", 9090)],
+        ..hello(&[])
+    };
+    let credentials = join(&mesh, "orders").await;
+    let _orders = Sidecar::subscribe(&mesh, &credentials, two).await.unwrap();
+    let addresses = |update: &Update| {
+        update.set.iter().find_map(|resource| match &resource.kind {
+            Some(Kind::Service(service)) => {
+                service.endpoints.first().map(|endpoint| endpoint.address.clone())
+            }
+            _ => None,
+        })
+    };
+    let update = payments.acked_update().await;
+    assert_eq!(
+        addresses(&update).as_deref(),
+        Some("10.0.0.7:15106"),
+        "without a port the first listener"
+    );
+    let yaml = std::fs::read_to_string(mesh.path("mesh.yaml")).unwrap();
+    mesh.write(
+        "mesh.yaml",
+        &yaml.replace("name: orders,", "name: orders, port: 9090,"),
+    );
+    let update = payments.acked_update().await;
+    assert_eq!(addresses(&update).as_deref(), Some("10.0.0.7:15107"));
 }
