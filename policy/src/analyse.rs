@@ -120,7 +120,7 @@ impl PolicySet {
         for (position, entry) in entries.iter().enumerate() {
             findings.extend(redundancy(position, entry, &entries, known));
             findings.extend(expiry(entry, known));
-            findings.extend(breadth::any_caller(entry));
+            findings.extend(breadth::any_caller(entry, known));
             findings.extend(subtree::prefix(entry, &entries, known));
             findings.extend(mesh::unknown_principal(entry, known));
         }
@@ -198,6 +198,11 @@ impl Entry<'_> {
 
     fn is_enforced(&self) -> bool {
         self.sourced.policy().spec.mode == Mode::Enforce
+    }
+
+    /// Whether its day has come.
+    fn is_over(&self, known: &Surroundings<'_>) -> bool {
+        self.rule.expires.is_some_and(|day| day.has_begun(known.now))
     }
 
     /// Whether one of the two is enough where both match. Each Require policy must be met by itself.

@@ -97,7 +97,7 @@ fn text(findings: &[Finding], policies: &Policies) -> String {
         .sum();
     let _ = writeln!(
         text,
-        "{} found in {} policies with {rules} rules",
+        "findings {}   policies {}   rules {rules}",
         findings.len(),
         policies.set.len()
     );

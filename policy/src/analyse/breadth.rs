@@ -1,11 +1,11 @@
 //! Rules that let in anybody.
 
-use super::{Entry, Finding, Lint, cover::Asked};
+use super::{Entry, Finding, Lint, Surroundings, cover::Asked};
 use crate::model::Action;
 
 /// An Allow rule without `from` that is not limited to reading some paths.
-pub(super) fn any_caller(entry: &Entry<'_>) -> Option<Finding> {
-    if entry.action() != Action::Allow || entry.rule.from.is_some() {
+pub(super) fn any_caller(entry: &Entry<'_>, known: &Surroundings<'_>) -> Option<Finding> {
+    if entry.action() != Action::Allow || entry.rule.from.is_some() || entry.is_over(known) {
         return None;
     }
     let what = entry.form.operations.iter().flatten().find_map(excess)?;

@@ -61,6 +61,7 @@ pub(super) fn unknown_principal(entry: &Entry<'_>, known: &Surroundings<'_>) -> 
         .iter()
         .flat_map(|peer| strangers(peer, services, domain))
         .collect();
+    unknown.sort();
     unknown.dedup();
     if unknown.is_empty() {
         return None;

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{PathPattern, model::Action};
 
-/// A Deny on `/admin` beside an Allow rule that takes `/admin/` or `/administrator`, which no Deny rule forbids.
+/// A Deny on `/admin` beside an Allow rule that takes `/admin/` or `/administrator`, which no Deny rule names.
 pub(super) fn prefix(entry: &Entry<'_>, entries: &[Entry<'_>], known: &Surroundings<'_>) -> Option<Finding> {
     if entry.action() != Action::Deny {
         return None;
@@ -17,6 +17,7 @@ pub(super) fn prefix(entry: &Entry<'_>, entries: &[Entry<'_>], known: &Surroundi
         .iter()
         .filter(meets)
         .filter(|other| other.action() != Action::Require && other.is_enforced())
+        .filter(|other| other.action() == Action::Deny || !other.is_over(known))
         .partition(|other| other.action() == Action::Deny);
     let is_denied = |path: &str| denied.iter().copied().flat_map(paths).any(|it| it.matches(path));
     paths(entry)
@@ -26,8 +27,9 @@ pub(super) fn prefix(entry: &Entry<'_>, entries: &[Entry<'_>], known: &Surroundi
                 let passed = paths(rule).find_map(|pattern| continuation(path, pattern));
                 Some((*rule, passed.filter(|passed| !is_denied(passed))?))
             })?;
-            let why =
-                format!("`{path}` is that path alone; `{passed}` is matched by {rule} and by no Deny rule");
+            let why = format!(
+                "`{path}` is that path alone; `{passed}` is matched by {rule}, and no Deny rule names it"
+            );
             let fix =
                 format!("write `{path}/**` for the path and all below it, and name other paths in full");
             Some(entry.finding(Lint::PrefixWithoutBoundary, why, fix).beside(rule))

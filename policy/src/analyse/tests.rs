@@ -130,6 +130,12 @@ fn a_denied_path_is_no_prefix_of_what_is_allowed_below_and_beside_it() {
     for path in ["/**", "/admin/", "/admin/**", "/administrator"] {
         let found = lint(&[("a", &allow(path)), ("d", &deny("/admin"))]);
         assert_eq!(found, ["prefix-without-boundary shop/d/d"], "{path}");
+        let over = allow(path).replace("name: r,", "name: r, expires: 2020-01-01,");
+        assert_eq!(
+            lint(&[("a", &over), ("d", &deny("/admin"))]),
+            ["expired-rule shop/a/r"],
+            "{path}"
+        );
     }
     assert_eq!(lint(&[("a", &allow("/**")), ("d", &deny("/admin/**"))]), NOTHING);
     assert_eq!(lint(&[("a", &allow("/cart")), ("d", &deny("/admin"))]), NOTHING);

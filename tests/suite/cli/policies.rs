@@ -183,7 +183,7 @@ fn policies_without_a_finding_end_with_zero() {
         stdout(&output),
         stderr(&output)
     );
-    assert!(stdout(&output).contains("0 found"));
+    assert!(stdout(&output).contains("findings 0"));
 }
 
 #[test]
