@@ -1,7 +1,7 @@
 //! `sidegate explain`: would this call be let in, who decides it, and what to change. Judged by the sidecar's own
 //! evaluator, on files. Refuses to answer where the answer depends on what was not said.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use sidegate_policy::{
     Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source, Sourced, Verdict,
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     /// The HTTP host without port.
     #[arg(long)]
     host: Option<String>,
-    /// The application's port.
+    /// The application's port; left out: the one that `mesh.yaml` gives the service, if it does.
     #[arg(long)]
     port: Option<u16>,
     /// The address that the caller comes from.
@@ -68,6 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let selecting: Vec<&Sourced> = read.set.selecting(&workload).collect();
     args.refuse_to_guess(&selecting)?;
 
+    let port = args.port.or(called.port);
     let host = args.host.as_deref().unwrap_or(&called.account);
     let policies = read.set.compile(&workload);
     let request = Request {
@@ -75,18 +76,18 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
             identity: Some(&source),
             ip: args.ip.unwrap_or(IpAddr::from([0, 0, 0, 0])),
         },
-        port: args.port.unwrap_or_default(),
+        port: port.unwrap_or_default(),
         http: args.http(host),
         now: u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default(),
     };
-    let explanation = match args.port {
+    let explanation = match port {
         Some(_) => policies.explain(&request),
         None => explain_on_any_port(&policies, &request, &selecting)?,
     };
     let answer = Answer {
         source: &source,
         called: &called,
-        asked: args.asked(request.http),
+        asked: asked(request.http, port),
         nearest_at: explanation
             .nearest
             .as_deref()
@@ -112,19 +113,6 @@ impl Args {
             host,
             path: self.path.as_ref().map_or("/", PathPattern::as_str),
         })
-    }
-
-    /// What is asked, in a line.
-    fn asked(&self, http: Option<Http<'_>>) -> String {
-        let port = self.port.map(|port| format!("port {port}"));
-        let http = http.map_or("an opaque connection".to_owned(), |http| {
-            format!("{} {}", http.method, http.path)
-        });
-        [Some(http), port]
-            .into_iter()
-            .flatten()
-            .collect::<Vec<_>>()
-            .join("  ")
     }
 
     /// A rule that asks for what was not given makes every answer a guess.
@@ -160,25 +148,32 @@ fn explain_on_any_port<'p>(
     selecting: &[&Sourced],
 ) -> Result<Explanation<'p>, Failure> {
     let explanation = policies.explain(request);
-    for (rule, source) in selecting.iter().flat_map(|sourced| sourced.rules()) {
-        for port in operations(rule)
-            .flat_map(|to| to.ports.iter())
-            .flat_map(|ports| ports.iter())
-        {
-            if policies.explain(&Request {
-                port: *port,
-                ..*request
-            }) != explanation
-            {
-                let why = format!(
-                    "port {port} gets another answer than the others: rule {} ({source})",
-                    rule.name
-                );
-                return Err(depends("--port", why));
-            }
+    let rules = selecting.iter().flat_map(|sourced| sourced.rules());
+    let named = rules.flat_map(|(rule, source)| {
+        let ports = operations(rule).flat_map(|to| to.ports.iter().flat_map(|ports| ports.iter()));
+        ports.map(move |port| (*port, (&rule.name, source)))
+    });
+    for (port, (rule, source)) in named.collect::<BTreeMap<_, _>>() {
+        if policies.explain(&Request { port, ..*request }) != explanation {
+            let why =
+                format!("port {port}, which rule {rule} names ({source}), gets another answer than others");
+            return Err(depends("--port", why));
         }
     }
     Ok(explanation)
+}
+
+/// What is asked, in a line.
+fn asked(http: Option<Http<'_>>, port: Option<u16>) -> String {
+    let port = port.map(|port| format!("port {port}"));
+    let http = http.map_or("an opaque connection".to_owned(), |http| {
+        format!("{} {}", http.method, http.path)
+    });
+    [Some(http), port]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("  ")
 }
 
 fn operations(rule: &Rule) -> impl Iterator<Item = &Operation> {

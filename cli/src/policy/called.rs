@@ -1,6 +1,6 @@
 //! The workload that is called: a service of `mesh.yaml`, or what was said of it.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, num::NonZeroU16};
 
 use sidegate_control_plane::config::Service;
 use sidegate_identity::{SpiffeId, TrustDomain};
@@ -16,6 +16,8 @@ pub(crate) struct Called {
     pub(crate) namespace: String,
     pub(crate) account: String,
     pub(crate) labels: BTreeMap<String, String>,
+    /// The application's port, where `mesh.yaml` says it.
+    pub(crate) port: Option<u16>,
 }
 
 impl Called {
@@ -27,8 +29,12 @@ impl Called {
         };
         let trust_domain = TrustDomain::parse(identity.trust_domain())
             .map_err(|error| unknown(text, error.to_string(), "as in shop/payments"))?;
-        let labels = match &mesh.services {
-            Some(services) => service(text, &identity, services)?.labels.clone(),
+        let services = mesh.services.as_ref();
+        let service = services
+            .map(|services| service(text, &identity, services))
+            .transpose()?;
+        let labels = match service {
+            Some(service) => service.labels.clone(),
             None if labels.is_empty() => BTreeMap::from([("app".to_owned(), account.to_owned())]),
             None => labels.iter().cloned().collect(),
         };
@@ -37,6 +43,7 @@ impl Called {
             account: account.to_owned(),
             trust_domain,
             labels,
+            port: service.and_then(|service| service.port).map(NonZeroU16::get),
             identity,
         })
     }

@@ -139,6 +139,17 @@ fn an_answer_that_depends_on_the_port_is_not_given_without_it() {
     let output = mesh.run(&["explain", "shop/orders", "shop/payments"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--port"), "{}", stderr(&output));
+    let mesh_file = MESH.replace("name: payments}", "name: payments, port: 9090}");
+    fs::write(mesh.path("with-port.yaml"), mesh_file).expect("a file");
+    let of_mesh = sidegate(&[
+        "explain",
+        "shop/orders",
+        "shop/payments",
+        "--mesh",
+        &mesh.path("with-port.yaml"),
+    ]);
+    assert_eq!(of_mesh.status.code(), Some(0), "{}", stderr(&of_mesh));
+    assert!(stdout(&of_mesh).contains("port 9090"), "{}", stdout(&of_mesh));
     let same_on_every_port = mesh.run(&["explain", "shop/payments", "shop/orders"]);
     assert_eq!(same_on_every_port.status.code(), Some(4));
 }
