@@ -46,12 +46,7 @@ pub(crate) struct Cli {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Read {
     /// The control plane's API; loopback only for now.
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "SIDEGATE_API",
-        default_value = "http://127.0.0.1:15180"
-    )]
+    #[arg(long, value_name = "URL", env = "SIDEGATE_API", default_value = "http://127.0.0.1:15180")]
     pub(crate) api: ApiUrl,
     #[command(flatten)]
     pub(crate) output: Output,
@@ -180,19 +175,9 @@ mod tests {
 
     #[test]
     fn every_visible_command_teaches_by_an_example() {
-        for command in Cli::command()
-            .get_subcommands()
-            .filter(|command| !command.is_hide_set())
-        {
-            let help = command
-                .get_after_long_help()
-                .map(ToString::to_string)
-                .unwrap_or_default();
-            assert!(
-                help.contains(&format!("sidegate {}", command.get_name())),
-                "{}",
-                command.get_name()
-            );
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("sidegate {}", command.get_name())), "{}", command.get_name());
         }
     }
 }

@@ -55,11 +55,7 @@ pub(crate) fn run(read: &Read) -> Result<Exit, Failure> {
         Ok(documents) => {
             let mut checks = vec![reachable(read, &documents.status)];
             checks.extend(rules::judge(&documents, OffsetDateTime::now_utc()));
-            let exit = if count(&checks, Level::Failed) > 0 {
-                Exit::Findings
-            } else {
-                Exit::Ok
-            };
+            let exit = if count(&checks, Level::Failed) > 0 { Exit::Findings } else { Exit::Ok };
             (checks, exit)
         }
         Err(failure) => (vec![unreachable(&failure)], failure.exit()),
@@ -67,11 +63,7 @@ pub(crate) fn run(read: &Read) -> Result<Exit, Failure> {
     match read.output.output {
         Format::Json => table::print_json("Check", Body::new(&checks))?,
         Format::Table | Format::Wide => {
-            table::print(&text(
-                &checks,
-                read.output.output == Format::Wide,
-                Charset::from_env(),
-            ))?;
+            table::print(&text(&checks, read.output.output == Format::Wide, Charset::from_env()))?;
         }
     }
     Ok(exit)
@@ -79,28 +71,15 @@ pub(crate) fn run(read: &Read) -> Result<Exit, Failure> {
 
 impl Check {
     fn ok(group: &'static str, name: impl Into<String>) -> Self {
-        Self {
-            group,
-            name: name.into(),
-            level: Level::Ok,
-            code: None,
-            why: None,
-            fix: None,
-        }
+        Self { group, name: name.into(), level: Level::Ok, code: None, why: None, fix: None }
     }
 
     fn warning(group: &'static str, name: impl Into<String>) -> Self {
-        Self {
-            level: Level::Warning,
-            ..Self::ok(group, name)
-        }
+        Self { level: Level::Warning, ..Self::ok(group, name) }
     }
 
     fn failed(group: &'static str, name: impl Into<String>) -> Self {
-        Self {
-            level: Level::Failed,
-            ..Self::ok(group, name)
-        }
+        Self { level: Level::Failed, ..Self::ok(group, name) }
     }
 
     /// Under `code`, whose reason and next step are shown unless others are given.
@@ -149,11 +128,7 @@ struct Summary {
 impl<'a> Body<'a> {
     fn new(checks: &'a [Check]) -> Self {
         let summary = Summary::of(checks);
-        Self {
-            ok: summary.failed == 0,
-            summary,
-            checks,
-        }
+        Self { ok: summary.failed == 0, summary, checks }
     }
 }
 
@@ -176,16 +151,11 @@ async fn fetch(client: &Client) -> Result<Documents, Failure> {
 }
 
 fn reachable(read: &Read, status: &api::Status) -> Check {
-    Check::ok(
-        "control plane",
-        format!("reachable at {}, release {}", read.api, status.version),
-    )
+    Check::ok("control plane", format!("reachable at {}, release {}", read.api, status.version))
 }
 
 fn unreachable(failure: &Failure) -> Check {
-    let mut check = Check::failed("control plane", failure.what())
-        .why(failure.why())
-        .fix(failure.next());
+    let mut check = Check::failed("control plane", failure.what()).why(failure.why()).fix(failure.next());
     check.code = failure.code();
     check
 }
@@ -205,16 +175,8 @@ fn text(checks: &[Check], wide: bool, charset: Charset) -> String {
         }
         write_check(&mut text, check, wide, charset);
     }
-    let Summary {
-        passed,
-        warnings,
-        failed,
-    } = Summary::of(checks);
-    let _ = write!(
-        text,
-        "{failed} failed, {warnings} {}, {passed} passed",
-        plural(warnings, "warning")
-    );
+    let Summary { passed, warnings, failed } = Summary::of(checks);
+    let _ = write!(text, "{failed} failed, {warnings} {}, {passed} passed", plural(warnings, "warning"));
     if let Some(code) = checks.iter().find_map(|check| check.code) {
         let _ = write!(text, "     explain any code: sidegate explain-code {code}");
     }
@@ -237,11 +199,7 @@ fn write_check(text: &mut String, check: &Check, wide: bool, charset: Charset) {
 }
 
 fn plural(count: usize, noun: &str) -> String {
-    if count == 1 {
-        noun.to_owned()
-    } else {
-        format!("{noun}s")
-    }
+    if count == 1 { noun.to_owned() } else { format!("{noun}s") }
 }
 
 #[expect(

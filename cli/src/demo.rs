@@ -57,10 +57,9 @@ enum Act {
 impl Args {
     fn act(&self) -> Result<Act, Failure> {
         match (self.check, self.output.output) {
-            (false, Format::Json) => Err(usage(
-                "-o json without --check",
-                "a screen is not one JSON document",
-            )),
+            (false, Format::Json) => {
+                Err(usage("-o json without --check", "a screen is not one JSON document"))
+            }
             (false, _) => Ok(Act::Show { until: self.duration }),
             (true, format) => {
                 let load = self.duration.unwrap_or(DEFAULT_LOAD);
@@ -111,10 +110,9 @@ impl Act {
                 leaf_life: Duration::from_secs(30),
                 access_log: if keep { AccessLog::Stdout } else { AccessLog::Off },
             },
-            Self::Check { .. } => Setting {
-                leaf_life: Duration::from_secs(12),
-                access_log: AccessLog::Stdout,
-            },
+            Self::Check { .. } => {
+                Setting { leaf_life: Duration::from_secs(12), access_log: AccessLog::Stdout }
+            }
         }
     }
 
@@ -133,11 +131,7 @@ struct Interruption([Signal; 3]);
 impl Interruption {
     fn listen() -> Result<Self, Failure> {
         let on = |kind| signal(kind).map_err(|error| broken("listen for signals", &error));
-        Ok(Self([
-            on(SignalKind::interrupt())?,
-            on(SignalKind::terminate())?,
-            on(SignalKind::hangup())?,
-        ]))
+        Ok(Self([on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?]))
     }
 
     async fn comes(&mut self) {
@@ -157,13 +151,8 @@ fn say(text: &str) {
 }
 
 fn usage(seen: &str, why: &str) -> Failure {
-    Failure::new(
-        Exit::Usage,
-        "the demo does not understand",
-        why,
-        "sidegate demo --check --for 20s -o json",
-    )
-    .seen(seen)
+    Failure::new(Exit::Usage, "the demo does not understand", why, "sidegate demo --check --for 20s -o json")
+        .seen(seen)
 }
 
 const DEFAULT_LOAD: Duration = Duration::from_secs(20);
@@ -174,12 +163,7 @@ mod tests {
     use super::*;
 
     fn args(check: bool, seconds: Option<u64>, output: Format) -> Args {
-        Args {
-            check,
-            duration: seconds.map(Duration::from_secs),
-            keep: false,
-            output: Output { output },
-        }
+        Args { check, duration: seconds.map(Duration::from_secs), keep: false, output: Output { output } }
     }
 
     #[test]
@@ -187,29 +171,13 @@ mod tests {
         assert!(args(false, None, Format::Json).act().is_err());
         assert!(args(true, Some(14), Format::Json).act().is_err());
         let act = args(true, Some(15), Format::Json).act().expect("15 s is enough");
-        assert_eq!(
-            act,
-            Act::Check {
-                load: Duration::from_secs(15),
-                format: Format::Json
-            }
-        );
-        assert_eq!(
-            args(false, None, Format::Table).act().expect("a show"),
-            Act::Show { until: None }
-        );
+        assert_eq!(act, Act::Check { load: Duration::from_secs(15), format: Format::Json });
+        assert_eq!(args(false, None, Format::Table).act().expect("a show"), Act::Show { until: None });
     }
 
     #[test]
     fn interrupted_checks_have_not_passed() {
         assert_eq!(Act::Show { until: None }.interrupted(), Exit::Ok);
-        assert_eq!(
-            Act::Check {
-                load: MIN_LOAD,
-                format: Format::Json
-            }
-            .interrupted(),
-            Exit::Findings
-        );
+        assert_eq!(Act::Check { load: MIN_LOAD, format: Format::Json }.interrupted(), Exit::Findings);
     }
 }

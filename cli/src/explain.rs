@@ -51,31 +51,18 @@ fn text(code: Code) -> String {
 }
 
 fn unknown(text: &str, error: &sidegate_codes::UnknownCode) -> Failure {
-    Failure::new(
-        Exit::Usage,
-        "the code is unknown",
-        error.to_string(),
-        nearest(text),
-    )
-    .seen(text)
+    Failure::new(Exit::Usage, "the code is unknown", error.to_string(), nearest(text)).seen(text)
 }
 
 /// Codes of the group that the text seems to mean.
 fn nearest(text: &str) -> String {
     let prefix: String = text.to_ascii_uppercase().chars().take(4).collect();
-    let group: Vec<&str> = Code::ALL
-        .iter()
-        .map(|code| code.id())
-        .filter(|id| id.starts_with(&prefix))
-        .collect();
+    let group: Vec<&str> =
+        Code::ALL.iter().map(|code| code.id()).filter(|id| id.starts_with(&prefix)).collect();
     if prefix.is_empty() || group.is_empty() {
         return "`sidegate reference error-codes` lists every code".to_owned();
     }
-    format!(
-        "codes of this group: {}; try `sidegate explain-code {}`",
-        group.join(" "),
-        group[0]
-    )
+    format!("codes of this group: {}; try `sidegate explain-code {}`", group.join(" "), group[0])
 }
 
 #[cfg(test)]

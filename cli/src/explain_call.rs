@@ -72,10 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let host = args.host.as_deref().unwrap_or(&called.account);
     let policies = read.set.compile(&workload);
     let request = Request {
-        source: Source {
-            identity: Some(&source),
-            ip: args.ip.unwrap_or(IpAddr::from([0, 0, 0, 0])),
-        },
+        source: Source { identity: Some(&source), ip: args.ip.unwrap_or(IpAddr::from([0, 0, 0, 0])) },
         port: port.unwrap_or_default(),
         http: args.http(host),
         now: u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default(),
@@ -88,10 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
         source: &source,
         called: &called,
         asked: asked(request.http, port),
-        nearest_at: explanation
-            .nearest
-            .as_deref()
-            .and_then(|nearest| rule_at(nearest, &selecting)),
+        nearest_at: explanation.nearest.as_deref().and_then(|nearest| rule_at(nearest, &selecting)),
         explanation,
     };
     match args.output.output {
@@ -120,20 +114,13 @@ impl Args {
         let is_http = self.http("").is_some();
         for (rule, source) in selecting.iter().flat_map(|sourced| sourced.rules()) {
             let asks_host = operations(rule).any(|to| to.hosts.is_some());
-            let asks_ip = rule
-                .from
-                .iter()
-                .flat_map(|from| from.iter())
-                .any(|from| from.ip_blocks.is_some());
+            let asks_ip = rule.from.iter().flat_map(|from| from.iter()).any(|from| from.ip_blocks.is_some());
             for (option, is_missing) in [
                 ("--host", asks_host && is_http && self.host.is_none()),
                 ("--ip", asks_ip && self.ip.is_none()),
             ] {
                 if is_missing {
-                    return Err(depends(
-                        option,
-                        format!("rule {} asks for it ({source})", rule.name),
-                    ));
+                    return Err(depends(option, format!("rule {} asks for it ({source})", rule.name)));
                 }
             }
         }
@@ -166,14 +153,9 @@ fn explain_on_any_port<'p>(
 /// What is asked, in a line.
 fn asked(http: Option<Http<'_>>, port: Option<u16>) -> String {
     let port = port.map(|port| format!("port {port}"));
-    let http = http.map_or("an opaque connection".to_owned(), |http| {
-        format!("{} {}", http.method, http.path)
-    });
-    [Some(http), port]
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .join("  ")
+    let http =
+        http.map_or("an opaque connection".to_owned(), |http| format!("{} {}", http.method, http.path));
+    [Some(http), port].into_iter().flatten().collect::<Vec<_>>().join("  ")
 }
 
 fn operations(rule: &Rule) -> impl Iterator<Item = &Operation> {
@@ -181,10 +163,5 @@ fn operations(rule: &Rule) -> impl Iterator<Item = &Operation> {
 }
 
 fn depends(option: &str, why: String) -> Failure {
-    Failure::new(
-        Exit::Usage,
-        "the answer depends on what was not given",
-        why,
-        format!("add {option}"),
-    )
+    Failure::new(Exit::Usage, "the answer depends on what was not given", why, format!("add {option}"))
 }

@@ -28,14 +28,7 @@ impl Failure {
         why: impl Into<String>,
         next: impl Into<String>,
     ) -> Self {
-        Self {
-            what: what.into(),
-            code: None,
-            seen: None,
-            why: why.into(),
-            next: next.into(),
-            exit,
-        }
+        Self { what: what.into(), code: None, seen: None, why: why.into(), next: next.into(), exit }
     }
 
     /// The same failure under a stable code.
@@ -52,17 +45,8 @@ impl Failure {
 
     /// Answers could not be written to stdout; a closed pipe is the reader's wish and no fault.
     pub(crate) fn output(error: &std::io::Error) -> Self {
-        let exit = if error.kind() == std::io::ErrorKind::BrokenPipe {
-            Exit::Ok
-        } else {
-            Exit::Findings
-        };
-        Self::new(
-            exit,
-            "the answer could not be written",
-            error.to_string(),
-            "check where stdout leads to",
-        )
+        let exit = if error.kind() == std::io::ErrorKind::BrokenPipe { Exit::Ok } else { Exit::Findings };
+        Self::new(exit, "the answer could not be written", error.to_string(), "check where stdout leads to")
     }
 
     /// The exit code this failure ends the program with.
@@ -102,11 +86,9 @@ impl Failure {
     fn text(&self) -> String {
         let code = self.code.map(|code| format!("  {code}")).unwrap_or_default();
         let mut text = format!("{} {}{code}\n", terminal::paint(Paint::Bad, "error:"), self.what);
-        for (label, value) in [
-            ("saw ", self.seen.as_deref()),
-            ("why ", Some(&*self.why)),
-            ("next", Some(&*self.next)),
-        ] {
+        for (label, value) in
+            [("saw ", self.seen.as_deref()), ("why ", Some(&*self.why)), ("next", Some(&*self.next))]
+        {
             if let Some(value) = value {
                 let _ = writeln!(text, "  {}  {value}", terminal::paint(Paint::Dim, label));
             }
@@ -121,15 +103,10 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_the_value_why_and_what_next() {
-        let text = Failure::new(
-            Exit::Usage,
-            "the code is unknown",
-            "no such code",
-            "sidegate explain-code",
-        )
-        .coded(Code::ControlPlaneUnreachable)
-        .seen("SG9999")
-        .text();
+        let text = Failure::new(Exit::Usage, "the code is unknown", "no such code", "sidegate explain-code")
+            .coded(Code::ControlPlaneUnreachable)
+            .seen("SG9999")
+            .text();
         let text = anstream::adapter::strip_str(&text).to_string();
         assert_eq!(
             text,

@@ -56,10 +56,8 @@ pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
             }
         }
         What::Edges(args) => {
-            let edges: api::Edges = fetch(
-                &args.read,
-                &format!("/v1/edges?window={}s", args.window.as_secs()),
-            )?;
+            let edges: api::Edges =
+                fetch(&args.read, &format!("/v1/edges?window={}s", args.window.as_secs()))?;
             match args.read.output.output {
                 Format::Table => table::print(&edges_table(&edges)),
                 Format::Wide => table::print(&edges_wide(&edges, now)),
@@ -97,12 +95,7 @@ pub(crate) fn proxies_wide(proxies: &api::Proxies, now: OffsetDateTime) -> Strin
                 certificate(proxy, now),
                 or_dash(proxy.certificate.as_ref().map(|certificate| &certificate.serial)),
                 short::ago(proxy.since, now),
-                list(
-                    proxy
-                        .inbound
-                        .iter()
-                        .map(|inbound| format!("{}>{}", inbound.address, inbound.port)),
-                ),
+                list(proxy.inbound.iter().map(|inbound| format!("{}>{}", inbound.address, inbound.port))),
                 list(proxy.services.iter().cloned()),
                 or_dash(proxy.address.as_ref()),
             ]
@@ -162,15 +155,7 @@ fn fetch<T: serde::de::DeserializeOwned>(read: &Read, path: &str) -> Result<T, F
 
 fn proxies_table(proxies: &api::Proxies, now: OffsetDateTime) -> String {
     table::columns(
-        [
-            "WORKLOAD",
-            "STATE",
-            "RELEASE",
-            "VERSION",
-            "CERTIFICATE",
-            "SINCE",
-            "INBOUND",
-        ],
+        ["WORKLOAD", "STATE", "RELEASE", "VERSION", "CERTIFICATE", "SINCE", "INBOUND"],
         proxies.proxies.iter().map(|proxy| {
             [
                 short::identity(Some(&proxy.identity)),
@@ -286,21 +271,12 @@ fn version(proxy: &api::Proxy) -> String {
 }
 
 fn certificate(proxy: &api::Proxy, now: OffsetDateTime) -> String {
-    or_dash(
-        proxy
-            .certificate
-            .as_ref()
-            .map(|certificate| short::left(certificate.not_after, now)),
-    )
+    or_dash(proxy.certificate.as_ref().map(|certificate| short::left(certificate.not_after, now)))
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {
     let items: Vec<String> = items.collect();
-    if items.is_empty() {
-        "-".to_owned()
-    } else {
-        items.join(",")
-    }
+    if items.is_empty() { "-".to_owned() } else { items.join(",") }
 }
 
 fn window(text: &str) -> Result<std::time::Duration, String> {

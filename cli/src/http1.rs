@@ -57,11 +57,7 @@ impl Connection {
             // The error also reaches the request that it hits, which reports it.
             let _ = connection.await;
         });
-        Ok(Self {
-            sender,
-            host: host.to_owned(),
-            _driver: driver,
-        })
+        Ok(Self { sender, host: host.to_owned(), _driver: driver })
     }
 
     /// Sends a request without a body and reads the whole answer.
@@ -71,24 +67,15 @@ impl Connection {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Answer, Error> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(http::header::HOST, &self.host);
+        let mut request = Request::builder().method(method).uri(path).header(http::header::HOST, &self.host);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         self.sender.ready().await?;
         let answer = self.sender.send_request(request.body(Full::default())?).await?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_BODY_BYTES)
-            .collect()
-            .await
-            .map_err(Error::Body)?;
-        Ok(Answer {
-            status,
-            body: body.to_bytes(),
-        })
+        let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await.map_err(Error::Body)?;
+        Ok(Answer { status, body: body.to_bytes() })
     }
 
     /// Whether the peer has closed the connection; the next request would fail.
@@ -103,9 +90,5 @@ fn deepest(error: &hyper::Error) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    if std::ptr::addr_eq(cause, error) {
-        error.to_string()
-    } else {
-        format!("{error}: {cause}")
-    }
+    if std::ptr::addr_eq(cause, error) { error.to_string() } else { format!("{error}: {cause}") }
 }

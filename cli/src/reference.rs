@@ -93,10 +93,7 @@ fn cli() -> String {
          <!-- Generated: sidegate reference cli > docs/reference/cli.md -->\n",
     );
     // A fixed width: the page must not depend on the terminal that printed it.
-    let mut command = Cli::command()
-        .term_width(100)
-        .max_term_width(100)
-        .disable_help_subcommand(true);
+    let mut command = Cli::command().term_width(100).max_term_width(100).disable_help_subcommand(true);
     command.build();
     section(&mut page, &mut command, "sidegate");
     page
@@ -106,10 +103,7 @@ fn section(page: &mut String, command: &mut clap::Command, path: &str) {
     let help = command.render_long_help().to_string();
     let help: String = help.lines().flat_map(|line| [line.trim_end(), "\n"]).collect();
     let _ = write!(page, "\n## {path}\n\n```text\n{}\n```\n", help.trim_end());
-    for subcommand in command
-        .get_subcommands_mut()
-        .filter(|subcommand| !subcommand.is_hide_set())
-    {
+    for subcommand in command.get_subcommands_mut().filter(|subcommand| !subcommand.is_hide_set()) {
         let path = format!("{path} {}", subcommand.get_name());
         section(page, subcommand, &path);
     }
@@ -147,8 +141,5 @@ fn no_json() -> Failure {
 
 fn capitalised(title: &str) -> String {
     let mut chars = title.chars();
-    chars
-        .next()
-        .map(|first| first.to_uppercase().chain(chars).collect())
-        .unwrap_or_default()
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }

@@ -29,11 +29,7 @@ pub(crate) fn ago(then: OffsetDateTime, now: OffsetDateTime) -> String {
 
 /// Time until `then`: `11m 4s`, or `expired 5s ago`.
 pub(crate) fn left(then: OffsetDateTime, now: OffsetDateTime) -> String {
-    if then > now {
-        span(then - now)
-    } else {
-        format!("expired {}", ago(then, now))
-    }
+    if then > now { span(then - now) } else { format!("expired {}", ago(then, now)) }
 }
 
 /// Milliseconds with the digits that matter.
@@ -58,10 +54,7 @@ mod tests {
     #[test]
     fn workload_identities_are_short_and_others_stay_whole() {
         assert_eq!(identity(Some("spiffe://shop.test/ns/shop/sa/web")), "shop/web");
-        assert_eq!(
-            identity(Some("spiffe://other.test/vm/7")),
-            "spiffe://other.test/vm/7"
-        );
+        assert_eq!(identity(Some("spiffe://other.test/vm/7")), "spiffe://other.test/vm/7");
         assert_eq!(identity(None), "(none)");
         assert_eq!(identity(Some("")), "(none)");
     }

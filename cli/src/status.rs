@@ -22,13 +22,9 @@ pub(crate) fn run(read: &Read) -> Result<Exit, Failure> {
     let (status, proxies) = block_on(fetch(&client))??;
     let now = OffsetDateTime::now_utc();
     match read.output.output {
-        Format::Json => table::print_json(
-            "Status",
-            Body {
-                status: &status,
-                next: next_step(&status, &proxies),
-            },
-        )?,
+        Format::Json => {
+            table::print_json("Status", Body { status: &status, next: next_step(&status, &proxies) })?
+        }
         Format::Table => table::print(&text(&status, &proxies, now, Charset::from_env()))?,
         Format::Wide => {
             let mut wide = text(&status, &proxies, now, Charset::from_env());
@@ -74,12 +70,7 @@ fn text(status: &api::Status, proxies: &api::Proxies, now: OffsetDateTime, chars
         let mark = paint(level, charset.mark(level));
         let _ = writeln!(text, "{mark} {label:<15}{value}");
     }
-    let _ = writeln!(
-        text,
-        "{}  {}",
-        paint(Paint::Dim, "next"),
-        next_step(status, proxies)
-    );
+    let _ = writeln!(text, "{}  {}", paint(Paint::Dim, "next"), next_step(status, proxies));
     text
 }
 
@@ -110,10 +101,7 @@ fn lines(
 
 fn control_plane_line(status: &api::Status, now: OffsetDateTime) -> (Paint, &'static str, String) {
     let up = short::span(now - status.started_at);
-    let value = format!(
-        "{}, up {up}, trust domain {}",
-        status.version, status.trust_domain
-    );
+    let value = format!("{}, up {up}, trust domain {}", status.version, status.trust_domain);
     (Paint::Good, "control plane", value)
 }
 
@@ -124,53 +112,30 @@ fn enforcement_line(status: &api::Status) -> (Paint, &'static str, String) {
 }
 
 fn root_line(root: &api::Root, now: OffsetDateTime) -> (Paint, &'static str, String) {
-    let level = if root.not_after > now {
-        Paint::Good
-    } else {
-        Paint::Bad
-    };
-    (
-        level,
-        "root",
-        format!("valid for {}", short::left(root.not_after, now)),
-    )
+    let level = if root.not_after > now { Paint::Good } else { Paint::Bad };
+    (level, "root", format!("valid for {}", short::left(root.not_after, now)))
 }
 
 fn policies_line(policies: &api::PolicySet, now: OffsetDateTime) -> (Paint, &'static str, String) {
     let set = match (&policies.digest, policies.loaded_at) {
         (Some(digest), Some(at)) => {
             let digest: String = digest.chars().take(12).collect();
-            format!(
-                "{} in force, set {digest}, loaded {}",
-                policies.count,
-                short::ago(at, now)
-            )
+            format!("{} in force, set {digest}, loaded {}", policies.count, short::ago(at, now))
         }
         _ => "none was ever loaded: everything is denied".to_owned(),
     };
     match policies.last_error {
         None => (Paint::Good, "policies", set),
-        Some(_) => (
-            Paint::Bad,
-            "policies",
-            format!("{set}; the newest were refused (SG0218)"),
-        ),
+        Some(_) => (Paint::Bad, "policies", format!("{set}; the newest were refused (SG0218)")),
     }
 }
 
 fn error_lines(errors: Option<&[api::FileError]>) -> Vec<(Paint, &'static str, String)> {
     let errors = errors.unwrap_or_default();
-    let mut lines: Vec<_> = errors
-        .iter()
-        .take(MAX_ERRORS)
-        .map(|error| (Paint::Bad, "", error_text(error)))
-        .collect();
+    let mut lines: Vec<_> =
+        errors.iter().take(MAX_ERRORS).map(|error| (Paint::Bad, "", error_text(error))).collect();
     if errors.len() > MAX_ERRORS {
-        lines.push((
-            Paint::Bad,
-            "",
-            format!("and {} more: sidegate check", errors.len() - MAX_ERRORS),
-        ));
+        lines.push((Paint::Bad, "", format!("and {} more: sidegate check", errors.len() - MAX_ERRORS)));
     }
     lines
 }
@@ -182,16 +147,9 @@ pub(crate) fn error_text(error: &api::FileError) -> String {
 
 fn sidecars_line(status: &api::Status, proxies: &api::Proxies) -> (Paint, &'static str, String) {
     let api::Connected { connected, total } = status.proxies;
-    let refused = proxies
-        .proxies
-        .iter()
-        .filter(|proxy| proxy.nack.is_some())
-        .count();
-    let behind = proxies
-        .proxies
-        .iter()
-        .filter(|p| p.connected && p.nack.is_none() && p.acked != p.version)
-        .count();
+    let refused = proxies.proxies.iter().filter(|proxy| proxy.nack.is_some()).count();
+    let behind =
+        proxies.proxies.iter().filter(|p| p.connected && p.nack.is_none() && p.acked != p.version).count();
     let mut value = format!("{connected} of {total} connected");
     if refused > 0 {
         let _ = write!(value, ", {refused} refused an update (SG0405)");

@@ -40,20 +40,14 @@ pub(crate) fn print_json<T: Serialize>(kind: &'static str, body: T) -> Result<()
 
 /// The JSON document as text, without a final newline.
 pub(crate) fn json_text<T: Serialize>(kind: &'static str, body: T) -> String {
-    serde_json::to_string_pretty(&Document {
-        api_version: API_VERSION,
-        kind,
-        body,
-    })
-    .expect("the documents of this program have string keys and no failing serializers")
+    serde_json::to_string_pretty(&Document { api_version: API_VERSION, kind, body })
+        .expect("the documents of this program have string keys and no failing serializers")
 }
 
 /// Prints text on stdout, without colours where they are not wanted.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::output(&error))
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
 }
 
 /// Columns without borders, as wide as their content: made for `awk` and eyes alike.
@@ -62,19 +56,14 @@ pub(crate) fn columns<const N: usize>(
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .force_no_tty();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
     table.set_header(header);
     table.add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    let mut text: String = table
-        .lines()
-        .flat_map(|line| [line.trim_end().to_owned(), "\n".to_owned()])
-        .collect();
+    let mut text: String =
+        table.lines().flat_map(|line| [line.trim_end().to_owned(), "\n".to_owned()]).collect();
     if text.is_empty() {
         text.push('\n');
     }
@@ -92,10 +81,7 @@ mod tests {
 
     #[test]
     fn columns_align_and_leave_no_trailing_spaces() {
-        let text = columns(
-            ["NAME", "STATE"],
-            [["a".into(), "ok".into()], ["longer".into(), "-".into()]],
-        );
+        let text = columns(["NAME", "STATE"], [["a".into(), "ok".into()], ["longer".into(), "-".into()]]);
         assert_eq!(text, "NAME    STATE\na       ok\nlonger  -\n");
     }
 

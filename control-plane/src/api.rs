@@ -39,9 +39,7 @@ pub(crate) struct Shown {
 
 /// Serves until `stop`, then lets the requests in flight end.
 pub(crate) async fn serve(listener: TcpListener, shown: Shown, stop: CancellationToken) {
-    let served = axum::serve(listener, router(shown))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await;
+    let served = axum::serve(listener, router(shown)).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "the API ended");
     }
@@ -95,10 +93,7 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
         ledger_dropped,
     };
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    (
-        [(header::CONTENT_TYPE, content_type)],
-        shown.metrics.write(readings),
-    )
+    ([(header::CONTENT_TYPE, content_type)], shown.metrics.write(readings))
 }
 
 async fn only_loopback_host(request: Request, next: Next) -> Response {
@@ -107,10 +102,7 @@ async fn only_loopback_host(request: Request, next: Next) -> Response {
     if hosts.next().is_none() && host.is_some_and(is_loopback) {
         return next.run(request).await;
     }
-    refuse(
-        StatusCode::MISDIRECTED_REQUEST,
-        "the Host must be localhost or a loopback address".to_owned(),
-    )
+    refuse(StatusCode::MISDIRECTED_REQUEST, "the Host must be localhost or a loopback address".to_owned())
 }
 
 /// `localhost`, `127.x.x.x` or `[::1]`, with a port or without.
@@ -119,10 +111,7 @@ fn is_loopback(host: &str) -> bool {
         Some((name, port)) if !host.ends_with(']') => (name, port),
         _ => (host, "0"),
     };
-    let name = name
-        .strip_prefix('[')
-        .and_then(|name| name.strip_suffix(']'))
-        .unwrap_or(name);
+    let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     let loopback =
         name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     loopback && port.parse::<u16>().is_ok()
@@ -158,24 +147,12 @@ mod tests {
 
     #[test]
     fn only_loopback_hosts_pass() {
-        for good in [
-            "localhost",
-            "LOCALHOST:15180",
-            "127.0.0.1",
-            "127.0.0.1:15180",
-            "[::1]",
-            "[::1]:15180",
-        ] {
+        for good in ["localhost", "LOCALHOST:15180", "127.0.0.1", "127.0.0.1:15180", "[::1]", "[::1]:15180"] {
             assert!(is_loopback(good), "{good}");
         }
-        for bad in [
-            "",
-            "attacker.test",
-            "localhost.attacker.test",
-            "10.0.0.1:15180",
-            "127.0.0.1:x",
-            "[::2]:1",
-        ] {
+        for bad in
+            ["", "attacker.test", "localhost.attacker.test", "10.0.0.1:15180", "127.0.0.1:x", "[::2]:1"]
+        {
             assert!(!is_loopback(bad), "{bad}");
         }
     }

@@ -66,10 +66,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The control plane cannot certify itself.
-    #[error(
-        "no certificate for the control plane itself: {reason} ({})",
-        Code::StateUnusable
-    )]
+    #[error("no certificate for the control plane itself: {reason} ({})", Code::StateUnusable)]
     Credentials {
         /// Why.
         reason: String,
@@ -118,10 +115,7 @@ impl Running {
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(STOP_DEADLINE, self.tasks.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(STOP_DEADLINE, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "not everything ended in time");
         }
     }
@@ -135,17 +129,10 @@ impl Running {
         api: TcpListener,
     ) -> Result<(), StartError> {
         let metrics = Arc::new(Metrics::default());
-        let bundles = authority
-            .bundles()
-            .iter()
-            .map(|bundle| Arc::new(resource::bundle(bundle)))
-            .collect();
+        let bundles = authority.bundles().iter().map(|bundle| Arc::new(resource::bundle(bundle))).collect();
         let (publisher, mesh) = Publisher::start(config_path.to_owned(), config, bundles, metrics.clone());
-        let (credentials, tls) = OwnCredentials::start(authority.clone(), mesh.clone()).map_err(
-            |error: OwnCredentialsError| StartError::Credentials {
-                reason: error.to_string(),
-            },
-        )?;
+        let (credentials, tls) = OwnCredentials::start(authority.clone(), mesh.clone())
+            .map_err(|error: OwnCredentialsError| StartError::Credentials { reason: error.to_string() })?;
         let proxies = Proxies::new();
         let ledger = Arc::new(Ledger::default());
         let (connections, incoming) = mpsc::channel(ACCEPT_QUEUE);
@@ -167,10 +154,7 @@ impl Running {
                 stop: self.stop.clone(),
                 settled_at: tokio::time::Instant::now() + SETTLE,
             },
-            ledger: LedgerService {
-                ledger: ledger.clone(),
-                metrics: metrics.clone(),
-            },
+            ledger: LedgerService { ledger: ledger.clone(), metrics: metrics.clone() },
         };
         let shown = Shown {
             mesh,
@@ -194,9 +178,7 @@ impl StartError {
     /// The code that explains it; of several, the first.
     pub fn code(&self) -> Code {
         match self {
-            Self::Config(problems) => problems
-                .first()
-                .map_or(Code::ConfigBadValue, |problem| problem.code),
+            Self::Config(problems) => problems.first().map_or(Code::ConfigBadValue, |problem| problem.code),
             Self::State(error) => error.code(),
             Self::Listen { .. } => Code::ListenFailed,
             Self::Credentials { .. } => Code::StateUnusable,
@@ -245,23 +227,15 @@ async fn sweep(proxies: Arc<Proxies>, stop: CancellationToken) {
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Listen { address, source })
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
 }
 
 fn address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
-    listener
-        .local_addr()
-        .map_err(|source| StartError::Listen { address, source })
+    listener.local_addr().map_err(|source| StartError::Listen { address, source })
 }
 
 fn lines(problems: &[Problem]) -> String {
-    problems
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("\n")
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Handshakes that are done and wait for gRPC to take them.

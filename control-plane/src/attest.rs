@@ -55,9 +55,7 @@ pub(crate) struct Presented<'a> {
 
 impl Attestor {
     pub(crate) fn new() -> Self {
-        Self {
-            failures: Buckets::new(FAILURES),
-        }
+        Self { failures: Buckets::new(FAILURES) }
     }
 
     /// Judges what was presented against the mesh as it is now.
@@ -135,10 +133,7 @@ fn renewal(svid: &VerifiedSvid, config: &Config, unix_seconds: u64) -> Result<At
 }
 
 /// Per source address. A token has 256 bits; this keeps the log and the CPU quiet, not the token safe.
-const FAILURES: Rate = Rate {
-    burst: 20.0,
-    per_second: 1.0,
-};
+const FAILURES: Rate = Rate { burst: 20.0, per_second: 1.0 };
 
 #[cfg(test)]
 mod tests {
@@ -165,11 +160,7 @@ mod tests {
 
     fn join(attestor: &Attestor, token: &str) -> Result<String, Refusal> {
         let source = Ipv4Addr::LOCALHOST.into();
-        let presented = Presented {
-            join_token: token,
-            svid: None,
-            source,
-        };
+        let presented = Presented { join_token: token, svid: None, source };
         attestor
             .attest(&presented, &config(), 0, Instant::now())
             .map(|attested| attested.identity.to_string())
@@ -179,20 +170,9 @@ mod tests {
     fn a_token_attests_its_service_and_no_other() {
         let attestor = Attestor::new();
         let payments = "spiffe://shop.test/ns/shop/sa/payments";
-        assert_eq!(
-            join(&attestor, "for-orders").unwrap(),
-            "spiffe://shop.test/ns/shop/sa/orders"
-        );
-        assert_eq!(
-            join(&attestor, "old").unwrap(),
-            payments,
-            "two tokens hold during a rotation"
-        );
-        assert_eq!(
-            join(&attestor, " new\n").unwrap(),
-            payments,
-            "a file ends in a newline"
-        );
+        assert_eq!(join(&attestor, "for-orders").unwrap(), "spiffe://shop.test/ns/shop/sa/orders");
+        assert_eq!(join(&attestor, "old").unwrap(), payments, "two tokens hold during a rotation");
+        assert_eq!(join(&attestor, " new\n").unwrap(), payments, "a file ends in a newline");
     }
 
     #[test]
@@ -200,11 +180,7 @@ mod tests {
         let attestor = Attestor::new();
         assert_eq!(join(&attestor, "wrong"), Err(Refusal::UnknownToken));
         assert_eq!(join(&attestor, ""), Err(Refusal::Nothing));
-        assert_eq!(
-            join(&attestor, &digest("old")),
-            Err(Refusal::UnknownToken),
-            "a digest is no token"
-        );
+        assert_eq!(join(&attestor, &digest("old")), Err(Refusal::UnknownToken), "a digest is no token");
     }
 
     #[test]

@@ -102,12 +102,7 @@ impl Authority {
         let bundle = TrustBundle::from_der(trust_domain.clone(), [root.certificate().clone()])
             .map_err(|error| crate::state::unusable(&state.join(root::PUBLIC_FILE), error.to_string()))?;
         let bundles = Arc::new(TrustBundles::from_iter([bundle]));
-        Ok(Self {
-            root,
-            bundles,
-            registry: Mutex::new(registry),
-            _state: state,
-        })
+        Ok(Self { root, bundles, registry: Mutex::new(registry), _state: state })
     }
 
     /// The bundles that sidecars verify their peers with.
@@ -137,31 +132,19 @@ impl Authority {
         for usage in [Usage::Client, Usage::Server] {
             verify(&chain, usage, &self.bundles, &SvidLimits::default(), now)?;
         }
-        Ok(Issued {
-            chain,
-            at_ms: issued_at_ms,
-            not_after: validity.not_after,
-        })
+        Ok(Issued { chain, at_ms: issued_at_ms, not_after: validity.not_after })
     }
 
     /// Backdated against clocks that are behind, and never beyond the root.
     fn validity(&self, now: UnixTime, life: Duration) -> Result<Validity, IssueError> {
         let seconds = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        let not_before = now
-            .as_secs()
-            .saturating_sub(BACKDATE.as_secs())
-            .max(self.root.not_before().as_secs());
-        let not_after = now
-            .as_secs()
-            .saturating_add(life.as_secs())
-            .min(self.root.not_after().as_secs());
+        let not_before =
+            now.as_secs().saturating_sub(BACKDATE.as_secs()).max(self.root.not_before().as_secs());
+        let not_after = now.as_secs().saturating_add(life.as_secs()).min(self.root.not_after().as_secs());
         if not_after <= now.as_secs() {
             return Err(IssueError::RootExpired);
         }
-        Ok(Validity {
-            not_before: seconds(not_before),
-            not_after: seconds(not_after),
-        })
+        Ok(Validity { not_before: seconds(not_before), not_after: seconds(not_after) })
     }
 
     fn record(&self, order: &Order, serial: [u8; 16], validity: Validity) -> Issuance {
@@ -201,10 +184,8 @@ fn leaf_params(
     params.distinguished_name = DistinguishedName::new();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     Ok(params)
 }

@@ -24,11 +24,7 @@ pub struct Args {
 /// Runs the control plane until SIGTERM or SIGINT. Exit code 0 after an orderly end, 1 if it cannot start.
 pub fn run(args: Args) -> ExitCode {
     log_to_stderr(args.log_level);
-    match runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("control-plane")
-        .build()
-    {
+    match runtime::Builder::new_multi_thread().enable_all().thread_name("control-plane").build() {
         Ok(runtime) => runtime.block_on(serve(args)),
         Err(error) => {
             tracing::error!(%error, "no runtime");
@@ -72,10 +68,7 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
 
 /// A program that links this may have set up its own log; then that one stays.
 fn log_to_stderr(level: Level) {
-    let log = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_max_level(level)
-        .with_writer(io::stderr);
+    let log =
+        tracing_subscriber::fmt().json().flatten_event(true).with_max_level(level).with_writer(io::stderr);
     drop(log.try_init());
 }

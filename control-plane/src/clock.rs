@@ -37,10 +37,7 @@ mod tests {
     fn moments_are_written_in_utc() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
         assert_eq!(rfc3339(1_700_000_000_250), "2023-11-14T22:13:20.25Z");
-        assert_eq!(
-            rfc3339_of(UnixTime::since_unix_epoch(Duration::from_secs(1))),
-            "1970-01-01T00:00:01Z"
-        );
+        assert_eq!(rfc3339_of(UnixTime::since_unix_epoch(Duration::from_secs(1))), "1970-01-01T00:00:01Z");
         assert_eq!(rfc3339(u64::MAX), "1970-01-01T00:00:00Z");
     }
 }

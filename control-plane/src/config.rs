@@ -100,11 +100,7 @@ impl Config {
     /// The text of the file.
     pub(crate) fn read(path: &Path) -> Result<String, Vec<Problem>> {
         read_bounded(path, MAX_CONFIG_BYTES).map_err(|error| {
-            vec![Problem::of_file(
-                Code::ConfigUnreadable,
-                path.display().to_string(),
-                error.to_string(),
-            )]
+            vec![Problem::of_file(Code::ConfigUnreadable, path.display().to_string(), error.to_string())]
         })
     }
 
@@ -133,10 +129,8 @@ impl ServiceName {
     /// Reads `namespace/name`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (namespace, name) = text.split_once('/')?;
-        (is_label(namespace) && is_label(name)).then(|| Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        })
+        (is_label(namespace) && is_label(name))
+            .then(|| Self { namespace: namespace.to_owned(), name: name.to_owned() })
     }
 }
 

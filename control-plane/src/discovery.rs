@@ -57,8 +57,7 @@ impl Discovery for DiscoveryService {
         let peer = server::verified_peer(&request)?;
         let (updates, stream) = mpsc::channel(1);
         // The answer begins before the Hello comes: some clients send nothing until it has.
-        self.tasks
-            .spawn(self.clone().attend(peer, request.into_inner(), updates));
+        self.tasks.spawn(self.clone().attend(peer, request.into_inner(), updates));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -198,9 +197,7 @@ impl Conversation {
         if self.session.awaits_answer() {
             return Ok(());
         }
-        let desired = self
-            .desired()
-            .ok_or_else(|| refused(not_in_mesh(&self.identity)))?;
+        let desired = self.desired().ok_or_else(|| refused(not_in_mesh(&self.identity)))?;
         let Some(update) = self.session.next(&desired, Instant::now()) else {
             return Ok(());
         };
@@ -267,14 +264,8 @@ async fn first_message(
 
 fn certificate(peer: &VerifiedPeer) -> Certificate {
     let svid = peer.svid();
-    let issued_at_ms = svid
-        .issued_at()
-        .map(|moment| moment.as_secs().saturating_mul(1000));
-    Certificate {
-        serial: crate::hex::encode(svid.serial()),
-        issued_at_ms,
-        not_after: svid.not_after(),
-    }
+    let issued_at_ms = svid.issued_at().map(|moment| moment.as_secs().saturating_mul(1000));
+    Certificate { serial: crate::hex::encode(svid.serial()), issued_at_ms, not_after: svid.not_after() }
 }
 
 fn refused(status: Status) -> End {
@@ -282,17 +273,11 @@ fn refused(status: Status) -> End {
 }
 
 fn certificate_ended() -> Status {
-    Status::unauthenticated(format!(
-        "{}: the client certificate has ended",
-        Code::PeerCertificateEnded
-    ))
+    Status::unauthenticated(format!("{}: the client certificate has ended", Code::PeerCertificateEnded))
 }
 
 fn not_in_mesh(identity: &SpiffeId) -> Status {
-    Status::permission_denied(format!(
-        "{}: {identity} is not a service of this mesh",
-        Code::IssuanceRefused
-    ))
+    Status::permission_denied(format!("{}: {identity} is not a service of this mesh", Code::IssuanceRefused))
 }
 
 /// The Hello follows the call at once.

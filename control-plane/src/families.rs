@@ -50,10 +50,7 @@ pub(crate) static POLICY_LOAD_FAILURES: Family = Family {
     name: "sidegate_policy_load_failures_total",
     help: "Policies refused",
     kind: Kind::Counter,
-    label: Some(Label {
-        name: "code",
-        values: "why, as in `SG0211`",
-    }),
+    label: Some(Label { name: "code", values: "why, as in `SG0211`" }),
 };
 
 pub(crate) static ISSUED: Family = Family {
@@ -80,10 +77,7 @@ pub(crate) static CONNECTIONS_REFUSED: Family = Family {
     name: "sidegate_connections_refused_total",
     help: "Connections refused by a limit, before their handshake",
     kind: Kind::Counter,
-    label: Some(Label {
-        name: "reason",
-        values: "`connections`, `connections_per_source`",
-    }),
+    label: Some(Label { name: "reason", values: "`connections`, `connections_per_source`" }),
 };
 
 pub(crate) static UPDATES: Family = Family {
@@ -100,10 +94,7 @@ pub(crate) static REPORTS: Family = Family {
     name: "sidegate_reports_total",
     help: "Reports to the ledger",
     kind: Kind::Counter,
-    label: Some(Label {
-        name: "result",
-        values: "`accepted`, `repeated`, `refused`",
-    }),
+    label: Some(Label { name: "result", values: "`accepted`, `repeated`, `refused`" }),
 };
 
 pub(crate) static POLICY_STALE: Family = Family {
@@ -113,12 +104,8 @@ pub(crate) static POLICY_STALE: Family = Family {
     label: None,
 };
 
-pub(crate) static POLICY_COUNT: Family = Family {
-    name: "sidegate_policy_count",
-    help: "Policies in force",
-    kind: Kind::Gauge,
-    label: None,
-};
+pub(crate) static POLICY_COUNT: Family =
+    Family { name: "sidegate_policy_count", help: "Policies in force", kind: Kind::Gauge, label: None };
 
 pub(crate) static PROXIES_CONNECTED: Family = Family {
     name: "sidegate_proxies_connected",
@@ -127,12 +114,8 @@ pub(crate) static PROXIES_CONNECTED: Family = Family {
     label: None,
 };
 
-pub(crate) static LEDGER_CELLS: Family = Family {
-    name: "sidegate_ledger_cells",
-    help: "Edges held in memory",
-    kind: Kind::Gauge,
-    label: None,
-};
+pub(crate) static LEDGER_CELLS: Family =
+    Family { name: "sidegate_ledger_cells", help: "Edges held in memory", kind: Kind::Gauge, label: None };
 
 pub(crate) static LEDGER_DROPPED: Family = Family {
     name: "sidegate_ledger_dropped_total",

@@ -4,12 +4,10 @@ use std::fmt::Write;
 
 /// Lower-case hex.
 pub(crate) fn encode(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("a String takes every write");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes every write");
+        text
+    })
 }
 
 /// Exactly 64 lower-case hex digits.
@@ -42,14 +40,7 @@ mod tests {
     fn what_is_encoded_decodes_and_nothing_else_does() {
         let bytes: [u8; 32] = std::array::from_fn(|index| u8::try_from(index * 7).unwrap());
         assert_eq!(decode(&encode(&bytes)), Some(bytes));
-        for bad in [
-            "",
-            "0",
-            &"0".repeat(63),
-            &"0".repeat(65),
-            &"g".repeat(64),
-            &"A".repeat(64),
-        ] {
+        for bad in ["", "0", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64), &"A".repeat(64)] {
             assert_eq!(decode(bad), None, "{bad}");
         }
     }

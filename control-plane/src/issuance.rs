@@ -37,21 +37,12 @@ impl IdentityService {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (attestor, issued) = (Arc::new(Attestor::new()), Arc::new(Buckets::new(PER_IDENTITY)));
-        Self {
-            authority,
-            attestor,
-            issued,
-            mesh,
-            metrics,
-        }
+        Self { authority, attestor, issued, mesh, metrics }
     }
 
     fn attest(&self, peer: &Peer, join_token: &str) -> Result<Attested, Status> {
-        let presented = Presented {
-            join_token,
-            svid: peer.svid.as_deref(),
-            source: peer.address.ip().to_canonical(),
-        };
+        let presented =
+            Presented { join_token, svid: peer.svid.as_deref(), source: peer.address.ip().to_canonical() };
         let config = self.mesh.borrow().config.clone();
         let unix_seconds = clock::now_ms() / 1000;
         self.attestor.attest(&presented, &config, unix_seconds, Instant::now()).map_err(|refusal| {
@@ -71,9 +62,7 @@ impl IdentityService {
         if !self.issued.take(attested.identity.clone(), Instant::now()) {
             self.metrics.issuance("rate_limited");
             tracing::warn!(code = %Code::IssuanceRefused, identity = %attested.identity, "over the issue rate");
-            return Err(Status::resource_exhausted(
-                "over the issue rate of this identity; wait",
-            ));
+            return Err(Status::resource_exhausted("over the issue rate of this identity; wait"));
         }
         Ok(Order {
             identity: attested.identity,
@@ -112,18 +101,9 @@ impl Identity for IdentityService {
         let attested = self.attest(&peer, &message.join_token)?;
         let order = self.order(attested, &message.csr, &peer)?;
         let issued = self.sign(order).await?;
-        let trust_bundles = self
-            .authority
-            .bundles()
-            .iter()
-            .map(resource::trust_bundle)
-            .collect();
+        let trust_bundles = self.authority.bundles().iter().map(resource::trust_bundle).collect();
         Ok(Response::new(IssueResponse {
-            certificate_chain: issued
-                .chain
-                .iter()
-                .map(|certificate| certificate.to_vec())
-                .collect(),
+            certificate_chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
             trust_bundles,
             issued_at_ms: i64::try_from(issued.at_ms).unwrap_or(i64::MAX),
         }))
@@ -131,7 +111,4 @@ impl Identity for IdentityService {
 }
 
 /// Enough for the restart of a service's whole fleet, too little to fill the registry.
-const PER_IDENTITY: Rate = Rate {
-    burst: 200.0,
-    per_second: 20.0,
-};
+const PER_IDENTITY: Rate = Rate { burst: 200.0, per_second: 20.0 };

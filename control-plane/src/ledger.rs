@@ -95,10 +95,7 @@ impl Ledger {
         for Cell { key, counts } in report.cells {
             #[expect(clippy::cast_precision_loss, reason = "a rate for display")]
             let per_second = counts.count as f64 * 1000.0 / report.covers_ms as f64;
-            let rate = Rate {
-                per_second,
-                until_ms: rate_until_ms,
-            };
+            let rate = Rate { per_second, until_ms: rate_until_ms };
             books.count(key, &counts, &reporter, rate, now_ms);
         }
         true
@@ -108,11 +105,8 @@ impl Ledger {
     pub(crate) fn edges(&self, window_ms: u64, now_ms: u64) -> Vec<Edge> {
         let from_minute = now_ms.saturating_sub(window_ms) / MINUTE_MS;
         let books = self.lock();
-        let mut edges: Vec<_> = books
-            .edges
-            .iter()
-            .filter_map(|(key, book)| book.edge(key, from_minute, now_ms))
-            .collect();
+        let mut edges: Vec<_> =
+            books.edges.iter().filter_map(|(key, book)| book.edge(key, from_minute, now_ms)).collect();
         drop(books);
         edges.sort_by(|a, b| a.key.cmp(&b.key));
         edges
@@ -132,26 +126,14 @@ impl Ledger {
 impl Books {
     fn is_new(&mut self, (identity, instance): &Reporter, sequence: u64, now_ms: u64) -> bool {
         let instances = self.reporters.entry(identity.clone()).or_default();
-        if instances
-            .get(instance)
-            .is_some_and(|seen| sequence <= seen.newest)
-        {
+        if instances.get(instance).is_some_and(|seen| sequence <= seen.newest) {
             return false;
         }
         if instances.len() >= MAX_INSTANCES && !instances.contains_key(instance) {
-            let silent = instances
-                .iter()
-                .min_by_key(|(_, seen)| seen.at_ms)
-                .map(|(name, _)| name.clone());
+            let silent = instances.iter().min_by_key(|(_, seen)| seen.at_ms).map(|(name, _)| name.clone());
             silent.map(|name| instances.remove(&name));
         }
-        instances.insert(
-            instance.clone(),
-            Sequence {
-                newest: sequence,
-                at_ms: now_ms,
-            },
-        );
+        instances.insert(instance.clone(), Sequence { newest: sequence, at_ms: now_ms });
         true
     }
 
@@ -160,10 +142,7 @@ impl Books {
             self.dropped = self.dropped.saturating_add(counts.count);
             return;
         }
-        self.edges
-            .entry(key)
-            .or_default()
-            .count(counts, reporter, rate, now_ms);
+        self.edges.entry(key).or_default().count(counts, reporter, rate, now_ms);
     }
 
     /// Takes the room of one more edge: one reporter that invents edges leaves room for the others.
@@ -203,10 +182,7 @@ impl Book {
         match self.slots.back_mut() {
             // A clock that was set back counts into the newest minute: slots stay in order.
             Some(slot) if slot.minute >= minute => slot.counts.add(counts),
-            _ => self.slots.push_back(Slot {
-                minute,
-                counts: counts.clone(),
-            }),
+            _ => self.slots.push_back(Slot { minute, counts: counts.clone() }),
         }
         self.rates.retain(|_, rate| rate.until_ms > now_ms);
         if self.rates.len() < MAX_RATES || self.rates.contains_key(reporter) {

@@ -72,12 +72,7 @@ impl Publisher {
             policy_problems: Vec::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(blank));
-        let mut publisher = Self {
-            path,
-            mesh: sender,
-            metrics,
-            seen,
-        };
+        let mut publisher = Self { path, mesh: sender, metrics, seen };
         publisher.publish(&files);
         (publisher, receiver)
     }
@@ -120,11 +115,7 @@ impl Publisher {
             Ok(config) => (Arc::new(config.clone()), Vec::new()),
             Err(problems) => (before.config.clone(), problems.clone()),
         };
-        let loaded = files
-            .policies
-            .as_ref()
-            .map_err(Clone::clone)
-            .and_then(|files| policies::parse(files));
+        let loaded = files.policies.as_ref().map_err(Clone::clone).and_then(|files| policies::parse(files));
         let (policies, policy_problems) = match loaded {
             Ok(loaded) => (Some(unless_same(before.policies.as_ref(), loaded)), Vec::new()),
             Err(problems) => (before.policies.clone(), problems),
@@ -148,11 +139,7 @@ impl Publisher {
             tracing::error!(code = %problem.code, %problem, "policies refused; the last good set stays");
         }
         if let (true, Some(loaded)) = (policy.is_empty(), loaded) {
-            tracing::info!(
-                count = loaded.set.len(),
-                digest = loaded.digest,
-                "policies in force"
-            );
+            tracing::info!(count = loaded.set.len(), digest = loaded.digest, "policies in force");
         }
     }
 
@@ -177,15 +164,9 @@ impl Files {
             .clone()
             .and_then(|text| Config::parse(path, &text))
             .and_then(|config| only_what_may_change(path, current, config));
-        let folder = config
-            .as_ref()
-            .map_or(&current.policies, |config| &config.policies);
+        let folder = config.as_ref().map_or(&current.policies, |config| &config.policies);
         let policies = policies::read(folder);
-        Self {
-            text,
-            config,
-            policies,
-        }
+        Self { text, config, policies }
     }
 
     fn digest(&self) -> [u8; 32] {
@@ -229,11 +210,7 @@ fn only_what_may_change(path: &Path, current: &Config, new: Config) -> Result<Co
             )
         })
         .collect();
-    if problems.is_empty() {
-        Ok(new)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(new) } else { Err(problems) }
 }
 
 /// A comment that changed loads no new policies.
@@ -246,13 +223,7 @@ fn unless_same(before: Option<&Arc<LoadedPolicies>>, loaded: LoadedPolicies) -> 
 
 fn dated(problems: Vec<Problem>) -> Vec<DatedProblem> {
     let at = clock::rfc3339(clock::now_ms());
-    problems
-        .into_iter()
-        .map(|problem| DatedProblem {
-            problem,
-            at: at.clone(),
-        })
-        .collect()
+    problems.into_iter().map(|problem| DatedProblem { problem, at: at.clone() }).collect()
 }
 
 fn folder_of(path: &Path) -> PathBuf {

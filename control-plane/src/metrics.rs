@@ -162,11 +162,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.policy_load_failed(Code::PolicyUnknownField);
         metrics.issuance("issued");
-        let text = metrics.write(Readings {
-            policy_stale: true,
-            policy_count: 3,
-            ..Readings::default()
-        });
+        let text = metrics.write(Readings { policy_stale: true, policy_count: 3, ..Readings::default() });
         for line in [
             "sidegate_policy_load_failures_total{code=\"SG0211\"} 1",
             "sidegate_policy_stale 1",
@@ -182,10 +178,7 @@ mod tests {
     #[test]
     fn the_exposition_announces_exactly_the_declared_families_even_empty() {
         let text = Metrics::default().write(Readings::default());
-        let announced: Vec<_> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE "))
-            .collect();
+        let announced: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let declared: Vec<_> = families::ALL
             .iter()
             .map(|family| match family.kind {

@@ -51,21 +51,14 @@ pub(crate) fn parse(files: &[PolicyFile]) -> Result<LoadedPolicies, Vec<Problem>
 
 impl LoadedPolicies {
     fn of(set: PolicySet) -> Self {
-        let resources: BTreeMap<_, _> = set
-            .iter()
-            .map(|sourced| (sourced.name().clone(), Arc::new(resource::policy(sourced))))
-            .collect();
+        let resources: BTreeMap<_, _> =
+            set.iter().map(|sourced| (sourced.name().clone(), Arc::new(resource::policy(sourced)))).collect();
         let mut digest = Sha256::new();
         for resource in resources.values() {
             digest.update(resource.name.as_bytes());
             digest.update(resource.version.as_bytes());
         }
         let digest = hex::encode(&digest.finalize()).chars().take(16).collect();
-        Self {
-            set,
-            resources,
-            digest,
-            loaded_at_ms: clock::now_ms(),
-        }
+        Self { set, resources, digest, loaded_at_ms: clock::now_ms() }
     }
 }

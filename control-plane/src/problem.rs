@@ -28,14 +28,7 @@ pub struct Problem {
 impl Problem {
     /// Something wrong with the file as a whole.
     pub(crate) fn of_file(code: Code, file: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            file: file.into(),
-            line: None,
-            column: None,
-            field: None,
-            message: message.into(),
-        }
+        Self { code, file: file.into(), line: None, column: None, field: None, message: message.into() }
     }
 }
 
@@ -85,10 +78,7 @@ mod tests {
             field: Some("services[0].name".into()),
             message: "is empty".into(),
         };
-        assert_eq!(
-            problem.to_string(),
-            "mesh.yaml:7:13: services[0].name: is empty (SG0403)"
-        );
+        assert_eq!(problem.to_string(), "mesh.yaml:7:13: services[0].name: is empty (SG0403)");
         let whole = Problem::of_file(Code::ConfigUnreadable, "mesh.yaml", "does not exist");
         assert_eq!(whole.to_string(), "mesh.yaml: does not exist (SG0401)");
     }

@@ -91,10 +91,7 @@ type Key = (SpiffeId, String);
 
 impl Proxies {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            entries: Mutex::default(),
-            endpoints: watch::Sender::default(),
-        })
+        Arc::new(Self { entries: Mutex::default(), endpoints: watch::Sender::default() })
     }
 
     /// Enters a sidecar with its endpoints. Another stream of the same instance ends.
@@ -130,11 +127,7 @@ impl Proxies {
         entries.insert(key.clone(), entry);
         self.publish(&entries);
         drop(entries);
-        Ok(Subscription {
-            proxies: self.clone(),
-            key,
-            superseded,
-        })
+        Ok(Subscription { proxies: self.clone(), key, superseded })
     }
 
     /// Tells when endpoints come and go.
@@ -154,10 +147,7 @@ impl Proxies {
     /// How many are subscribed, and how many are known.
     pub(crate) fn count(&self) -> (usize, usize) {
         let entries = self.lock();
-        (
-            entries.values().filter(|entry| entry.is_connected()).count(),
-            entries.len(),
-        )
+        (entries.values().filter(|entry| entry.is_connected()).count(), entries.len())
     }
 
     /// Takes away the endpoints of streams lost too long ago, and forgets sidecars lost long before.
@@ -174,25 +164,15 @@ impl Proxies {
     /// Wakes the streams only if an endpoint came or went.
     fn publish_at(&self, entries: &HashMap<Key, Entry>, now: Instant) {
         let known = self.endpoints.borrow().keys().cloned().collect::<Vec<_>>();
-        let mut endpoints: Endpoints = known
-            .into_iter()
-            .map(|identity| (identity, BTreeSet::new()))
-            .collect();
+        let mut endpoints: Endpoints =
+            known.into_iter().map(|identity| (identity, BTreeSet::new())).collect();
         for entry in entries.values().filter(|entry| !entry.is_lost_for(GRACE, now)) {
-            let listeners = entry
-                .hello
-                .inbound
-                .iter()
-                .enumerate()
-                .map(|(index, listener)| Endpoint {
-                    address: listener.address,
-                    port: listener.port,
-                    is_first: index == 0,
-                });
-            endpoints
-                .entry(entry.identity.clone())
-                .or_default()
-                .extend(listeners);
+            let listeners = entry.hello.inbound.iter().enumerate().map(|(index, listener)| Endpoint {
+                address: listener.address,
+                port: listener.port,
+                is_first: index == 0,
+            });
+            endpoints.entry(entry.identity.clone()).or_default().extend(listeners);
         }
         self.endpoints.send_if_modified(|published| {
             let modified = **published != endpoints;
@@ -214,8 +194,7 @@ impl Entry {
     }
 
     fn is_lost_for(&self, time: Duration, now: Instant) -> bool {
-        self.lost
-            .is_some_and(|lost| now.saturating_duration_since(lost) >= time)
+        self.lost.is_some_and(|lost| now.saturating_duration_since(lost) >= time)
     }
 }
 
@@ -276,10 +255,7 @@ impl Drop for Subscription {
 /// Whoever is lost makes room for whoever comes.
 fn make_room(entries: &mut HashMap<Key, Entry>, identity: &SpiffeId) -> Result<(), TooMany> {
     let full = |entries: &HashMap<Key, Entry>| {
-        let same = entries
-            .values()
-            .filter(|entry| entry.identity == *identity)
-            .count();
+        let same = entries.values().filter(|entry| entry.identity == *identity).count();
         entries.len() >= MAX_PROXIES || same >= MAX_PER_IDENTITY
     };
     if full(entries) {

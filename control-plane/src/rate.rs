@@ -32,10 +32,7 @@ struct Level {
 
 impl<K: Eq + Hash> Buckets<K> {
     pub(crate) fn new(rate: Rate) -> Self {
-        Self {
-            rate,
-            levels: Mutex::new(HashMap::new()),
-        }
+        Self { rate, levels: Mutex::new(HashMap::new()) }
     }
 
     /// Takes one, or says no.
@@ -47,25 +44,17 @@ impl<K: Eq + Hash> Buckets<K> {
                 return false;
             }
         }
-        let level = levels.entry(key).or_insert(Level {
-            tokens: self.rate.burst,
-            at: now,
-        });
+        let level = levels.entry(key).or_insert(Level { tokens: self.rate.burst, at: now });
         let tokens = self.rate.filled(*level, now);
         let allowed = tokens >= 1.0;
-        *level = Level {
-            tokens: if allowed { tokens - 1.0 } else { tokens },
-            at: now,
-        };
+        *level = Level { tokens: if allowed { tokens - 1.0 } else { tokens }, at: now };
         allowed
     }
 
     /// Whether there is one left, without taking it.
     pub(crate) fn has(&self, key: &K, now: Instant) -> bool {
         let levels = self.levels.lock().unwrap_or_else(PoisonError::into_inner);
-        levels
-            .get(key)
-            .is_none_or(|level| self.rate.filled(*level, now) >= 1.0)
+        levels.get(key).is_none_or(|level| self.rate.filled(*level, now) >= 1.0)
     }
 }
 
@@ -87,10 +76,7 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_then_only_the_rate() {
-        let buckets = Buckets::new(Rate {
-            burst: 2.0,
-            per_second: 1.0,
-        });
+        let buckets = Buckets::new(Rate { burst: 2.0, per_second: 1.0 });
         let start = Instant::now();
         assert!(buckets.take("a", start) && buckets.take("a", start));
         assert!(!buckets.has(&"a", start) && !buckets.take("a", start));
@@ -100,20 +86,14 @@ mod tests {
 
     #[test]
     fn one_key_does_not_spend_anothers() {
-        let buckets = Buckets::new(Rate {
-            burst: 1.0,
-            per_second: 0.0,
-        });
+        let buckets = Buckets::new(Rate { burst: 1.0, per_second: 0.0 });
         let now = Instant::now();
         assert!(buckets.take("a", now) && !buckets.take("a", now) && buckets.take("b", now));
     }
 
     #[test]
     fn memory_is_bounded_and_full_buckets_make_room() {
-        let buckets = Buckets::new(Rate {
-            burst: 1.0,
-            per_second: 1.0,
-        });
+        let buckets = Buckets::new(Rate { burst: 1.0, per_second: 1.0 });
         let start = Instant::now();
         assert!((0..MAX_KEYS).all(|key| buckets.take(key, start)));
         assert!(!buckets.take(MAX_KEYS, start));

@@ -26,10 +26,7 @@ pub(crate) fn settings(config: &Config, workload: &Service) -> Resource {
     for (key, value) in &workload.labels {
         content.add(key).add(value);
     }
-    content
-        .add(&root_namespace)
-        .add(enforcement.as_str_name())
-        .add(&report_interval_ms.to_string());
+    content.add(&root_namespace).add(enforcement.as_str_name()).add(&report_interval_ms.to_string());
     let settings = v1::Settings {
         labels: workload.labels.clone().into_iter().collect(),
         root_namespace,
@@ -41,10 +38,7 @@ pub(crate) fn settings(config: &Config, workload: &Service) -> Resource {
 
 /// One policy, as JSON.
 pub(crate) fn policy(sourced: &Sourced) -> Resource {
-    let policy = v1::Policy {
-        document: sourced.to_json(),
-        source: sourced.source().to_string(),
-    };
+    let policy = v1::Policy { document: sourced.to_json(), source: sourced.source().to_string() };
     let mut content = Content::new();
     content.add(&policy.document).add(&policy.source);
     content.resource(format!("{POLICY_PREFIX}{}", sourced.name()), Kind::Policy(policy))
@@ -53,12 +47,8 @@ pub(crate) fn policy(sourced: &Sourced) -> Resource {
 /// A service with the endpoints that it has now.
 pub(crate) fn service(service: &Service, endpoints: &BTreeSet<SocketAddr>) -> Resource {
     let identities = vec![service.identity.to_string()];
-    let endpoints: Vec<_> = endpoints
-        .iter()
-        .map(|address| v1::Endpoint {
-            address: address.to_string(),
-        })
-        .collect();
+    let endpoints: Vec<_> =
+        endpoints.iter().map(|address| v1::Endpoint { address: address.to_string() }).collect();
     let mut content = Content::new();
     for identity in &identities {
         content.add(identity);
@@ -66,13 +56,7 @@ pub(crate) fn service(service: &Service, endpoints: &BTreeSet<SocketAddr>) -> Re
     for endpoint in &endpoints {
         content.add(&endpoint.address);
     }
-    content.resource(
-        service_name(&service.name),
-        Kind::Service(v1::Service {
-            identities,
-            endpoints,
-        }),
-    )
+    content.resource(service_name(&service.name), Kind::Service(v1::Service { identities, endpoints }))
 }
 
 /// The resource that a service is.
@@ -94,11 +78,7 @@ pub(crate) fn bundle(bundle: &TrustBundle) -> Resource {
 pub(crate) fn trust_bundle(bundle: &TrustBundle) -> v1::TrustBundle {
     v1::TrustBundle {
         trust_domain: bundle.trust_domain().to_string(),
-        authorities: bundle
-            .authorities()
-            .iter()
-            .map(|authority| authority.to_vec())
-            .collect(),
+        authorities: bundle.authorities().iter().map(|authority| authority.to_vec()).collect(),
     }
 }
 
@@ -122,11 +102,7 @@ impl Content {
 
     fn resource(self, name: String, kind: Kind) -> Resource {
         let version = hex::encode(&self.0.finalize()).chars().take(32).collect();
-        Resource {
-            name,
-            version,
-            kind: Some(kind),
-        }
+        Resource { name, version, kind: Some(kind) }
     }
 }
 
@@ -159,10 +135,7 @@ mod tests {
         assert_eq!(version, settings_version("{c: d, a: b}", "Enforce"));
         assert_ne!(version, settings_version("{a: b, c: e}", "Enforce"));
         assert_ne!(version, settings_version("{a: b, c: d}", "Observe"));
-        assert_ne!(
-            settings_version("{a: bc}", "Enforce"),
-            settings_version("{ab: c}", "Enforce")
-        );
+        assert_ne!(settings_version("{a: bc}", "Enforce"), settings_version("{ab: c}", "Enforce"));
     }
 
     #[test]
@@ -171,9 +144,6 @@ mod tests {
         let one = BTreeSet::from(["10.0.0.1:1".parse().unwrap()]);
         let with = service(&config.services[0], &one);
         assert_eq!(with.name, "service/shop/payments");
-        assert_ne!(
-            with.version,
-            service(&config.services[0], &BTreeSet::new()).version
-        );
+        assert_ne!(with.version, service(&config.services[0], &BTreeSet::new()).version);
     }
 }

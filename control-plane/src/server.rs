@@ -134,21 +134,14 @@ async fn handshake(
 ) -> Result<Connection, HandshakeError> {
     // Updates are small and waited for.
     stream.set_nodelay(true)?;
-    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
-        .await
-        .map_err(|_| HandshakeError::Timeout)??;
+    let stream =
+        timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| HandshakeError::Timeout)??;
     let svid = match stream.get_ref().1.peer_certificates() {
         None | Some([]) => None,
         // The same function that the handshake's verifier ran; here it hands on its evidence.
         Some(chain) => {
             let now = clock::unix_time(clock::now_ms());
-            Some(Arc::new(verify(
-                chain,
-                Usage::Client,
-                bundles,
-                &SvidLimits::default(),
-                now,
-            )?))
+            Some(Arc::new(verify(chain, Usage::Client, bundles, &SvidLimits::default(), now)?))
         }
     };
     let ends_at = svid.as_deref().map_or_else(
@@ -179,9 +172,7 @@ impl HandshakeError {
                 .get_ref()
                 .and_then(|inner| inner.downcast_ref::<rustls::Error>())
                 .and_then(tls::peer_error)
-                .map_or((Code::HandshakeFailed, "tls"), |error| {
-                    (error.code(), error.reason())
-                }),
+                .map_or((Code::HandshakeFailed, "tls"), |error| (error.code(), error.reason())),
         }
     }
 }
@@ -195,21 +186,14 @@ pub(crate) fn verified_peer<T>(request: &Request<T>) -> Result<VerifiedPeer, Sta
         .clone()
         .ok_or_else(|| unauthenticated(Code::NoClientCertificate, "a client certificate is required"))?;
     if UnixTime::now().as_secs() > svid.not_after().as_secs() {
-        return Err(unauthenticated(
-            Code::PeerCertificateEnded,
-            "the client certificate has ended",
-        ));
+        return Err(unauthenticated(Code::PeerCertificateEnded, "the client certificate has ended"));
     }
     Ok(VerifiedPeer { peer, svid })
 }
 
 /// The caller of any request.
 pub(crate) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
-    request
-        .extensions()
-        .get::<Peer>()
-        .cloned()
-        .ok_or_else(|| Status::internal("no peer"))
+    request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("no peer"))
 }
 
 fn unauthenticated(code: Code, message: &str) -> Status {

@@ -58,10 +58,7 @@ impl StateFolder {
             }
             _ => check_folder(path)?,
         }
-        Ok(Self {
-            path: path.to_owned(),
-            _lock: lock(&path.join("lock"))?,
-        })
+        Ok(Self { path: path.to_owned(), _lock: lock(&path.join("lock"))? })
     }
 
     pub(crate) fn join(&self, name: &str) -> PathBuf {
@@ -90,16 +87,14 @@ impl StateFolder {
     pub(crate) fn create_secret(&self, name: &str, text: &str) -> Result<(), StateError> {
         let path = self.join(name);
         let partial = self.join(&format!("{name}.partial"));
-        self.place(&path, &partial, text, 0o600)
-            .map_err(|error| unusable(&path, error.to_string()))
+        self.place(&path, &partial, text, 0o600).map_err(|error| unusable(&path, error.to_string()))
     }
 
     /// Writes a public file that must not exist yet.
     pub(crate) fn create_public(&self, name: &str, text: &str) -> Result<(), StateError> {
         let path = self.join(name);
         let partial = self.join(&format!("{name}.partial"));
-        self.place(&path, &partial, text, 0o644)
-            .map_err(|error| unusable(&path, error.to_string()))
+        self.place(&path, &partial, text, 0o644).map_err(|error| unusable(&path, error.to_string()))
     }
 
     /// Opens a private file for appending and reading; makes it if there is none.
@@ -137,10 +132,7 @@ impl StateFolder {
 }
 
 pub(crate) fn unusable(path: &Path, reason: impl Into<String>) -> StateError {
-    StateError::Unusable {
-        path: path.to_owned(),
-        reason: reason.into(),
-    }
+    StateError::Unusable { path: path.to_owned(), reason: reason.into() }
 }
 
 fn check_folder(path: &Path) -> Result<(), StateError> {
@@ -149,26 +141,18 @@ fn check_folder(path: &Path) -> Result<(), StateError> {
         return Err(unusable(path, "is not a folder"));
     }
     match looseness(&found) {
-        Some(reason) => Err(unusable(
-            path,
-            format!("{reason}; it must be 0700 and owned by this user"),
-        )),
+        Some(reason) => Err(unusable(path, format!("{reason}; it must be 0700 and owned by this user"))),
         None => Ok(()),
     }
 }
 
 fn check_private(file: &File, path: &Path) -> Result<(), StateError> {
-    let found = file
-        .metadata()
-        .map_err(|error| unusable(path, error.to_string()))?;
+    let found = file.metadata().map_err(|error| unusable(path, error.to_string()))?;
     if !found.is_file() {
         return Err(unusable(path, "is not a regular file"));
     }
     match looseness(&found) {
-        Some(reason) => Err(StateError::UnsafeKeyFile {
-            path: path.to_owned(),
-            reason,
-        }),
+        Some(reason) => Err(StateError::UnsafeKeyFile { path: path.to_owned(), reason }),
         None => Ok(()),
     }
 }
@@ -258,11 +242,7 @@ mod tests {
         state.create_secret("key", "secret").unwrap();
         for loose in [0o644, 0o640, 0o602] {
             fs::set_permissions(path.join("key"), fs::Permissions::from_mode(loose)).unwrap();
-            assert_eq!(
-                state.read_secret("key").unwrap_err().code(),
-                Code::UnsafeKeyFile,
-                "{loose:o}"
-            );
+            assert_eq!(state.read_secret("key").unwrap_err().code(), Code::UnsafeKeyFile, "{loose:o}");
         }
     }
 
@@ -279,12 +259,7 @@ mod tests {
     fn a_second_process_is_refused_until_the_first_ends() {
         let (_parent, path) = folder();
         let first = StateFolder::open(&path).unwrap();
-        assert!(
-            StateFolder::open(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("another control plane")
-        );
+        assert!(StateFolder::open(&path).unwrap_err().to_string().contains("another control plane"));
         drop(first);
         assert!(StateFolder::open(&path).is_ok());
     }

@@ -36,11 +36,7 @@ impl Changes {
             .ok();
         let mut fallback = interval(FALLBACK);
         fallback.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
-            watcher,
-            wake,
-            fallback,
-        }
+        Self { watcher, wake, fallback }
     }
 
     /// Watches these folders too. Repeated after each look: a folder that was removed and made anew is another one.
@@ -97,10 +93,7 @@ mod tests {
         changes.next().await;
         fs::remove_file(&target).unwrap();
         changes.next().await;
-        assert!(
-            before.elapsed() < FALLBACK,
-            "the fallback answered, not the kernel"
-        );
+        assert!(before.elapsed() < FALLBACK, "the fallback answered, not the kernel");
     }
 
     #[test]

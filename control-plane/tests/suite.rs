@@ -1,10 +1,6 @@
 //! The control plane from outside: a real server on port 0, real mutual TLS, the wire's own client.
 #![forbid(unsafe_code)]
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test says what it expects by failing"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what it expects by failing")]
 
 #[path = "suite/api.rs"]
 mod api;

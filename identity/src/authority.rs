@@ -36,11 +36,7 @@ pub(crate) fn check(certificate: &Certificate<'_>, trust_domain: &TrustDomain) -
     if !certificate.is_ca {
         return Err(AuthorityFault::NotCa);
     }
-    if !certificate
-        .key_usage
-        .as_ref()
-        .is_some_and(|usage| usage.value.key_cert_sign())
-    {
+    if !certificate.key_usage.as_ref().is_some_and(|usage| usage.value.key_cert_sign()) {
         return Err(AuthorityFault::NoCertSign);
     }
     match certificate.uris.as_slice() {
@@ -54,9 +50,5 @@ fn check_id(id: &SpiffeId, trust_domain: &TrustDomain) -> Result<(), AuthorityFa
     if id.trust_domain() != trust_domain.as_str() {
         return Err(AuthorityFault::OtherTrustDomain);
     }
-    if id.path().is_empty() {
-        Ok(())
-    } else {
-        Err(AuthorityFault::IdWithPath)
-    }
+    if id.path().is_empty() { Ok(()) } else { Err(AuthorityFault::IdWithPath) }
 }

@@ -77,21 +77,14 @@ impl TrustBundle {
         trust_domain: TrustDomain,
         certificates: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, BundleError> {
-        let mut bundle = Self {
-            trust_domain,
-            authorities: Vec::new(),
-            anchors: Vec::new(),
-        };
+        let mut bundle = Self { trust_domain, authorities: Vec::new(), anchors: Vec::new() };
         for (position, certificate) in (1..).zip(certificates) {
             if position > MAX_AUTHORITIES {
                 return Err(BundleError::TooMany);
             }
-            let anchor =
-                Anchor::of(&certificate, &bundle.trust_domain).map_err(|fault| BundleError::Authority {
-                    position,
-                    trust_domain: bundle.trust_domain.clone(),
-                    fault,
-                })?;
+            let anchor = Anchor::of(&certificate, &bundle.trust_domain).map_err(|fault| {
+                BundleError::Authority { position, trust_domain: bundle.trust_domain.clone(), fault }
+            })?;
             bundle.anchors.push(anchor);
             bundle.authorities.push(certificate);
         }
@@ -176,13 +169,8 @@ impl Anchor {
     fn of(der: &CertificateDer<'_>, trust_domain: &TrustDomain) -> Result<Self, AuthorityFault> {
         let certificate = Certificate::parse(der)?;
         authority::check(&certificate, trust_domain)?;
-        let anchor = webpki::anchor_from_trusted_cert(der)
-            .map_err(|_| Malformed::Der)?
-            .to_owned();
-        Ok(Self {
-            anchor,
-            validity: certificate.validity,
-        })
+        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| Malformed::Der)?.to_owned();
+        Ok(Self { anchor, validity: certificate.validity })
     }
 }
 
@@ -207,11 +195,6 @@ impl std::fmt::Debug for TrustBundle {
 impl FromIterator<TrustBundle> for TrustBundles {
     /// Of two bundles of one trust domain the later one stands; they are not merged.
     fn from_iter<I: IntoIterator<Item = TrustBundle>>(bundles: I) -> Self {
-        Self(
-            bundles
-                .into_iter()
-                .map(|bundle| (bundle.trust_domain.clone(), bundle))
-                .collect(),
-        )
+        Self(bundles.into_iter().map(|bundle| (bundle.trust_domain.clone(), bundle)).collect())
     }
 }

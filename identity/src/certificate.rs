@@ -110,16 +110,11 @@ impl<'a> Certificate<'a> {
             }
             ParsedExtension::BasicConstraints(constraints) => self.is_ca = constraints.ca,
             ParsedExtension::KeyUsage(usage) => {
-                self.key_usage = Some(Critical {
-                    value: *usage,
-                    critical: extension.critical,
-                });
+                self.key_usage = Some(Critical { value: *usage, critical: extension.critical });
             }
             ParsedExtension::ExtendedKeyUsage(usage) => {
-                self.purposes = Some(Purposes {
-                    server_auth: usage.server_auth,
-                    client_auth: usage.client_auth,
-                });
+                self.purposes =
+                    Some(Purposes { server_auth: usage.server_auth, client_auth: usage.client_auth });
             }
             ParsedExtension::SubjectAlternativeName(names) => {
                 self.alternative_names_critical = extension.critical;
@@ -138,10 +133,7 @@ impl Validity {
         if not_after < not_before {
             return Err(Malformed::Validity);
         }
-        Ok(Self {
-            not_before,
-            not_after,
-        })
+        Ok(Self { not_before, not_after })
     }
 
     pub(crate) fn contains(&self, now: UnixTime) -> bool {
@@ -185,11 +177,7 @@ fn printable(text: &str) -> Result<(), Malformed> {
 /// x509-parser ignores what follows the value inside an extension's OCTET STRING.
 fn one_der_value(bytes: &[u8]) -> Result<(), Malformed> {
     let (rest, _) = Any::from_der(bytes).map_err(|_| Malformed::Extension)?;
-    if rest.is_empty() {
-        Ok(())
-    } else {
-        Err(Malformed::TrailingBytes)
-    }
+    if rest.is_empty() { Ok(()) } else { Err(Malformed::TrailingBytes) }
 }
 
 fn unix_time(time: &ASN1Time) -> Result<UnixTime, Malformed> {

@@ -36,11 +36,7 @@ pub fn retry_after(failures: u32, jitter: f64) -> Duration {
 }
 
 fn bounded(jitter: f64) -> f64 {
-    if jitter.is_nan() {
-        0.0
-    } else {
-        jitter.clamp(-1.0, 1.0)
-    }
+    if jitter.is_nan() { 0.0 } else { jitter.clamp(-1.0, 1.0) }
 }
 
 fn scaled(duration: Duration, factor: f64) -> Duration {
@@ -74,10 +70,7 @@ mod tests {
 
     #[test]
     fn lives_of_seconds_are_renewed_at_fractions_of_a_second() {
-        assert_eq!(
-            renew_after(Duration::from_secs(3), 0.0),
-            Duration::from_millis(1500)
-        );
+        assert_eq!(renew_after(Duration::from_secs(3), 0.0), Duration::from_millis(1500));
     }
 
     #[test]
@@ -87,15 +80,8 @@ mod tests {
 
     #[test]
     fn retries_double_from_half_a_second_to_150_seconds() {
-        let waits: Vec<u128> = (1..=11)
-            .map(|failures| retry_after(failures, 0.0).as_millis())
-            .collect();
-        assert_eq!(
-            waits,
-            [
-                500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 150_000, 150_000
-            ]
-        );
+        let waits: Vec<u128> = (1..=11).map(|failures| retry_after(failures, 0.0).as_millis()).collect();
+        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 150_000, 150_000]);
         assert_eq!(retry_after(0, 0.0), FIRST_RETRY);
         assert_eq!(retry_after(u32::MAX, 0.0), LAST_RETRY);
     }

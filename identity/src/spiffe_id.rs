@@ -79,15 +79,11 @@ impl SpiffeId {
             return Err(InvalidSpiffeId::TooLong);
         }
         let rest = text.strip_prefix(SCHEME).ok_or(InvalidSpiffeId::Scheme)?;
-        let (trust_domain, path) = rest
-            .split_at_checked(rest.find('/').unwrap_or(rest.len()))
-            .unwrap_or((rest, ""));
+        let (trust_domain, path) =
+            rest.split_at_checked(rest.find('/').unwrap_or(rest.len())).unwrap_or((rest, ""));
         check_trust_domain(trust_domain)?;
         check_path(path)?;
-        Ok(Self {
-            text: Arc::from(text),
-            path_start: text.len().saturating_sub(path.len()),
-        })
+        Ok(Self { text: Arc::from(text), path_start: text.len().saturating_sub(path.len()) })
     }
 
     /// The ID of a service account: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
@@ -99,9 +95,7 @@ impl SpiffeId {
     ) -> Result<Self, InvalidSpiffeId> {
         check_segment(namespace)?;
         check_segment(service_account)?;
-        Self::parse(&format!(
-            "{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}"
-        ))
+        Self::parse(&format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}"))
     }
 
     /// The whole ID.
@@ -184,11 +178,7 @@ fn check_trust_domain(name: &str) -> Result<(), InvalidSpiffeId> {
         return Err(InvalidSpiffeId::LongTrustDomain);
     }
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
-    if name.bytes().all(allowed) {
-        Ok(())
-    } else {
-        Err(InvalidSpiffeId::TrustDomainCharacter)
-    }
+    if name.bytes().all(allowed) { Ok(()) } else { Err(InvalidSpiffeId::TrustDomainCharacter) }
 }
 
 fn check_path(path: &str) -> Result<(), InvalidSpiffeId> {

@@ -128,12 +128,7 @@ pub fn provider() -> Arc<CryptoProvider> {
             cipher_suite::TLS13_AES_256_GCM_SHA384,
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ],
-        kx_groups: vec![
-            kx_group::X25519MLKEM768,
-            kx_group::X25519,
-            kx_group::SECP256R1,
-            kx_group::SECP384R1,
-        ],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
         ..aws_lc_rs::default_provider()
     })
 }
@@ -165,10 +160,7 @@ impl Credentials {
         let svid = verify(&chain, Usage::Server, bundles, &limits, now)?;
         let key = CertifiedKey::new(chain, signing_key.map_err(CredentialsError::Key)?);
         key.keys_match().map_err(|_| CredentialsError::KeyMismatch)?;
-        Ok(Self(Arc::new(Verified {
-            key: Arc::new(key),
-            svid,
-        })))
+        Ok(Self(Arc::new(Verified { key: Arc::new(key), svid })))
     }
 
     /// Our own identity and its terms.
@@ -185,9 +177,7 @@ impl Credentials {
 impl fmt::Debug for Credentials {
     /// Names the identity; the key has no representation.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials")
-            .field("id", self.0.svid.id())
-            .finish_non_exhaustive()
+        f.debug_struct("Credentials").field("id", self.0.svid.id()).finish_non_exhaustive()
     }
 }
 

@@ -123,15 +123,9 @@ pub fn verify(
     let leaf = Certificate::parse(der)?;
     let id = workload_id(&leaf)?;
     check_leaf(&leaf, limits, now)?;
-    let bundle = bundles
-        .get(id.trust_domain())
-        .ok_or_else(|| SvidError::UnknownTrustDomain(id.clone()))?;
+    let bundle = bundles.get(id.trust_domain()).ok_or_else(|| SvidError::UnknownTrustDomain(id.clone()))?;
     check_path(der, &leaf, &id, intermediates, usage, bundle, now)?;
-    Ok(VerifiedSvid {
-        id,
-        validity: leaf.validity,
-        serial: leaf.serial.into(),
-    })
+    Ok(VerifiedSvid { id, validity: leaf.validity, serial: leaf.serial.into() })
 }
 
 impl VerifiedSvid {
@@ -217,11 +211,7 @@ impl SvidError {
 
 impl Default for SvidLimits {
     fn default() -> Self {
-        Self {
-            max_leaf_life: Duration::from_hours(25),
-            max_chain: 3,
-            max_chain_bytes: 16 * 1024,
-        }
+        Self { max_leaf_life: Duration::from_hours(25), max_chain: 3, max_chain_bytes: 16 * 1024 }
     }
 }
 
@@ -233,9 +223,7 @@ fn within_limits<'c, 'd>(
     if chain.len() > limits.max_chain {
         return Err(SvidError::ChainTooLong(chain.len()));
     }
-    let bytes = chain
-        .iter()
-        .fold(0_usize, |sum, certificate| sum.saturating_add(certificate.len()));
+    let bytes = chain.iter().fold(0_usize, |sum, certificate| sum.saturating_add(certificate.len()));
     if bytes > limits.max_chain_bytes {
         return Err(SvidError::ChainTooLarge(bytes));
     }
@@ -248,11 +236,7 @@ fn workload_id(leaf: &Certificate<'_>) -> Result<SpiffeId, SvidError> {
         return Err(SvidError::UriNames(leaf.uris.len()));
     };
     let id = SpiffeId::parse(uri)?;
-    if id.path().is_empty() {
-        Err(SvidError::NoPath(id))
-    } else {
-        Ok(id)
-    }
+    if id.path().is_empty() { Err(SvidError::NoPath(id)) } else { Ok(id) }
 }
 
 /// The rules for the leaf that need no other certificate.
@@ -267,11 +251,7 @@ fn check_leaf(leaf: &Certificate<'_>, limits: &SvidLimits, now: UnixTime) -> Res
     if !usage.critical || !usage.value.digital_signature() {
         return Err(SvidError::KeyUsage);
     }
-    if leaf
-        .purposes
-        .as_ref()
-        .is_some_and(|purposes| !(purposes.server_auth && purposes.client_auth))
-    {
+    if leaf.purposes.as_ref().is_some_and(|purposes| !(purposes.server_auth && purposes.client_auth)) {
         return Err(SvidError::ExtendedKeyUsage);
     }
     if leaf.subject_is_empty && !leaf.alternative_names_critical {
@@ -280,11 +260,7 @@ fn check_leaf(leaf: &Certificate<'_>, limits: &SvidLimits, now: UnixTime) -> Res
     if leaf.validity.length() > limits.max_leaf_life {
         return Err(SvidError::LifeTooLong(leaf.validity.length()));
     }
-    if leaf.validity.contains(now) {
-        Ok(())
-    } else {
-        Err(SvidError::NotValidNow)
-    }
+    if leaf.validity.contains(now) { Ok(()) } else { Err(SvidError::NotValidNow) }
 }
 
 /// RFC 5280 path validation to a valid authority of `bundle`, every signer of the path being allowed to sign.
@@ -328,11 +304,7 @@ fn agree(webpki: &webpki::EndEntityCert<'_>, leaf: &Certificate<'_>) -> Result<(
     let same = webpki.serial() == leaf.serial
         && webpki.subject_public_key_info().as_ref() == leaf.public_key
         && webpki.valid_uri_names().eq(leaf.uris.iter().copied());
-    if same {
-        Ok(())
-    } else {
-        Err(Malformed::Ambiguous.into())
-    }
+    if same { Ok(()) } else { Err(Malformed::Ambiguous.into()) }
 }
 
 fn purpose(usage: Usage) -> webpki::KeyUsage {
@@ -346,9 +318,6 @@ fn path_error(id: &SpiffeId, cause: webpki::Error) -> SvidError {
     match cause {
         webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => SvidError::NotValidNow,
         webpki::Error::CaUsedAsEndEntity => SvidError::LeafIsCa,
-        cause => SvidError::Untrusted {
-            id: id.clone(),
-            cause,
-        },
+        cause => SvidError::Untrusted { id: id.clone(), cause },
     }
 }

@@ -28,13 +28,11 @@ fn judge(criterion: &mut Criterion) {
         for rules in SIZES {
             let policies =
                 compile(parse_yaml("bench.yaml", &yaml(rules, callers), None).expect("valid policies"));
-            for (outcome, method, verdict) in [
-                ("allowed", "GET", Verdict::Allow),
-                ("denied", "DELETE", Verdict::Deny),
-            ] {
-                let asked: Vec<Asked> = (0..REQUESTS)
-                    .map(|index| Asked::of(index * rules / REQUESTS, callers, method))
-                    .collect();
+            for (outcome, method, verdict) in
+                [("allowed", "GET", Verdict::Allow), ("denied", "DELETE", Verdict::Deny)]
+            {
+                let asked: Vec<Asked> =
+                    (0..REQUESTS).map(|index| Asked::of(index * rules / REQUESTS, callers, method)).collect();
                 let requests: Vec<Request<'_>> = asked.iter().map(Asked::request).collect();
                 let mut next = requests.iter().cycle();
                 group.bench_function(BenchmarkId::new(outcome, rules), |bencher| {
@@ -60,15 +58,10 @@ fn load(criterion: &mut Criterion) {
     });
     group.bench_function("json", |bencher| {
         bencher.iter(|| -> Vec<Sourced> {
-            json.iter()
-                .map(|text| parse_json(text, "wire").expect("our own JSON"))
-                .collect()
+            json.iter().map(|text| parse_json(text, "wire").expect("our own JSON")).collect()
         });
     });
-    for (name, callers) in [
-        ("compile/spread", Callers::Spread),
-        ("compile/one-caller", Callers::One),
-    ] {
+    for (name, callers) in [("compile/spread", Callers::Spread), ("compile/one-caller", Callers::One)] {
         let policies = parse_yaml("bench.yaml", &yaml(LOADED, callers), None).expect("valid policies");
         let set = PolicySet::new(policies).expect("a valid set");
         group.bench_function(name, |bencher| {
@@ -96,16 +89,9 @@ impl Asked {
 
     fn request(&self) -> Request<'_> {
         Request {
-            source: Source {
-                identity: Some(&self.caller),
-                ip: IpAddr::from([10, 0, 0, 7]),
-            },
+            source: Source { identity: Some(&self.caller), ip: IpAddr::from([10, 0, 0, 7]) },
             port: 8080,
-            http: Some(Http {
-                method: self.method,
-                host: "payments.shop.test",
-                path: &self.path,
-            }),
+            http: Some(Http { method: self.method, host: "payments.shop.test", path: &self.path }),
             now: 1_780_000_000,
         }
     }
@@ -135,24 +121,15 @@ fn yaml(rules: usize, callers: Callers) -> String {
 }
 
 fn compile(policies: Vec<Sourced>) -> Policies {
-    PolicySet::new(policies)
-        .expect("a valid set")
-        .compile(&workload(&BTreeMap::new()))
+    PolicySet::new(policies).expect("a valid set").compile(&workload(&BTreeMap::new()))
 }
 
 fn workload(labels: &BTreeMap<String, String>) -> Workload<'_> {
-    Workload {
-        namespace: "shop",
-        labels,
-        trust_domain: "shop.test",
-        root_namespace: None,
-    }
+    Workload { namespace: "shop", labels, trust_domain: "shop.test", root_namespace: None }
 }
 
 fn brief() -> Criterion {
-    Criterion::default()
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
+    Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1))
 }
 
 criterion_group! { name = benches; config = brief(); targets = judge, load }

@@ -128,11 +128,7 @@ impl PolicySet {
             let is_here = |entry: &Entry<'_>| {
                 *entry.sourced.name() == finding.policy && Some(entry.rule.name.shared()) == finding.rule
             };
-            (
-                Arc::clone(&finding.policy),
-                entries.iter().position(is_here),
-                finding.lint,
-            )
+            (Arc::clone(&finding.policy), entries.iter().position(is_here), finding.lint)
         };
         findings.sort_by_cached_key(place);
         findings
@@ -148,11 +144,7 @@ fn redundancy(
 ) -> Option<Finding> {
     let scope = Scope::of(known);
     let refused = |other: &&Entry<'_>| entry.action() != Action::Deny && other.action() == Action::Deny;
-    if let Some(deny) = entries
-        .iter()
-        .filter(refused)
-        .find(|deny| deny.covers(entry, scope))
-    {
+    if let Some(deny) = entries.iter().filter(refused).find(|deny| deny.covers(entry, scope)) {
         let why = format!("every request it matches is denied by {deny}");
         let fix = "delete it, or narrow the Deny rule";
         return Some(entry.finding(Lint::CoveredByDeny, why, fix).beside(deny));
@@ -175,10 +167,7 @@ fn redundancy(
 fn expiry(entry: &Entry<'_>, known: &Surroundings<'_>) -> Option<Finding> {
     let day = entry.rule.expires.filter(|day| day.has_begun(known.now))?;
     let (why, fix) = match entry.action() {
-        Action::Allow => (
-            format!("it matches nothing since {day}"),
-            "delete it, or give it a new day",
-        ),
+        Action::Allow => (format!("it matches nothing since {day}"), "delete it, or give it a new day"),
         Action::Require => (
             format!("it satisfies nothing since {day}"),
             "delete it with what it was for, or give it a new day",

@@ -61,11 +61,7 @@ impl Policies {
         let enforced = Stages::of(selected.iter().copied().filter(is_enforced), local.as_ref());
         let shadowed = !selected.iter().all(is_enforced);
         let trial = shadowed.then(|| Stages::of(selected.iter().copied(), local.as_ref()));
-        Self {
-            enforced,
-            trial,
-            trust_domain: trust_domain.into(),
-        }
+        Self { enforced, trial, trust_domain: trust_domain.into() }
     }
 }
 

@@ -63,16 +63,14 @@ pub(crate) fn from_yaml(file: &str, text: &str) -> Result<Vec<Node>, PolicyError
 /// Reads one JSON document.
 pub(crate) fn from_json(file: &str, text: &str) -> Result<Node, PolicyError> {
     within_size(file, text)?;
-    serde_json::from_str(text)
-        .map(|Child::<Json>(node, _)| node)
-        .map_err(|error| PolicyError {
-            code: Code::PolicySyntax,
-            file: file.to_owned(),
-            line: None,
-            column: None,
-            field: None,
-            message: format!("not valid JSON: {error}"),
-        })
+    serde_json::from_str(text).map(|Child::<Json>(node, _)| node).map_err(|error| PolicyError {
+        code: Code::PolicySyntax,
+        file: file.to_owned(),
+        line: None,
+        column: None,
+        field: None,
+        message: format!("not valid JSON: {error}"),
+    })
 }
 
 impl Node {
@@ -86,10 +84,7 @@ impl Position {
     fn of(location: Location) -> Self {
         // Line 0 is the parser's "unknown".
         let known = |number: u64| u32::try_from(number).ok().filter(|number| *number > 0);
-        Self {
-            line: known(location.line()),
-            column: known(location.column()),
-        }
+        Self { line: known(location.line()), column: known(location.column()) }
     }
 }
 
@@ -107,35 +102,23 @@ struct Json;
 impl Form for Yaml {
     fn node<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
         let tree = Spanned::<Tree<Self>>::deserialize(deserializer)?;
-        Ok(Node {
-            value: tree.value.0,
-            at: Position::of(tree.referenced),
-        })
+        Ok(Node { value: tree.value.0, at: Position::of(tree.referenced) })
     }
 
     fn next_key<'de, A: MapAccess<'de>>(entries: &mut A) -> Result<Option<Key>, A::Error> {
         let key = entries.next_key::<Spanned<String>>()?;
-        Ok(key.map(|key| Key {
-            name: key.value,
-            at: Position::of(key.referenced),
-        }))
+        Ok(key.map(|key| Key { name: key.value, at: Position::of(key.referenced) }))
     }
 }
 
 impl Form for Json {
     fn node<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
         let tree = Tree::<Self>::deserialize(deserializer)?;
-        Ok(Node {
-            value: tree.0,
-            at: Position::default(),
-        })
+        Ok(Node { value: tree.0, at: Position::default() })
     }
 
     fn next_key<'de, A: MapAccess<'de>>(entries: &mut A) -> Result<Option<Key>, A::Error> {
-        Ok(entries.next_key()?.map(|name| Key {
-            name,
-            at: Position::default(),
-        }))
+        Ok(entries.next_key()?.map(|name| Key { name, at: Position::default() }))
     }
 }
 
@@ -274,11 +257,7 @@ fn options() -> serde_saphyr::Options {
 fn yaml_error(file: &str, error: &serde_saphyr::Error) -> PolicyError {
     let at = error.location().map(Position::of).unwrap_or_default();
     PolicyError {
-        code: if is_over_budget(error) {
-            Code::PolicyTooLarge
-        } else {
-            Code::PolicySyntax
-        },
+        code: if is_over_budget(error) { Code::PolicyTooLarge } else { Code::PolicySyntax },
         file: file.to_owned(),
         line: at.line,
         column: at.column,
@@ -352,10 +331,7 @@ mod tests {
         let fields = root.fields(&["a"]).unwrap();
         let item = &fields.required("a").unwrap().items(1).unwrap()[0];
         let error = item.error(Code::PolicyBadValue, "x");
-        assert_eq!(
-            (error.line, error.column, error.field.as_deref()),
-            (Some(3), Some(5), Some("a[0]"))
-        );
+        assert_eq!((error.line, error.column, error.field.as_deref()), (Some(3), Some(5), Some("a[0]")));
         assert_eq!(error.to_string(), "a.yaml:3:5: a[0]: x (SG0212)");
     }
 }

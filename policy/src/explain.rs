@@ -38,10 +38,7 @@ impl Policies {
     /// Judges one request and says why.
     pub fn explain(&self, request: &Request<'_>) -> Explanation<'_> {
         let decision = self.judge(request);
-        Explanation {
-            decision,
-            nearest: self.nearest(&decision, request),
-        }
+        Explanation { decision, nearest: self.nearest(&decision, request) }
     }
 
     fn nearest(&self, decision: &Decision<'_>, request: &Request<'_>) -> Option<String> {
@@ -62,10 +59,7 @@ impl Policies {
     }
 
     fn requirement(&self, policy: &Arc<str>) -> Option<&Requirement> {
-        self.enforced
-            .require
-            .iter()
-            .find(|requirement| requirement.policy == *policy)
+        self.enforced.require.iter().find(|requirement| requirement.policy == *policy)
     }
 
     fn compare(&self, rule: &CompiledRule, caller: &SpiffeId, request: &Request<'_>) -> Match {
@@ -74,15 +68,10 @@ impl Policies {
             seen.add(nearest_of(peers, |peer| self.compare_peer(peer, caller, request)));
         }
         if let Some(operations) = &rule.rule.to {
-            seen.add(nearest_of(operations, |operation| {
-                compare_operation(operation, request)
-            }));
+            seen.add(nearest_of(operations, |operation| compare_operation(operation, request)));
         }
         if let Some(day) = rule.rule.expires {
-            seen.note(
-                "date",
-                day.has_begun(request.now).then(|| format!("it expired on {day}")),
-            );
+            seen.note("date", day.has_begun(request.now).then(|| format!("it expired on {day}")));
         }
         seen
     }
@@ -95,9 +84,7 @@ impl Policies {
             seen.note("caller", miss);
         }
         let ip = request.source.ip.to_canonical();
-        seen.test("address", peer.ip_blocks.as_ref(), &ip, |block| {
-            block.contains(ip)
-        });
+        seen.test("address", peer.ip_blocks.as_ref(), &ip, |block| block.contains(ip));
         seen
     }
 
@@ -125,19 +112,11 @@ impl Policies {
         let is_caller = |it: &crate::ServiceAccount| {
             namespace == Some(it.namespace.as_str()) && account == Some(it.name.as_str())
         };
-        if let Some(accounts) = peer
-            .service_accounts
-            .as_ref()
-            .filter(|list| !list.iter().any(is_caller))
-        {
+        if let Some(accounts) = peer.service_accounts.as_ref().filter(|list| !list.iter().any(is_caller)) {
             return miss("serviceAccounts", listed(accounts));
         }
         let is_namespace = |it: &crate::Name| namespace == Some(it.as_str());
-        if let Some(namespaces) = peer
-            .namespaces
-            .as_ref()
-            .filter(|list| !list.iter().any(is_namespace))
-        {
+        if let Some(namespaces) = peer.namespaces.as_ref().filter(|list| !list.iter().any(is_namespace)) {
             return miss("namespaces", listed(namespaces));
         }
         None
@@ -157,14 +136,11 @@ impl Peer {
 
 fn compare_operation(operation: &Operation, request: &Request<'_>) -> Match {
     let mut seen = Match::default();
-    seen.test("port", operation.ports.as_ref(), &request.port, |port| {
-        *port == request.port
-    });
+    seen.test("port", operation.ports.as_ref(), &request.port, |port| *port == request.port);
     match request.http {
         Some(http) => compare_http(operation, http, &mut seen),
         None if operation.asks_http() => {
-            seen.missed
-                .push("an opaque connection has no method, path or host".to_owned());
+            seen.missed.push("an opaque connection has no method, path or host".to_owned());
         }
         None => {}
     }
@@ -178,15 +154,9 @@ impl Operation {
 }
 
 fn compare_http(operation: &Operation, http: Http<'_>, seen: &mut Match) {
-    seen.test("host", operation.hosts.as_ref(), &http.host, |host| {
-        host.matches(http.host)
-    });
-    seen.test("path", operation.paths.as_ref(), &http.path, |path| {
-        path.matches(http.path)
-    });
-    seen.test("method", operation.methods.as_ref(), &http.method, |method| {
-        method.matches(http.method)
-    });
+    seen.test("host", operation.hosts.as_ref(), &http.host, |host| host.matches(http.host));
+    seen.test("path", operation.paths.as_ref(), &http.path, |path| path.matches(http.path));
+    seen.test("method", operation.methods.as_ref(), &http.method, |method| method.matches(http.method));
     if let Some(Grpc { service, method }) = &operation.grpc {
         let called = PathPattern::of_grpc(service, method.as_ref());
         let path = || format!("path {} is not in grpc [{called}]", shown(&http.path));
@@ -198,10 +168,7 @@ fn compare_http(operation: &Operation, http: Http<'_>, seen: &mut Match) {
 
 /// Of several alternatives the one that misses least.
 fn nearest_of<T>(list: &OneOf<T>, compare: impl FnMut(&T) -> Match) -> Match {
-    list.iter()
-        .map(compare)
-        .min_by_key(Match::distance)
-        .unwrap_or_default()
+    list.iter().map(compare).min_by_key(Match::distance).unwrap_or_default()
 }
 
 impl Match {
@@ -214,10 +181,7 @@ impl Match {
     ) {
         if let Some(list) = list {
             let missed = !list.iter().any(holds);
-            self.note(
-                what,
-                missed.then(|| format!("{what} {} is not in {}", shown(value), listed(list))),
-            );
+            self.note(what, missed.then(|| format!("{what} {} is not in {}", shown(value), listed(list))));
         }
     }
 
@@ -246,10 +210,7 @@ impl Match {
             None => format!("rule {name} of {policy}: {missed}"),
             Some((last, [])) => format!("rule {name} of {policy} matched {last}, {missed}"),
             Some((last, first)) => {
-                format!(
-                    "rule {name} of {policy} matched {} and {last}, {missed}",
-                    first.join(", ")
-                )
+                format!("rule {name} of {policy} matched {} and {last}, {missed}", first.join(", "))
             }
         }
     }
@@ -279,14 +240,7 @@ fn listed<T: fmt::Display>(list: &OneOf<T>) -> String {
 impl fmt::Display for Explanation<'_> {
     /// "allowed by rule orders-charge of shop/payments-callers (policies/payments.yaml:9)", or why not.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Decision {
-            verdict,
-            code,
-            policy,
-            rule,
-            source,
-            ..
-        } = &self.decision;
+        let Decision { verdict, code, policy, rule, source, .. } = &self.decision;
         match (verdict, code) {
             (Verdict::Allow, _) => f.write_str("allowed")?,
             (Verdict::Deny, Some(code)) => write!(f, "{code} {}", code.title())?,

@@ -102,20 +102,11 @@ impl RuleIndex {
         let mut matched = Vec::new();
         self.visit_matches(caller, request, |candidates| {
             let wanted = limits::EXPLAINED_RULES.saturating_sub(matched.len());
-            matched.extend(
-                candidates
-                    .iter()
-                    .take(wanted)
-                    .map(|candidate| &candidate.clause.rule),
-            );
+            matched.extend(candidates.iter().take(wanted).map(|candidate| &candidate.clause.rule));
         });
         // Then those for this caller on any port and path, then all there are.
         let own = self.of(caller).flat_map(|ports| &ports.rules);
-        matched
-            .into_iter()
-            .chain(own)
-            .chain(&self.rules)
-            .map(|rule| &**rule)
+        matched.into_iter().chain(own).chain(&self.rules).map(|rule| &**rule)
     }
 
     /// How many rules there are.
@@ -138,11 +129,7 @@ impl RuleIndex {
                     Some(id) => self.exact.entry(id.clone()).or_default(),
                     None => &mut self.open,
                 };
-                ports.add(&Candidate {
-                    rank: self.clauses,
-                    clause: Arc::clone(&clause),
-                    peer: test.clone(),
-                });
+                ports.add(&Candidate { rank: self.clauses, clause: Arc::clone(&clause), peer: test.clone() });
             }
             self.clauses = self.clauses.saturating_add(1);
         }
@@ -154,8 +141,7 @@ impl RuleIndex {
     }
 
     fn at(&self, caller: &SpiffeId, port: u16) -> impl Iterator<Item = &PathIndex> {
-        self.of(caller)
-            .flat_map(move |ports| ports.by_port.get(&port).into_iter().chain([&ports.any]))
+        self.of(caller).flat_map(move |ports| ports.by_port.get(&port).into_iter().chain([&ports.any]))
     }
 }
 
@@ -182,30 +168,17 @@ impl Clause {
     fn all_of(rule: &Arc<CompiledRule>) -> Vec<Arc<Self>> {
         let any = [Operation::default()];
         let operations = rule.rule.to.as_deref().unwrap_or(&any);
-        operations
-            .iter()
-            .flat_map(|operation| Self::of(rule, operation))
-            .collect()
+        operations.iter().flat_map(|operation| Self::of(rule, operation)).collect()
     }
 
     fn unconditional(rule: Arc<CompiledRule>) -> Self {
-        Self {
-            expires: rule.rule.expires,
-            rule,
-            ports: None,
-            methods: None,
-            hosts: None,
-            path: None,
-        }
+        Self { expires: rule.rule.expires, rule, ports: None, methods: None, hosts: None, path: None }
     }
 
     fn of(rule: &Arc<CompiledRule>, operation: &Operation) -> Vec<Arc<Self>> {
         let grpc = operation.grpc.as_ref();
         let called = grpc.map(|grpc| PathPattern::of_grpc(&grpc.service, grpc.method.as_ref()));
-        let paths = operation
-            .paths
-            .as_deref()
-            .or(called.as_ref().map(slice::from_ref));
+        let paths = operation.paths.as_deref().or(called.as_ref().map(slice::from_ref));
         let methods = match grpc {
             Some(_) => Some([Method::post()].into()),
             None => operation.methods.as_deref().map(Into::into),
@@ -220,12 +193,7 @@ impl Clause {
             None => vec![Arc::new(clause)],
             Some(paths) => paths
                 .iter()
-                .map(|path| {
-                    Arc::new(Self {
-                        path: Some(path.clone()),
-                        ..clause.clone()
-                    })
-                })
+                .map(|path| Arc::new(Self { path: Some(path.clone()), ..clause.clone() }))
                 .collect(),
         }
     }

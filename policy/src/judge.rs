@@ -138,13 +138,11 @@ impl Stages {
     }
 
     fn unmet(&self, caller: &SpiffeId, request: &Request<'_>) -> Option<Decision<'_>> {
-        self.require
-            .iter()
-            .find_map(|requirement| match requirement.rules.find(caller, request) {
-                Found::Match(_) => None,
-                Found::Doubt(clause) => Some(Decision::undecided(clause)),
-                Found::Nothing => Some(Decision::denied(Code::RequirementNotMet).unmet(requirement)),
-            })
+        self.require.iter().find_map(|requirement| match requirement.rules.find(caller, request) {
+            Found::Match(_) => None,
+            Found::Doubt(clause) => Some(Decision::undecided(clause)),
+            Found::Nothing => Some(Decision::denied(Code::RequirementNotMet).unmet(requirement)),
+        })
     }
 
     fn permitted(&self, caller: &SpiffeId, request: &Request<'_>) -> Decision<'_> {
@@ -171,9 +169,7 @@ impl RuleIndex {
         }
         let mut doubts = First::of(Outcome::Unknown, caller, request);
         self.visit_doubtful(caller, request.port, |candidates| doubts.offer(candidates));
-        doubts
-            .found
-            .map_or(Found::Nothing, |candidate| Found::Doubt(&candidate.clause))
+        doubts.found.map_or(Found::Nothing, |candidate| Found::Doubt(&candidate.clause))
     }
 }
 
@@ -187,12 +183,7 @@ struct First<'r, 'p> {
 
 impl<'r, 'p> First<'r, 'p> {
     fn of(wanted: Outcome, caller: &'r SpiffeId, request: &'r Request<'r>) -> Self {
-        Self {
-            wanted,
-            caller,
-            request,
-            found: None,
-        }
+        Self { wanted, caller, request, found: None }
     }
 
     /// Takes a list that is in the order of candidates.
@@ -250,29 +241,16 @@ impl<'p> Decision<'p> {
     };
 
     const fn denied(code: Code) -> Self {
-        Self {
-            verdict: Verdict::Deny,
-            code: Some(code),
-            ..Self::ALLOWED
-        }
+        Self { verdict: Verdict::Deny, code: Some(code), ..Self::ALLOWED }
     }
 
     /// No pattern: none was matched.
     fn undecided(clause: &'p Clause) -> Self {
-        Self {
-            path_pattern: None,
-            ..Self::denied(Code::Undecidable).by(clause)
-        }
+        Self { path_pattern: None, ..Self::denied(Code::Undecidable).by(clause) }
     }
 
     fn by(self, clause: &'p Clause) -> Self {
-        let CompiledRule {
-            policy,
-            mode,
-            name,
-            source,
-            ..
-        } = &*clause.rule;
+        let CompiledRule { policy, mode, name, source, .. } = &*clause.rule;
         let is_shadow = *mode == Mode::Shadow;
         Self {
             shadow_policy: is_shadow.then_some(policy),
@@ -287,9 +265,7 @@ impl<'p> Decision<'p> {
 
     /// No rule: it is for lack of one that the policy denies.
     fn unmet(self, requirement: &'p Requirement) -> Self {
-        let Requirement {
-            policy, mode, source, ..
-        } = requirement;
+        let Requirement { policy, mode, source, .. } = requirement;
         Self {
             policy: Some(policy),
             source: Some(source),

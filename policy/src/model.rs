@@ -169,13 +169,7 @@ impl Serialize for AuthorizationPolicy {
             spec: &'p Spec,
         }
         let Self { metadata, spec } = self;
-        Document {
-            api_version: API_VERSION,
-            kind: KIND,
-            metadata,
-            spec,
-        }
-        .serialize(serializer)
+        Document { api_version: API_VERSION, kind: KIND, metadata, spec }.serialize(serializer)
     }
 }
 

@@ -84,10 +84,7 @@ pub fn parse_yaml(
     if documents.is_empty() {
         return Err(no_policy(file));
     }
-    documents
-        .iter()
-        .map(|node| sourced(file, node, default_namespace))
-        .collect()
+    documents.iter().map(|node| sourced(file, node, default_namespace)).collect()
 }
 
 /// Reads the form of the wire. `source` says where the author wrote it, as in `policies/payments.yaml:12`.
@@ -149,20 +146,14 @@ fn metadata(cursor: &Cursor<'_>, default_namespace: Option<&str>) -> Result<Meta
         })?,
         (None, None) => fields.required("namespace")?.value()?,
     };
-    Ok(Metadata {
-        name: fields.required("name")?.value()?,
-        namespace,
-    })
+    Ok(Metadata { name: fields.required("name")?.value()?, namespace })
 }
 
 fn spec(cursor: &Cursor<'_>) -> Result<(Spec, RuleLines), PolicyError> {
     let fields = cursor.fields(&["selector", "action", "mode", "rules"])?;
     let rules = fields.required("rules")?.items(limits::RULES_PER_POLICY)?;
     let spec = Spec {
-        selector: fields
-            .optional("selector")
-            .map(|cursor| selector(&cursor))
-            .transpose()?,
+        selector: fields.optional("selector").map(|cursor| selector(&cursor)).transpose()?,
         action: fields.required("action")?.word(&[
             ("Allow", Action::Allow),
             ("Deny", Action::Deny),
@@ -213,14 +204,8 @@ fn named_apart(items: &[Cursor<'_>], list: &Cursor<'_>) -> Result<OneOf<Rule>, P
 
 fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
     let fields = cursor.fields(&["name", "from", "to", "expires"])?;
-    let from = fields
-        .optional("from")
-        .map(|from| from.each(limits::ENTRIES, peer))
-        .transpose()?;
-    let to = fields
-        .optional("to")
-        .map(|to| to.each(limits::ENTRIES, operation))
-        .transpose()?;
+    let from = fields.optional("from").map(|from| from.each(limits::ENTRIES, peer)).transpose()?;
+    let to = fields.optional("to").map(|to| to.each(limits::ENTRIES, operation)).transpose()?;
     if from.is_none() && to.is_none() {
         // Forgotten or meant? Who means it writes `to: [{paths: ["/**"]}]`, or the trust domains it is for.
         let message = "matches everything; a rule needs `from`, `to` or both";
@@ -233,27 +218,18 @@ fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
         },
         from,
         to,
-        expires: fields
-            .optional("expires")
-            .map(|expires| expires.value())
-            .transpose()?,
+        expires: fields.optional("expires").map(|expires| expires.value()).transpose()?,
     })
 }
 
 fn default_name(cursor: &Cursor<'_>, position: usize) -> Result<Name, PolicyError> {
     let name = format!("rule-{position}");
-    name.parse()
-        .map_err(|reason| cursor.error(Code::PolicyBadValue, format!("{name}: {reason}")))
+    name.parse().map_err(|reason| cursor.error(Code::PolicyBadValue, format!("{name}: {reason}")))
 }
 
 fn peer(cursor: &Cursor<'_>) -> Result<Peer, PolicyError> {
-    let fields = cursor.fields(&[
-        "principals",
-        "serviceAccounts",
-        "namespaces",
-        "trustDomains",
-        "ipBlocks",
-    ])?;
+    let fields =
+        cursor.fields(&["principals", "serviceAccounts", "namespaces", "trustDomains", "ipBlocks"])?;
     Ok(Peer {
         principals: fields.values("principals")?,
         service_accounts: fields.values("serviceAccounts")?,
@@ -288,27 +264,18 @@ fn grpc(cursor: &Cursor<'_>) -> Result<Grpc, PolicyError> {
     let fields = cursor.fields(&["service", "method"])?;
     Ok(Grpc {
         service: fields.required("service")?.value()?,
-        method: fields
-            .optional("method")
-            .map(|method| method.value())
-            .transpose()?,
+        method: fields.optional("method").map(|method| method.value()).transpose()?,
     })
 }
 
 fn ports(fields: &Fields<'_>) -> Result<Option<OneOf<u16>>, PolicyError> {
-    fields
-        .optional("ports")
-        .map(|ports| ports.each(limits::VALUES, port))
-        .transpose()
+    fields.optional("ports").map(|ports| ports.each(limits::VALUES, port)).transpose()
 }
 
 fn port(cursor: &Cursor<'_>) -> Result<u16, PolicyError> {
     let number = cursor.integer()?;
     match u16::try_from(number) {
         Ok(port) if port > 0 => Ok(port),
-        _ => Err(cursor.error(
-            Code::PolicyBadValue,
-            format!("{number}: a port is between 1 and 65535"),
-        )),
+        _ => Err(cursor.error(Code::PolicyBadValue, format!("{number}: a port is between 1 and 65535"))),
     }
 }

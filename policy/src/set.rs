@@ -31,15 +31,9 @@ impl PolicySet {
     pub fn new(mut policies: Vec<Sourced>) -> Result<Self, Vec<PolicyError>> {
         // Stable: of two policies with one name, the error names the one that was read later.
         policies.sort_by(|a, b| a.name().cmp(b.name()));
-        let errors: Vec<_> = duplicates(&policies)
-            .chain(over_limits(&policies))
-            .chain(over_index(&policies))
-            .collect();
-        if errors.is_empty() {
-            Ok(Self { policies })
-        } else {
-            Err(errors)
-        }
+        let errors: Vec<_> =
+            duplicates(&policies).chain(over_limits(&policies)).chain(over_index(&policies)).collect();
+        if errors.is_empty() { Ok(Self { policies }) } else { Err(errors) }
     }
 
     /// Every policy, in the order of names.
@@ -59,9 +53,7 @@ impl PolicySet {
 
     /// The policies that select the workload, in the order of names.
     pub fn selecting(&self, workload: &Workload<'_>) -> impl Iterator<Item = &Sourced> {
-        self.policies
-            .iter()
-            .filter(move |sourced| selects(sourced, workload))
+        self.policies.iter().filter(move |sourced| selects(sourced, workload))
     }
 
     /// What the set means for one workload, ready to judge its requests.
@@ -80,14 +72,10 @@ fn selects(sourced: &Sourced, workload: &Workload<'_>) -> bool {
 }
 
 fn duplicates(policies: &[Sourced]) -> impl Iterator<Item = PolicyError> {
-    policies
-        .iter()
-        .zip(policies.iter().skip(1))
-        .filter(|(a, b)| a.name() == b.name())
-        .map(|(a, b)| {
-            let message = format!("the policy {} is also written at {}", b.name(), a.source());
-            b.error(Code::PolicyDuplicate, "metadata.name", message)
-        })
+    policies.iter().zip(policies.iter().skip(1)).filter(|(a, b)| a.name() == b.name()).map(|(a, b)| {
+        let message = format!("the policy {} is also written at {}", b.name(), a.source());
+        b.error(Code::PolicyDuplicate, "metadata.name", message)
+    })
 }
 
 fn over_limits(policies: &[Sourced]) -> Option<PolicyError> {
@@ -96,13 +84,8 @@ fn over_limits(policies: &[Sourced]) -> Option<PolicyError> {
         let message = format!("{seen} {what} in all files; at most {max} are allowed");
         Some(last.error(Code::PolicyTooLarge, "spec.rules", message))
     };
-    over("policies", policies.len(), limits::POLICIES).or_else(|| {
-        over(
-            "rules",
-            policies.iter().map(|p| p.policy().spec.rules.len()).sum(),
-            limits::RULES,
-        )
-    })
+    over("policies", policies.len(), limits::POLICIES)
+        .or_else(|| over("rules", policies.iter().map(|p| p.policy().spec.rules.len()).sum(), limits::RULES))
 }
 
 /// Rules of long lists multiply in the index; the policy with the most of them is the one to split.
@@ -157,11 +140,7 @@ mod tests {
 
     #[test]
     fn one_name_in_two_namespaces_is_two_policies() {
-        let set = [
-            read("a.yaml", &policy("a", 1), "shop"),
-            read("b.yaml", &policy("a", 1), "bank"),
-        ]
-        .concat();
+        let set = [read("a.yaml", &policy("a", 1), "shop"), read("b.yaml", &policy("a", 1), "bank")].concat();
         let set = PolicySet::new(set).unwrap();
         let names: Vec<&str> = set.iter().map(|sourced| &**sourced.name()).collect();
         assert_eq!(names, ["bank/a", "shop/a"]);
@@ -181,11 +160,7 @@ mod tests {
         let errors = PolicySet::new(policies).unwrap_err();
         assert_eq!(errors.len(), 1);
         assert_eq!(errors[0].code, Code::PolicyTooLarge);
-        assert!(
-            errors[0].message.contains("110000 rules in all files"),
-            "{}",
-            errors[0]
-        );
+        assert!(errors[0].message.contains("110000 rules in all files"), "{}", errors[0]);
     }
 
     #[test]
@@ -196,11 +171,7 @@ mod tests {
         let paths = list(256, &|index| format!("/a/b/p{index}"));
         let wide = |name: &str, from: &str, ports: &str| {
             let rule = format!("  - {{from: [{from}], to: [{{ports: [{ports}], paths: [{paths}]}}]}}\n");
-            read(
-                "a.yaml",
-                &policy(name, 1).replace("  - to: [{ports: [80]}]\n", &rule),
-                "shop",
-            )
+            read("a.yaml", &policy(name, 1).replace("  - to: [{ports: [80]}]\n", &rule), "shop")
         };
         let accounts = list(256, &|index| format!("shop/a{index}"));
         let named = format!("{{serviceAccounts: [{accounts}]}}");
@@ -243,9 +214,6 @@ mod tests {
             .flat_map(|it| std::iter::once(it.source()).chain(it.rules().map(|(_, source)| source)))
             .map(|source| &**source)
             .collect();
-        assert_eq!(
-            sources,
-            ["a.yaml:1", "a.yaml:7", "a.yaml:9", "a.yaml:15", "a.yaml:16"]
-        );
+        assert_eq!(sources, ["a.yaml:1", "a.yaml:7", "a.yaml:9", "a.yaml:15", "a.yaml:16"]);
     }
 }

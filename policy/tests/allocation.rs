@@ -37,12 +37,8 @@ fn judging_allocates_nothing_whatever_the_verdict() {
     let set =
         PolicySet::new(parse_yaml("a.yaml", POLICIES, None).expect("valid policies")).expect("a valid set");
     let labels = BTreeMap::new();
-    let workload = Workload {
-        namespace: "shop",
-        labels: &labels,
-        trust_domain: "shop.test",
-        root_namespace: None,
-    };
+    let workload =
+        Workload { namespace: "shop", labels: &labels, trust_domain: "shop.test", root_namespace: None };
     let policies = set.compile(&workload);
     let callers = ["spiffe://shop.test/ns/shop/sa/web", "spiffe://evil.test/x"]
         .map(|id| SpiffeId::parse(id).expect("valid IDs"));
@@ -51,22 +47,10 @@ fn judging_allocates_nothing_whatever_the_verdict() {
     let allocated = allocation_counter::measure(|| {
         for identity in callers.iter().map(Some).chain([None]) {
             for path in ["/cart/7/items", "/admin/users", "/"] {
-                let http = Http {
-                    method: "GET",
-                    host: "pay.shop.test",
-                    path,
-                };
+                let http = Http { method: "GET", host: "pay.shop.test", path };
                 for http in [Some(http), None] {
-                    let source = Source {
-                        identity,
-                        ip: IpAddr::from([10, 0, 0, 7]),
-                    };
-                    let decision = policies.judge(&Request {
-                        source,
-                        port: 8080,
-                        http,
-                        now: 0,
-                    });
+                    let source = Source { identity, ip: IpAddr::from([10, 0, 0, 7]) };
+                    let decision = policies.judge(&Request { source, port: 8080, http, now: 0 });
                     verdicts.push(decision.code);
                 }
             }
@@ -74,10 +58,7 @@ fn judging_allocates_nothing_whatever_the_verdict() {
     });
 
     assert_eq!(allocated.count_total, 0);
-    let mut codes: Vec<_> = verdicts
-        .iter()
-        .map(|code| code.map_or("Allow", |code| code.id()))
-        .collect();
+    let mut codes: Vec<_> = verdicts.iter().map(|code| code.map_or("Allow", |code| code.id())).collect();
     codes.sort_unstable();
     codes.dedup();
     assert_eq!(

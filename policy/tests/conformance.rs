@@ -100,12 +100,7 @@ fn every_request_of_the_vectors_gets_the_verdict_it_must_get() {
     for case in vectors().into_iter().flat_map(|vectors| vectors.cases) {
         let policies = case.compile();
         for asked in &case.requests {
-            assert_eq!(
-                asked.judged(&policies),
-                asked.want,
-                "in {:?}: {asked:#?}",
-                case.name
-            );
+            assert_eq!(asked.judged(&policies), asked.want, "in {:?}: {asked:#?}", case.name);
             requests += 1;
         }
     }
@@ -117,20 +112,12 @@ fn every_text_that_must_not_load_is_refused_with_its_code_and_place() {
     let mut texts = 0;
     for Refused { name, text, want } in vectors().into_iter().flat_map(|vectors| vectors.refused) {
         let error = load(&text).err().map(|errors| errors.into_iter().next());
-        let error = error
-            .flatten()
-            .unwrap_or_else(|| panic!("{name:?} must not load:\n{text}"));
+        let error = error.flatten().unwrap_or_else(|| panic!("{name:?} must not load:\n{text}"));
         assert_eq!(error.code.id(), want.code, "{name:?}: {error}");
         assert_eq!(error.field, want.field, "{name:?}: {error}");
-        assert!(
-            want.line.is_none() || error.line == want.line,
-            "{name:?}: {error}"
-        );
+        assert!(want.line.is_none() || error.line == want.line, "{name:?}: {error}");
         assert!(error.message.contains(&want.says), "{name:?}: {error}");
-        assert!(
-            error.to_string().starts_with("policies.yaml"),
-            "{name:?}: {error}"
-        );
+        assert!(error.to_string().starts_with("policies.yaml"), "{name:?}: {error}");
         texts += 1;
     }
     assert!(texts > 50, "only {texts} texts: are the vectors found?");
@@ -139,43 +126,20 @@ fn every_text_that_must_not_load_is_refused_with_its_code_and_place() {
 impl Case {
     fn compile(&self) -> Policies {
         // A mesh without any policy has no file either: an empty file is an error.
-        let set = if self.policies.is_empty() {
-            Ok(PolicySet::default())
-        } else {
-            load(&self.policies)
-        };
+        let set = if self.policies.is_empty() { Ok(PolicySet::default()) } else { load(&self.policies) };
         let set = set.unwrap_or_else(|errors| panic!("in {:?}: {errors:?}", self.name));
-        let Selected {
-            namespace,
-            labels,
-            trust_domain,
-            root_namespace,
-        } = &self.workload;
-        set.compile(&Workload {
-            namespace,
-            labels,
-            trust_domain,
-            root_namespace: root_namespace.as_deref(),
-        })
+        let Selected { namespace, labels, trust_domain, root_namespace } = &self.workload;
+        set.compile(&Workload { namespace, labels, trust_domain, root_namespace: root_namespace.as_deref() })
     }
 }
 
 impl Asked {
     fn judged(&self, policies: &Policies) -> Want {
-        let identity = self
-            .from
-            .as_deref()
-            .map(|id| SpiffeId::parse(id).expect("a vector names valid IDs"));
+        let identity = self.from.as_deref().map(|id| SpiffeId::parse(id).expect("a vector names valid IDs"));
         let request = Request {
-            source: Source {
-                identity: identity.as_ref(),
-                ip: self.ip,
-            },
+            source: Source { identity: identity.as_ref(), ip: self.ip },
             port: self.port,
-            http: self
-                .http
-                .as_ref()
-                .map(|AskedHttp { method, host, path }| Http { method, host, path }),
+            http: self.http.as_ref().map(|AskedHttp { method, host, path }| Http { method, host, path }),
             now: u64::try_from(self.at.unix_timestamp()).expect("a vector plays after 1970"),
         };
         let explanation = policies.explain(&request);
@@ -224,11 +188,7 @@ impl Default for Selected {
 
 impl Default for AskedHttp {
     fn default() -> Self {
-        Self {
-            method: "GET".to_owned(),
-            host: "payments.shop.test".to_owned(),
-            path: "/".to_owned(),
-        }
+        Self { method: "GET".to_owned(), host: "payments.shop.test".to_owned(), path: "/".to_owned() }
     }
 }
 

@@ -29,18 +29,12 @@ fn every_example_of_the_page_loads_and_decides_as_written() {
             other => panic!("the page has a block that nothing tests: {other:?}"),
         }
     }
-    assert!(
-        examples >= 4 && verdicts >= 10,
-        "{examples} examples, {verdicts} verdicts"
-    );
+    assert!(examples >= 4 && verdicts >= 10, "{examples} examples, {verdicts} verdicts");
 }
 
 #[test]
 fn the_error_that_the_page_shows_is_the_one_that_is_printed() {
-    let shown = blocks()
-        .into_iter()
-        .find(|(language, _)| language == "text")
-        .map(|(_, text)| text);
+    let shown = blocks().into_iter().find(|(language, _)| language == "text").map(|(_, text)| text);
     let text = "apiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: b}\n\
                 spec:\n  selector: {app: payments}\n  acton: Allow\n";
     let error = parse_yaml("policies/payments.yaml", text, None).expect_err("acton is no field");
@@ -65,23 +59,10 @@ fn check(policies: &Policies, line: &str) {
         panic!("not a verdict: {line:?}");
     };
     let caller = SpiffeId::parse(caller).expect("the page names valid IDs");
-    let http = Http {
-        method,
-        host: "payments.shop.test",
-        path,
-    };
-    let source = Source {
-        identity: Some(&caller),
-        ip: IpAddr::from([10, 0, 0, 7]),
-    };
-    let Decision {
-        code, rule: decided, ..
-    } = policies.judge(&Request {
-        source,
-        port: 8080,
-        http: Some(http),
-        now: 1_780_000_000,
-    });
+    let http = Http { method, host: "payments.shop.test", path };
+    let source = Source { identity: Some(&caller), ip: IpAddr::from([10, 0, 0, 7]) };
+    let Decision { code, rule: decided, .. } =
+        policies.judge(&Request { source, port: 8080, http: Some(http), now: 1_780_000_000 });
     assert_eq!(code.map_or("Allow", |code| code.id()), *wanted, "{line}");
     assert_eq!(decided.map(|rule| &**rule), rule.first().copied(), "{line}");
 }
@@ -91,11 +72,6 @@ fn blocks() -> Vec<Block> {
     let page = fs::read_to_string(page).expect("the page is part of the repository");
     let fences: Vec<&str> = page.split("```").collect();
     let inside = fences.into_iter().skip(1).step_by(2);
-    let block = |text: &str| {
-        text.split_once('\n')
-            .map(|(head, body)| (head.to_owned(), body.to_owned()))
-    };
-    inside
-        .map(|text| block(text).expect("a fence names its language"))
-        .collect()
+    let block = |text: &str| text.split_once('\n').map(|(head, body)| (head.to_owned(), body.to_owned()));
+    inside.map(|text| block(text).expect("a fence names its language")).collect()
 }

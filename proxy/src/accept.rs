@@ -67,18 +67,9 @@ pub(crate) async fn run<F>(
         };
         match accepted.and_then(|(tcp, downstream)| tuned(tcp).map(|tcp| (tcp, downstream))) {
             Ok((tcp, downstream)) => match worker.gate.enter(direction, downstream.ip()) {
-                Ok(place) => spawn(
-                    &worker,
-                    direction,
-                    serve(
-                        Accepted {
-                            tcp,
-                            downstream,
-                            place,
-                        },
-                        Rc::clone(&worker),
-                    ),
-                ),
+                Ok(place) => {
+                    spawn(&worker, direction, serve(Accepted { tcp, downstream, place }, Rc::clone(&worker)))
+                }
                 Err(error) => worker.refused(direction, downstream, port, &error),
             },
             Err(error) if is_of_one_connection(&error) => {}
@@ -124,10 +115,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 impl Gate {
     /// Nobody is in.
     pub(crate) fn new(limits: Arc<Limits>) -> Self {
-        Self {
-            limits,
-            open: Mutex::default(),
-        }
+        Self { limits, open: Mutex::default() }
     }
 
     /// A place for a connection from `source`. Outbound, all come from the one application.
@@ -135,24 +123,17 @@ impl Gate {
         let source = (direction == Direction::Inbound).then(|| source.to_canonical());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.total >= self.limits.connections {
-            return Err(Error::TooManyConnections {
-                limit: "limits.connections",
-            });
+            return Err(Error::TooManyConnections { limit: "limits.connections" });
         }
         if let Some(source) = source {
             let count = open.by_source.entry(source).or_default();
             if *count >= self.limits.connections_per_source {
-                return Err(Error::TooManyConnections {
-                    limit: "limits.connectionsPerSource",
-                });
+                return Err(Error::TooManyConnections { limit: "limits.connectionsPerSource" });
             }
             *count += 1;
         }
         open.total += 1;
-        Ok(Place {
-            gate: Arc::clone(self),
-            source,
-        })
+        Ok(Place { gate: Arc::clone(self), source })
     }
 }
 
@@ -177,11 +158,7 @@ mod tests {
     use super::*;
 
     fn gate(connections: usize, connections_per_source: usize) -> Arc<Gate> {
-        Arc::new(Gate::new(Arc::new(Limits {
-            connections,
-            connections_per_source,
-            ..Limits::default()
-        })))
+        Arc::new(Gate::new(Arc::new(Limits { connections, connections_per_source, ..Limits::default() })))
     }
 
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
@@ -190,33 +167,23 @@ mod tests {
     #[test]
     fn one_source_cannot_take_all_places() {
         let gate = gate(10, 2);
-        let held = [
-            gate.enter(Direction::Inbound, ONE).unwrap(),
-            gate.enter(Direction::Inbound, ONE).unwrap(),
-        ];
+        let held =
+            [gate.enter(Direction::Inbound, ONE).unwrap(), gate.enter(Direction::Inbound, ONE).unwrap()];
         assert!(matches!(
             gate.enter(Direction::Inbound, ONE),
-            Err(Error::TooManyConnections {
-                limit: "limits.connectionsPerSource"
-            })
+            Err(Error::TooManyConnections { limit: "limits.connectionsPerSource" })
         ));
         assert!(gate.enter(Direction::Inbound, OTHER).is_ok());
         drop(held);
         assert!(gate.enter(Direction::Inbound, ONE).is_ok());
-        assert!(
-            gate.open.lock().unwrap().by_source.is_empty(),
-            "sources are forgotten when they leave"
-        );
+        assert!(gate.open.lock().unwrap().by_source.is_empty(), "sources are forgotten when they leave");
     }
 
     #[test]
     fn an_ipv4_source_is_the_same_when_mapped_into_ipv6() {
         let gate = gate(10, 1);
         let _held = gate.enter(Direction::Inbound, ONE).unwrap();
-        assert!(
-            gate.enter(Direction::Inbound, "::ffff:10.0.0.1".parse().unwrap())
-                .is_err()
-        );
+        assert!(gate.enter(Direction::Inbound, "::ffff:10.0.0.1".parse().unwrap()).is_err());
     }
 
     #[test]
@@ -225,9 +192,7 @@ mod tests {
         let _held = gate.enter(Direction::Outbound, ONE).unwrap();
         assert!(matches!(
             gate.enter(Direction::Inbound, OTHER),
-            Err(Error::TooManyConnections {
-                limit: "limits.connections"
-            })
+            Err(Error::TooManyConnections { limit: "limits.connections" })
         ));
     }
 }

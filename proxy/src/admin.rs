@@ -75,17 +75,12 @@ fn page(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
         "/metrics" => match metrics::render(&admin.metrics, &admin.edges, &admin.access_log) {
             Ok(exposition) => {
                 let mut response = text(StatusCode::OK, exposition);
-                response
-                    .headers_mut()
-                    .insert(CONTENT_TYPE, http::HeaderValue::from_static(OPEN_METRICS));
+                response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(OPEN_METRICS));
                 response
             }
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "only /livez, /readyz and /metrics\n".to_owned(),
-        ),
+        _ => text(StatusCode::NOT_FOUND, "only /livez, /readyz and /metrics\n".to_owned()),
     }
 }
 
@@ -110,10 +105,7 @@ impl Admin {
 fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        CONTENT_TYPE,
-        http::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 

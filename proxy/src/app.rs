@@ -60,9 +60,7 @@ pub(crate) enum RunError {
 /// Runs until told to stop, then drains.
 pub(crate) fn run(config: Config, path: PathBuf) -> Result<(), RunError> {
     let sidecar = Sidecar::open(config, path)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(sidecar.serve());
     // What still waits then is a thread of the blocking pool, for a file or a reader that does not answer.
     runtime.shutdown_timeout(RUNTIME_END);
@@ -110,12 +108,7 @@ impl Sidecar {
         for (index, outbound) in config.outbound.iter().enumerate() {
             let socket = listen(outbound.listen, "outbound")?;
             let port = outbound.listen.port();
-            listeners.push(Listener {
-                direction: Direction::Outbound,
-                index,
-                port,
-                socket,
-            });
+            listeners.push(Listener { direction: Direction::Outbound, index, port, socket });
         }
         let admin = config.admin.map(|address| listen(address, "admin")).transpose()?;
         let (access_log, writer) = match config.access_log {
@@ -182,12 +175,7 @@ impl Sidecar {
         let joined =
             tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()));
         // Once for what comes in, and once more for the application's own calls.
-        let longest = self
-            .config
-            .limits
-            .drain_timeout
-            .saturating_mul(2)
-            .saturating_add(WORKER_END);
+        let longest = self.config.limits.drain_timeout.saturating_mul(2).saturating_add(WORKER_END);
         match timeout(longest, joined).await {
             Ok(Ok(true)) => {}
             Ok(_) => tracing::error!("a worker ended early"),
@@ -217,14 +205,9 @@ impl Sidecar {
         let Source::ControlPlane(control_plane) = &self.config.source else {
             return Ok(None);
         };
-        let inbound = self
-            .listeners
-            .iter()
-            .filter(|listener| listener.direction == Direction::Inbound);
+        let inbound = self.listeners.iter().filter(|listener| listener.direction == Direction::Inbound);
         let means = Means {
-            inbound: inbound
-                .map(|listener| listener.socket.local_addr())
-                .collect::<io::Result<_>>()?,
+            inbound: inbound.map(|listener| listener.socket.local_addr()).collect::<io::Result<_>>()?,
             publisher: Arc::clone(&self.publisher),
             metrics: Arc::clone(&self.metrics),
             edges: self.edges.clone(),
@@ -285,14 +268,9 @@ impl Sidecar {
                     inbound_tasks: inbound_tasks.clone(),
                 };
                 // All workers accept from the same queue: whoever is idle takes the next connection.
-                let listeners = listeners
-                    .iter()
-                    .map(Listener::share)
-                    .collect::<io::Result<Vec<_>>>()?;
+                let listeners = listeners.iter().map(Listener::share).collect::<io::Result<Vec<_>>>()?;
                 let seed = getrandom::u64().map_err(io::Error::other)?;
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?;
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let lifeline = lifeline.clone();
                 let thread = std::thread::Builder::new().name(format!("worker-{index}"));
                 Ok(thread.spawn(move || {
@@ -311,13 +289,7 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lif
     let worker = Worker::new(shared, seed);
     let pruning = tokio::task::spawn_local(std::rc::Rc::clone(&worker).prune());
     let mut accepting = JoinSet::new();
-    for Listener {
-        direction,
-        index,
-        port,
-        socket,
-    } in listeners
-    {
+    for Listener { direction, index, port, socket } in listeners {
         let socket = match tokio::net::TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => {
@@ -327,23 +299,17 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lif
             }
         };
         let worker = std::rc::Rc::clone(&worker);
-        let serving = accept::run(
-            socket,
-            direction,
-            port,
-            worker,
-            move |accepted, worker| async move {
-                match direction {
-                    Direction::Inbound => {
-                        let downstream = accepted.downstream;
-                        if let Err(error) = inbound::serve(accepted, index, &worker).await {
-                            worker.refused(direction, downstream, port, &error);
-                        }
+        let serving = accept::run(socket, direction, port, worker, move |accepted, worker| async move {
+            match direction {
+                Direction::Inbound => {
+                    let downstream = accepted.downstream;
+                    if let Err(error) = inbound::serve(accepted, index, &worker).await {
+                        worker.refused(direction, downstream, port, &error);
                     }
-                    Direction::Outbound => outbound::serve(accepted, index, &worker).await,
                 }
-            },
-        );
+                Direction::Outbound => outbound::serve(accepted, index, &worker).await,
+            }
+        });
         accepting.spawn_local(lifeline.hold(Part::Listener, serving));
     }
     while accepting.join_next().await.is_some() {}
@@ -365,10 +331,7 @@ struct Stop {
 
 impl Stop {
     fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     async fn asked(&mut self) {

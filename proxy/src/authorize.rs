@@ -59,11 +59,7 @@ pub(crate) fn request<B: Body>(
     request: Checked<B>,
     snapshot: &Snapshot,
 ) -> Result<Permit<Checked<B>>, Error> {
-    let http = policy::Http {
-        method: request.method(),
-        host: request.host(),
-        path: request.path(),
-    };
+    let http = policy::Http { method: request.method(), host: request.host(), path: request.path() };
     let admission = judge(caller, Some(http), snapshot)?;
     Ok(Permit::new(request, caller.peer.id().clone(), admission))
 }
@@ -84,10 +80,7 @@ pub(crate) async fn until_denied(caller: Caller<'_>, asked: Option<&Asked>, mut 
             () = tokio::time::sleep(JUDGE_AGAIN) => {}
         }
         if let Err(Error::Denied(denial)) = judge(caller, asked.map(Asked::http), &changes.load()) {
-            return Error::Denied(Box::new(Denial {
-                code: Code::CutByPolicy,
-                ..*denial
-            }));
+            return Error::Denied(Box::new(Denial { code: Code::CutByPolicy, ..*denial }));
         }
     }
 }
@@ -98,10 +91,7 @@ fn judge(
     snapshot: &Snapshot,
 ) -> Result<Admission, Error> {
     let request = policy::Request {
-        source: policy::Source {
-            identity: Some(caller.peer.id()),
-            ip: caller.ip,
-        },
+        source: policy::Source { identity: Some(caller.peer.id()), ip: caller.ip },
         port: caller.port,
         http,
         now: now(),
@@ -110,11 +100,9 @@ fn judge(
     match (decision.verdict, snapshot.enforcement) {
         (policy::Verdict::Allow, _) => Ok(admission(&decision, Verdict::Allowed)),
         (policy::Verdict::Deny, Enforcement::Observe) => Ok(admission(&decision, Verdict::WouldDeny)),
-        (policy::Verdict::Deny, Enforcement::Enforce) => Err(Error::Denied(Box::new(denial(
-            &decision,
-            &snapshot.policies,
-            &request,
-        )))),
+        (policy::Verdict::Deny, Enforcement::Enforce) => {
+            Err(Error::Denied(Box::new(denial(&decision, &snapshot.policies, &request))))
+        }
     }
 }
 
@@ -150,9 +138,7 @@ fn shadow(verdict: policy::Verdict) -> Verdict {
 
 /// A clock before 1970 reads as the end of time, where every Allow with an end has ended.
 fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(u64::MAX, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs())
 }
 
 impl Asked {
@@ -166,11 +152,7 @@ impl Asked {
     }
 
     fn http(&self) -> policy::Http<'_> {
-        policy::Http {
-            method: &self.method,
-            host: &self.host,
-            path: &self.path,
-        }
+        policy::Http { method: &self.method, host: &self.host, path: &self.path }
     }
 }
 

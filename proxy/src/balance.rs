@@ -25,10 +25,7 @@ pub(crate) struct Picked {
 impl Balancer {
     /// `seed` keeps workers from choosing in step.
     pub(crate) fn new(seed: u64) -> Self {
-        Self {
-            in_flight: RefCell::default(),
-            random: Cell::new(seed | 1),
-        }
+        Self { in_flight: RefCell::default(), random: Cell::new(seed | 1) }
     }
 
     /// One of `endpoints` that is not in `tried`; `None` when there is none.
@@ -37,11 +34,7 @@ impl Balancer {
         let count = candidates().count();
         let first = *candidates().nth(self.below(count)?)?;
         let second = *candidates().nth(self.below(count)?)?;
-        let endpoint = if self.load(second) < self.load(first) {
-            second
-        } else {
-            first
-        };
+        let endpoint = if self.load(second) < self.load(first) { second } else { first };
         let count = Rc::clone(self.in_flight.borrow_mut().entry(endpoint).or_default());
         count.set(count.get().saturating_add(1));
         Some(Picked { endpoint, count })
@@ -49,16 +42,11 @@ impl Balancer {
 
     /// Forgets endpoints without anything in flight, so that churn does not grow the map.
     pub(crate) fn prune(&self) {
-        self.in_flight
-            .borrow_mut()
-            .retain(|_, count| Rc::strong_count(count) > 1);
+        self.in_flight.borrow_mut().retain(|_, count| Rc::strong_count(count) > 1);
     }
 
     fn load(&self, endpoint: SocketAddr) -> usize {
-        self.in_flight
-            .borrow()
-            .get(&endpoint)
-            .map_or(0, |count| count.get())
+        self.in_flight.borrow().get(&endpoint).map_or(0, |count| count.get())
     }
 
     /// Below `count`, by xorshift: it spreads load and guards nothing.
@@ -89,9 +77,7 @@ mod tests {
     use super::*;
 
     fn endpoints(count: u16) -> Vec<SocketAddr> {
-        (1..=count)
-            .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
-            .collect()
+        (1..=count).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
     }
 
     #[test]
@@ -99,10 +85,7 @@ mod tests {
         let (balancer, endpoints) = (Balancer::new(7), endpoints(4));
         let held: Vec<Picked> = (0..400).filter_map(|_| balancer.pick(&endpoints, &[])).collect();
         for endpoint in &endpoints {
-            let share = held
-                .iter()
-                .filter(|picked| picked.endpoint() == *endpoint)
-                .count();
+            let share = held.iter().filter(|picked| picked.endpoint() == *endpoint).count();
             assert!((80..=120).contains(&share), "{endpoint}: {share}");
         }
     }
@@ -111,10 +94,7 @@ mod tests {
     fn what_was_tried_is_not_picked_again() {
         let (balancer, endpoints) = (Balancer::new(7), endpoints(2));
         for _ in 0..20 {
-            assert_eq!(
-                balancer.pick(&endpoints, &endpoints[..1]).unwrap().endpoint(),
-                endpoints[1]
-            );
+            assert_eq!(balancer.pick(&endpoints, &endpoints[..1]).unwrap().endpoint(), endpoints[1]);
         }
         assert!(balancer.pick(&endpoints, &endpoints).is_none());
         assert!(balancer.pick(&[], &[]).is_none());

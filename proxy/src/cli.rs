@@ -36,10 +36,7 @@ pub fn run(args: Args) -> ExitCode {
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(error) => {
-            tell(&format!(
-                "sidegate-proxy: {error}\n  see: sidegate explain-code {}",
-                error.code()
-            ));
+            tell(&format!("sidegate-proxy: {error}\n  see: sidegate explain-code {}", error.code()));
             return ExitCode::from(2);
         }
     };
@@ -50,9 +47,7 @@ pub fn run(args: Args) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = code(&error);
-            tell(&format!(
-                "sidegate-proxy: {error}\n  see: sidegate explain-code {code}"
-            ));
+            tell(&format!("sidegate-proxy: {error}\n  see: sidegate explain-code {code}"));
             ExitCode::FAILURE
         }
     }
@@ -68,10 +63,7 @@ fn code(error: &RunError) -> Code {
 }
 
 /// For a person at a terminal; everything later goes to the log.
-#[expect(
-    clippy::print_stderr,
-    reason = "the program's last words before it has anything to serve"
-)]
+#[expect(clippy::print_stderr, reason = "the program's last words before it has anything to serve")]
 fn tell(message: &str) {
     eprintln!("{message}");
 }

@@ -228,10 +228,8 @@ pub struct Fault {
 impl Config {
     /// Reads and checks `path`; relative paths in it are relative to its folder.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Unreadable {
-            path: path.to_owned(),
-            cause,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| ConfigError::Unreadable { path: path.to_owned(), cause })?;
         Self::parse(path, &text)
     }
 
@@ -248,9 +246,7 @@ impl Config {
         let is_told = matches!(self.source, Source::ControlPlane(_));
         let advertised = |config: &Self| {
             let ports = config.inbound.iter();
-            ports
-                .map(|port| (port.advertise, port.forward.port()))
-                .collect::<Vec<_>>()
+            ports.map(|port| (port.advertise, port.forward.port())).collect::<Vec<_>>()
         };
         let called = |config: &Self| {
             let ports = config.outbound.iter();
@@ -308,24 +304,15 @@ impl FromStr for Forward {
             return if address.port() == 0 {
                 Err(format!("{text:?} has port 0"))
             } else {
-                Ok(Self {
-                    host: address.ip().to_string(),
-                    port: address.port(),
-                })
+                Ok(Self { host: address.ip().to_string(), port: address.port() })
             };
         }
-        let (host, port) = text
-            .rsplit_once(':')
-            .ok_or_else(|| format!("{text:?} is not an address:port or name:port"))?;
+        let (host, port) =
+            text.rsplit_once(':').ok_or_else(|| format!("{text:?} is not an address:port or name:port"))?;
         let is_name = !host.is_empty()
-            && host
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
         match port.parse() {
-            Ok(port) if is_name && port != 0 => Ok(Self {
-                host: host.to_owned(),
-                port,
-            }),
+            Ok(port) if is_name && port != 0 => Ok(Self { host: host.to_owned(), port }),
             _ => Err(format!("{text:?} is not an address:port or name:port")),
         }
     }
@@ -355,9 +342,7 @@ impl FromStr for ServiceName {
         let is_label = |part: &str| {
             !part.is_empty()
                 && part.len() <= 253
-                && part
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
         };
         match text.split_once('/') {
             Some((namespace, name)) if is_label(namespace) && is_label(name) => Ok(Self(text.to_owned())),

@@ -85,34 +85,20 @@ impl Client {
         means: Means,
     ) -> Result<Self, StartError> {
         let expected = SpiffeId::for_workload(&config.trust_domain, NAMESPACE, SERVICE_ACCOUNT)?;
-        let connector = Connector::new(
-            control_plane,
-            config.trust_domain.clone(),
-            expected,
-            means.publisher.reader(),
-        )
-        .map_err(|reason| StartError::TrustBundle {
-            path: control_plane.trust_bundle.clone(),
-            reason,
-        })?;
+        let connector =
+            Connector::new(control_plane, config.trust_domain.clone(), expected, means.publisher.reader())
+                .map_err(|reason| StartError::TrustBundle {
+                    path: control_plane.trust_bundle.clone(),
+                    reason,
+                })?;
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
-        let Means {
-            inbound,
-            publisher,
-            metrics,
-            edges,
-            drain,
-            traffic_ended,
-        } = means;
+        let Means { inbound, publisher, metrics, edges, drain, traffic_ended } = means;
         Ok(Self {
             connector,
             join_token: control_plane.join_token.clone(),
             instance: format!("{:032x}", u128::from_be_bytes(random)),
-            cache: config
-                .cache
-                .clone()
-                .map(|folder| Cache::new(folder, config.workload.identity.clone())),
+            cache: config.cache.clone().map(|folder| Cache::new(folder, config.workload.identity.clone())),
             config: config.clone(),
             inbound,
             publisher,
@@ -173,18 +159,13 @@ impl Client {
     }
 
     fn connected(&self, is_connected: bool) {
-        self.metrics
-            .control_connected
-            .store(u64::from(is_connected), Ordering::Relaxed);
+        self.metrics.control_connected.store(u64::from(is_connected), Ordering::Relaxed);
     }
 }
 
 /// Waits until there are credentials that have not expired.
 async fn usable(credentials: &mut watch::Receiver<Option<Credentials>>) -> Option<Credentials> {
-    let found = credentials
-        .wait_for(|credentials| credentials.as_ref().is_some_and(is_alive))
-        .await
-        .ok()?;
+    let found = credentials.wait_for(|credentials| credentials.as_ref().is_some_and(is_alive)).await.ok()?;
     found.clone()
 }
 

@@ -89,10 +89,7 @@ fn classify_http1(bytes: &[u8]) -> Option<Detected> {
         None => return None,
         Some(start) => &bytes[start..],
     };
-    let method = line
-        .iter()
-        .position(|byte| !is_method_byte(*byte))
-        .unwrap_or(line.len());
+    let method = line.iter().position(|byte| !is_method_byte(*byte)).unwrap_or(line.len());
     if method > LONGEST_METHOD || (method < line.len() && (method == 0 || line[method] != b' ')) {
         return Some(Detected::Opaque);
     }
@@ -103,11 +100,7 @@ fn classify_http1(bytes: &[u8]) -> Option<Detected> {
             let line = line[..end].trim_ascii_end();
             let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
             let is_http = matches!(version, b"HTTP/1.1" | b"HTTP/1.0");
-            Some(if is_http {
-                Detected::Http1
-            } else {
-                Detected::Opaque
-            })
+            Some(if is_http { Detected::Http1 } else { Detected::Opaque })
         }
     }
 }
@@ -119,10 +112,7 @@ fn is_method_byte(byte: u8) -> bool {
 impl<S> Rewound<S> {
     /// A stream of which nothing was read.
     pub(crate) fn fresh(stream: S) -> Self {
-        Self {
-            first: Vec::new(),
-            stream,
-        }
+        Self { first: Vec::new(), stream }
     }
 
     /// The stream below.
@@ -189,10 +179,7 @@ pub(crate) struct NotHttp<S> {
 impl<S> NotHttp<S> {
     /// Watches the first bytes of `stream`.
     pub(crate) fn new(stream: S) -> Self {
-        Self {
-            stream,
-            first: Some(Vec::new()),
-        }
+        Self { stream, first: Some(Vec::new()) }
     }
 
     /// The stream below.
@@ -212,10 +199,7 @@ impl<S> NotHttp<S> {
             // Some servers skip blank lines before a request, of whatever blanks.
             .position(|byte| !byte.is_ascii_whitespace())
             .unwrap_or(first.len());
-        let line = first[start..]
-            .split(|byte| *byte == b'\n')
-            .next()
-            .unwrap_or_default();
+        let line = first[start..].split(|byte| *byte == b'\n').next().unwrap_or_default();
         if line.windows(5).any(|bytes| bytes.eq_ignore_ascii_case(b"HTTP/")) {
             let why = "HTTP on a connection that was said to be opaque";
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
@@ -332,12 +316,7 @@ mod tests {
                 let names_http = bytes.windows(5).any(|bytes| bytes == b"HTTP/");
                 assert!(names_http || detected == Detected::Opaque);
                 assert_eq!(result.is_err(), names_http, "{}", bytes.escape_ascii());
-                assert_eq!(
-                    through == bytes,
-                    !names_http,
-                    "{} came through",
-                    through.escape_ascii()
-                );
+                assert_eq!(through == bytes, !names_http, "{} came through", through.escape_ascii());
             }
         }
     }

@@ -114,24 +114,17 @@ impl Error {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Denied(_) => StatusCode::FORBIDDEN,
-            Self::BadRequest {
-                code: Code::HeadersTooLarge,
-                ..
-            } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::BadRequest {
-                code: Code::UnsupportedRequest,
-                ..
-            } => StatusCode::NOT_IMPLEMENTED,
+            Self::BadRequest { code: Code::HeadersTooLarge, .. } => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Self::BadRequest { code: Code::UnsupportedRequest, .. } => StatusCode::NOT_IMPLEMENTED,
             Self::BadRequest { .. } | Self::Downstream(_) | Self::Plaintext { .. } => StatusCode::BAD_REQUEST,
             Self::TooManyConnections { .. }
             | Self::TooManyRequests
             | Self::NoEndpoints(_)
             | Self::NoCredentials
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Upstream {
-                code: Code::UpstreamTimeout,
-                ..
-            } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream { code: Code::UpstreamTimeout, .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream { .. }
             | Self::UnknownService(_)
             | Self::Handshake { .. }
@@ -153,9 +146,6 @@ impl Error {
 
     /// A request that breaks a rule of the `SG061x`.
     pub(crate) fn bad_request(code: Code, detail: impl Into<String>) -> Self {
-        Self::BadRequest {
-            code,
-            detail: detail.into(),
-        }
+        Self::BadRequest { code, detail: detail.into() }
     }
 }

@@ -145,12 +145,8 @@ pub(crate) static RENEWALS: Family = Family {
     labels: &[RENEWAL_RESULT],
 };
 
-pub(crate) static CONFIG_VERSION: Family = Family {
-    name: "sidegate_config_version",
-    help: "The snapshot in force",
-    kind: Kind::Gauge,
-    labels: &[],
-};
+pub(crate) static CONFIG_VERSION: Family =
+    Family { name: "sidegate_config_version", help: "The snapshot in force", kind: Kind::Gauge, labels: &[] };
 
 pub(crate) static CONFIG_STALE: Family = Family {
     name: "sidegate_config_stale",
@@ -173,10 +169,8 @@ pub(crate) static POLICY_REFUSED: Family = Family {
     labels: &[CODE],
 };
 
-const DIRECTION: Label = Label {
-    name: "direction",
-    values: "`inbound`: to the local application; `outbound`: from it",
-};
+const DIRECTION: Label =
+    Label { name: "direction", values: "`inbound`: to the local application; `outbound`: from it" };
 const SRC: Label = Label {
     name: "src",
     values: "the caller, `namespace/account` as its certificate proves it; `unknown`: it proved none",
@@ -185,10 +179,8 @@ const DST: Label = Label {
     name: "dst",
     values: "the called, `namespace/account` as its certificate proves it; `unknown`: it proved none",
 };
-const PROTOCOL: Label = Label {
-    name: "protocol",
-    values: "`http1`, `http2`, `tcp`; `unknown`: it ended before that was known",
-};
+const PROTOCOL: Label =
+    Label { name: "protocol", values: "`http1`, `http2`, `tcp`; `unknown`: it ended before that was known" };
 const CODE_CLASS: Label = Label {
     name: "code_class",
     values: "of the answer's status, `1xx` to `5xx`; `none`: there was no answer",
@@ -197,27 +189,14 @@ const VERDICT: Label = Label {
     name: "verdict",
     values: "`allowed`; `denied`: by policy; `would_deny`: admitted under `enforcement: Observe`; `failed`: for another reason than policy",
 };
-const TLS: Label = Label {
-    name: "tls",
-    values: "`mutual`; `plaintext`: refused as such; `failed`: no link came about",
-};
-const CODE: Label = Label {
-    name: "code",
-    values: "why not, as in `SG0202`; `none`: it was admitted",
-};
-const POLICY: Label = Label {
-    name: "policy",
-    values: "`namespace/name` of the policy that decided; `none`: no rule matched",
-};
-const RULE: Label = Label {
-    name: "rule",
-    values: "the rule that decided; `none`: no rule matched",
-};
+const TLS: Label =
+    Label { name: "tls", values: "`mutual`; `plaintext`: refused as such; `failed`: no link came about" };
+const CODE: Label = Label { name: "code", values: "why not, as in `SG0202`; `none`: it was admitted" };
+const POLICY: Label =
+    Label { name: "policy", values: "`namespace/name` of the policy that decided; `none`: no rule matched" };
+const RULE: Label = Label { name: "rule", values: "the rule that decided; `none`: no rule matched" };
 const HANDSHAKE_REASON: Label = Label {
     name: "reason",
     values: "what is wrong with the peer's certificate, as in `not_valid_now`, or with the handshake, as in `peer_alert`; a closed set",
 };
-const RENEWAL_RESULT: Label = Label {
-    name: "result",
-    values: "`ok`, `failed`",
-};
+const RENEWAL_RESULT: Label = Label { name: "result", values: "`ok`, `failed`" };

@@ -26,16 +26,9 @@ use crate::{
 pub(crate) enum FilesError {
     /// A file or folder cannot be read.
     #[error("cannot read {path}: {cause} ({code})")]
-    Unreadable {
-        path: PathBuf,
-        cause: io::Error,
-        code: Code,
-    },
+    Unreadable { path: PathBuf, cause: io::Error, code: Code },
     /// The private key is open to others.
-    #[error(
-        "{path} has mode {mode:o}, it must be 600 or stricter ({})",
-        Code::UnsafeKeyFile
-    )]
+    #[error("{path} has mode {mode:o}, it must be 600 or stricter ({})", Code::UnsafeKeyFile)]
     UnsafeKey { path: PathBuf, mode: u32 },
     /// A certificate, key or bundle cannot be used.
     #[error("{path}: {reason} ({})", Code::BadCredentials)]
@@ -147,10 +140,7 @@ impl InForce {
         if self.identity == Some(digest) {
             return Ok(None);
         }
-        let bad = |reason: String| FilesError::BadCredentials {
-            path: files.certificate.clone(),
-            reason,
-        };
+        let bad = |reason: String| FilesError::BadCredentials { path: files.certificate.clone(), reason };
         let credentials = credentials(&chain, &key, trust).map_err(bad)?;
         if credentials.svid().id() != &config.workload.identity {
             return Err(bad(format!(
@@ -195,14 +185,7 @@ impl InForce {
 
 /// What has to be watched.
 pub(crate) fn paths(files: &Files) -> impl Iterator<Item = PathBuf> {
-    [
-        &files.certificate,
-        &files.private_key,
-        &files.trust_bundle,
-        &files.policies,
-    ]
-    .into_iter()
-    .cloned()
+    [&files.certificate, &files.private_key, &files.trust_bundle, &files.policies].into_iter().cloned()
 }
 
 impl FilesError {
@@ -218,20 +201,12 @@ impl FilesError {
 }
 
 fn read(path: &Path, code: Code) -> Result<Vec<u8>, FilesError> {
-    std::fs::read(path).map_err(|cause| FilesError::Unreadable {
-        path: path.to_owned(),
-        cause,
-        code,
-    })
+    std::fs::read(path).map_err(|cause| FilesError::Unreadable { path: path.to_owned(), cause, code })
 }
 
 fn trust(config: &Config, path: &Path, pem: &[u8]) -> Result<TrustBundles, FilesError> {
-    let bundle = TrustBundle::from_pem(config.trust_domain.clone(), pem).map_err(|error| {
-        FilesError::BadCredentials {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        }
-    })?;
+    let bundle = TrustBundle::from_pem(config.trust_domain.clone(), pem)
+        .map_err(|error| FilesError::BadCredentials { path: path.to_owned(), reason: error.to_string() })?;
     Ok([bundle].into_iter().collect())
 }
 
@@ -241,11 +216,7 @@ fn policy_set(config: &Config, texts: &[(PathBuf, Vec<u8>)]) -> Result<PolicySet
     let mut errors = Vec::new();
     for (path, text) in texts {
         let text = String::from_utf8_lossy(text);
-        match parse_yaml(
-            &path.display().to_string(),
-            &text,
-            Some(&config.workload.namespace),
-        ) {
+        match parse_yaml(&path.display().to_string(), &text, Some(&config.workload.namespace)) {
             Ok(parsed) => policies.extend(parsed),
             Err(error) => errors.push(error),
         }
@@ -274,24 +245,17 @@ fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
 
 /// Every `*.yaml` and `*.yml` directly inside a folder, by name; or the one file.
 fn policy_files(path: &Path) -> Result<Vec<PathBuf>, FilesError> {
-    let unreadable = |cause| FilesError::Unreadable {
-        path: path.to_owned(),
-        cause,
-        code: Code::PolicyUnreadable,
-    };
+    let unreadable =
+        |cause| FilesError::Unreadable { path: path.to_owned(), cause, code: Code::PolicyUnreadable };
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(unreadable)? {
         let file = entry.map_err(unreadable)?.path();
-        let is_yaml = file
-            .extension()
-            .is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let is_yaml = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         // An editor's hidden scratch file is no policy.
-        let is_hidden = file
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if is_yaml && !is_hidden {
             files.push(file);
         }
@@ -301,20 +265,10 @@ fn policy_files(path: &Path) -> Result<Vec<PathBuf>, FilesError> {
 }
 
 fn refuse_open_key(path: &Path) -> Result<(), FilesError> {
-    let unreadable = |cause| FilesError::Unreadable {
-        path: path.to_owned(),
-        cause,
-        code: Code::BadCredentials,
-    };
+    let unreadable =
+        |cause| FilesError::Unreadable { path: path.to_owned(), cause, code: Code::BadCredentials };
     let mode = std::fs::metadata(path).map_err(unreadable)?.mode() & 0o777;
-    if mode & 0o077 == 0 {
-        Ok(())
-    } else {
-        Err(FilesError::UnsafeKey {
-            path: path.to_owned(),
-            mode,
-        })
-    }
+    if mode & 0o077 == 0 { Ok(()) } else { Err(FilesError::UnsafeKey { path: path.to_owned(), mode }) }
 }
 
 /// Credentials from PEM, verified as peers will verify them.

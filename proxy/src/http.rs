@@ -64,11 +64,7 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     H: Handler + 'static,
 {
-    let carried = if version == Version::HTTP_2 {
-        Carried::Http2
-    } else {
-        Carried::Http1
-    };
+    let carried = if version == Version::HTTP_2 { Carried::Http2 } else { Carried::Http1 };
     let handler = Rc::new(handler);
     let requests = Rc::clone(worker);
     let service = service_fn(move |request| {
@@ -89,9 +85,7 @@ where
             }
         }
     } else {
-        let connection = http1_server(&worker.limits)
-            .serve_connection(stream, service)
-            .with_upgrades();
+        let connection = http1_server(&worker.limits).serve_connection(stream, service).with_upgrades();
         tokio::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => result,
@@ -152,11 +146,7 @@ async fn answer<H: Handler + 'static>(
     let mut record = Record::begin(exchange, carried);
     let id = request_id(request.headers(), worker);
     let is_grpc = is_grpc(request.headers());
-    record.request(
-        request.method().as_str(),
-        request.uri().path(),
-        id.to_str().unwrap_or_default(),
-    );
+    record.request(request.method().as_str(), request.uri().path(), id.to_str().unwrap_or_default());
     let upgrade = hyper::upgrade::on(&mut request);
     let mut request = request.map(|body| RequestBody::new(body, record.received()));
     request.headers_mut().insert(headers::REQUEST_ID, id.clone());
@@ -197,10 +187,7 @@ enum Passed {
 
 /// The upstream's answer without what belongs to its own hop.
 fn passed_on(mut answer: Answer) -> Result<Passed, Error> {
-    let broke = |detail: String| Error::Upstream {
-        code: Code::UpstreamFailed,
-        detail,
-    };
+    let broke = |detail: String| Error::Upstream { code: Code::UpstreamFailed, detail };
     let becomes = Upgrade::asked(answer.response.headers());
     headers::remove_hop_by_hop(answer.response.headers_mut()).map_err(broke)?;
     // An HTTP/1.0 application must not end the link's connection with each answer.
@@ -210,9 +197,9 @@ fn passed_on(mut answer: Answer) -> Result<Passed, Error> {
             headers::insert_websocket(answer.response.headers_mut());
             Ok(Passed::WebSocket(answer.response, asked))
         }
-        (StatusCode::SWITCHING_PROTOCOLS, ..) => Err(broke(
-            "the upstream switched to a protocol that was not asked for".to_owned(),
-        )),
+        (StatusCode::SWITCHING_PROTOCOLS, ..) => {
+            Err(broke("the upstream switched to a protocol that was not asked for".to_owned()))
+        }
         _ => Ok(Passed::Answer(answer.response)),
     }
 }
@@ -234,10 +221,7 @@ async fn websocket<H: Handler>(
             .map_err(|error| Error::Downstream(error.to_string()))?;
         upstream::carry_upgraded(TokioIo::new(downstream), TokioIo::new(upstream), &carried)
             .await
-            .map_err(|error| Error::Upstream {
-                code: Code::UpstreamFailed,
-                detail: error.to_string(),
-            })
+            .map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
     };
     let result = tokio::select! {
         // First, so that a cut is told as a cut.
@@ -255,11 +239,7 @@ fn refuse(error: &Error, is_grpc: bool, id: &HeaderValue, mut record: Record) ->
     let (status, kind, text) = if is_grpc {
         (StatusCode::OK, "application/grpc", String::new())
     } else {
-        (
-            error.status(),
-            "text/plain; charset=utf-8",
-            format!("{} (request id {shown})\n", error.public()),
-        )
+        (error.status(), "text/plain; charset=utf-8", format!("{} (request id {shown})\n", error.public()))
     };
     record.answered(status);
     record.failed(error);
@@ -288,9 +268,7 @@ fn grpc_status(status: StatusCode) -> u16 {
 }
 
 fn is_grpc(fields: &HeaderMap) -> bool {
-    fields
-        .get(CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    fields.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// The caller's id if it is harmless in a log line, or a new one.
@@ -304,9 +282,7 @@ fn request_id(fields: &HeaderMap, worker: &Worker) -> HeaderValue {
 
 fn is_harmless(id: &[u8]) -> bool {
     (1..=LONGEST_ID).contains(&id.len())
-        && id
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'))
+        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'))
 }
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {

@@ -32,18 +32,9 @@ impl Peer {
         let chain = certificates.unwrap_or_default().to_vec();
         let svid =
             verify(&chain, usage, trust, &SvidLimits::default(), UnixTime::now()).map_err(|error| {
-                Error::Handshake {
-                    code: error.code(),
-                    reason: error.reason(),
-                    detail: error.to_string(),
-                }
+                Error::Handshake { code: error.code(), reason: error.reason(), detail: error.to_string() }
             })?;
-        Ok(Self {
-            svid,
-            chain,
-            usage,
-            trust: Arc::clone(trust),
-        })
+        Ok(Self { svid, chain, usage, trust: Arc::clone(trust) })
     }
 
     /// The peer's SPIFFE ID.
@@ -90,15 +81,9 @@ impl Peer {
     }
 
     fn verify_again(&self, trust: &TrustBundles) -> Result<(), Error> {
-        verify(
-            &self.chain,
-            self.usage,
-            trust,
-            &SvidLimits::default(),
-            UnixTime::now(),
-        )
-        .map(|_| ())
-        .map_err(|error| Error::PeerEnded(format!("{} is trusted no longer: {error}", self.id())))
+        verify(&self.chain, self.usage, trust, &SvidLimits::default(), UnixTime::now())
+            .map(|_| ())
+            .map_err(|error| Error::PeerEnded(format!("{} is trusted no longer: {error}", self.id())))
     }
 }
 

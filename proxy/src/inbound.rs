@@ -28,25 +28,15 @@ use crate::{
 
 /// One inbound connection, start to end. Each line may end it; each returns what the next one needs.
 pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) -> Result<(), Error> {
-    let Accepted {
-        tcp,
-        downstream,
-        place,
-    } = accepted;
+    let Accepted { tcp, downstream, place } = accepted;
     let snapshot = worker.mesh.snapshot();
     let inbound = &snapshot.inbound[port];
 
     detect::tls(&tcp, worker.limits.detect_timeout).await?;
     let stream = terminate(tcp, &snapshot, worker).await?;
-    let peer = Rc::new(Peer::of(
-        stream.get_ref().1.peer_certificates(),
-        Usage::Client,
-        &snapshot.trust,
-    )?);
-    let exchange = Rc::new(Exchange {
-        _place: Some(place),
-        ..exchange(&peer, downstream, inbound, &snapshot, worker)
-    });
+    let peer = Rc::new(Peer::of(stream.get_ref().1.peer_certificates(), Usage::Client, &snapshot.trust)?);
+    let exchange =
+        Rc::new(Exchange { _place: Some(place), ..exchange(&peer, downstream, inbound, &snapshot, worker) });
     worker.connected(&exchange);
 
     let ended = match protocol(stream, inbound, worker).await {
@@ -64,22 +54,13 @@ async fn forward(
     record: &mut Record,
     connection: &Connection,
 ) -> Result<Answer, Error> {
-    let Connection {
-        peer,
-        downstream,
-        port,
-        worker,
-    } = connection;
+    let Connection { peer, downstream, port, worker } = connection;
     let version = request.version();
     let snapshot = worker.mesh.snapshot();
     let inbound = &snapshot.inbound[*port];
     record.at_port(inbound.forward.port());
 
-    let rules = Rules {
-        paths: inbound.paths,
-        limits: &worker.limits,
-        removes_identity: true,
-    };
+    let rules = Rules { paths: inbound.paths, limits: &worker.limits, removes_identity: true };
     let checked = Checked::new(request, rules)?;
     let websocket = checked.is_websocket().then(|| Asked::of(&checked));
     let permit = authorize::request(caller(peer, *downstream, inbound), checked, &snapshot)?;
@@ -184,11 +165,7 @@ impl http_stage::Handler for Connection {
 
 /// The port that policy judges is always that of the `inbound` that is forwarded to.
 fn caller<'a>(peer: &'a Peer, downstream: SocketAddr, inbound: &Inbound) -> Caller<'a> {
-    Caller {
-        peer,
-        ip: downstream.ip(),
-        port: inbound.forward.port(),
-    }
+    Caller { peer, ip: downstream.ip(), port: inbound.forward.port() }
 }
 
 fn exchange(
@@ -198,18 +175,12 @@ fn exchange(
     snapshot: &Snapshot,
     worker: &Worker,
 ) -> Exchange {
-    let own = snapshot
-        .secured
-        .as_ref()
-        .map(|secured| secured.credentials.svid().id().clone());
+    let own = snapshot.secured.as_ref().map(|secured| secured.credentials.svid().id().clone());
     Exchange {
         direction: Direction::Inbound,
         downstream,
         port: inbound.forward.port(),
-        ends: Ends {
-            source: Some(peer.id().clone()),
-            destination: own,
-        },
+        ends: Ends { source: Some(peer.id().clone()), destination: own },
         tls: TlsState::Mutual,
         edges: Arc::clone(&worker.edges),
         access_log: worker.access_log.clone(),
@@ -254,14 +225,10 @@ async fn protocol(
         Detected::Opaque => Carries::Opaque,
     };
     match (inbound.protocol, &carries) {
-        (Protocol::Http | Protocol::Http2, Carries::Opaque) => Err(Error::ProtocolMismatch {
-            declared: "http",
-            seen: "opaque bytes",
-        }),
-        (Protocol::Tcp, Carries::Http(_)) => Err(Error::ProtocolMismatch {
-            declared: "tcp",
-            seen: "http",
-        }),
+        (Protocol::Http | Protocol::Http2, Carries::Opaque) => {
+            Err(Error::ProtocolMismatch { declared: "http", seen: "opaque bytes" })
+        }
+        (Protocol::Tcp, Carries::Http(_)) => Err(Error::ProtocolMismatch { declared: "tcp", seen: "http" }),
         _ => Ok((carries, stream)),
     }
 }

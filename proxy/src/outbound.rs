@@ -25,17 +25,10 @@ use crate::{
 
 /// One outbound connection, start to end. Each line may end it; each returns what the next one needs.
 pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) {
-    let Accepted {
-        tcp,
-        downstream,
-        place,
-    } = accepted;
+    let Accepted { tcp, downstream, place } = accepted;
     let snapshot = worker.mesh.snapshot();
     let declared = snapshot.outbound[port].port.protocol;
-    let exchange = Rc::new(Exchange {
-        _place: Some(place),
-        ..exchange(downstream, port, &snapshot, worker)
-    });
+    let exchange = Rc::new(Exchange { _place: Some(place), ..exchange(downstream, port, &snapshot, worker) });
 
     let served = async {
         let (detected, stream) = protocol(tcp, declared, worker).await?;
@@ -61,11 +54,7 @@ async fn forward(
 
     let checked = Checked::new(
         request,
-        Rules {
-            paths: route.port.paths,
-            limits: &worker.limits,
-            removes_identity: false,
-        },
+        Rules { paths: route.port.paths, limits: &worker.limits, removes_identity: false },
     )?;
     let websocket = checked.is_websocket().then(|| Asked::of(&checked));
     let answer = upstream::peer::send(checked, version, reach(route, worker)?, record).await?;
@@ -79,10 +68,7 @@ async fn http(
     port: usize,
     worker: &Rc<Worker>,
 ) -> Result<(), Error> {
-    let connection = Connection {
-        port,
-        worker: Rc::clone(worker),
-    };
+    let connection = Connection { port, worker: Rc::clone(worker) };
     http_stage::serve(
         stream,
         version,
@@ -132,31 +118,17 @@ impl http_stage::Handler for Connection {
 
 fn reach<'a>(route: &'a Route, worker: &'a Worker) -> Result<Reach<'a>, Error> {
     let name = route.port.service.as_str();
-    let service = route
-        .service
-        .as_ref()
-        .ok_or_else(|| Error::UnknownService(name.to_owned()))?;
-    Ok(Reach {
-        name,
-        service,
-        balancer: &worker.balancer,
-        pool: &worker.pool,
-    })
+    let service = route.service.as_ref().ok_or_else(|| Error::UnknownService(name.to_owned()))?;
+    Ok(Reach { name, service, balancer: &worker.balancer, pool: &worker.pool })
 }
 
 fn exchange(downstream: std::net::SocketAddr, port: usize, snapshot: &Snapshot, worker: &Worker) -> Exchange {
-    let own = snapshot
-        .secured
-        .as_ref()
-        .map(|secured| secured.credentials.svid().id().clone());
+    let own = snapshot.secured.as_ref().map(|secured| secured.credentials.svid().id().clone());
     Exchange {
         direction: Direction::Outbound,
         downstream,
         port: snapshot.outbound[port].port.listen.port(),
-        ends: Ends {
-            source: own,
-            destination: None,
-        },
+        ends: Ends { source: own, destination: None },
         // Until a peer has proven itself, there is no link.
         tls: TlsState::Failed,
         edges: Arc::clone(&worker.edges),
@@ -177,10 +149,9 @@ async fn protocol(
     }
     let (detected, stream) = detect::protocol(tcp, worker.limits.detect_timeout).await?;
     match (declared, detected) {
-        (Protocol::Http | Protocol::Http2, Detected::Opaque) => Err(Error::ProtocolMismatch {
-            declared: "http",
-            seen: "opaque bytes",
-        }),
+        (Protocol::Http | Protocol::Http2, Detected::Opaque) => {
+            Err(Error::ProtocolMismatch { declared: "http", seen: "opaque bytes" })
+        }
         _ => Ok((detected, stream)),
     }
 }

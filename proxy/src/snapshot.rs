@@ -158,20 +158,12 @@ impl Publisher {
             version: 0,
         };
         let current = Arc::new(ArcSwap::from_pointee(parts.snapshot()));
-        Self {
-            parts: Mutex::new(parts),
-            current,
-            wake: watch::Sender::new(0),
-            metrics,
-        }
+        Self { parts: Mutex::new(parts), current, wake: watch::Sender::new(0), metrics }
     }
 
     /// A reader of what is in force.
     pub(crate) fn reader(&self) -> Reader {
-        Reader {
-            current: Arc::clone(&self.current),
-            wake: self.wake.subscribe(),
-        }
+        Reader { current: Arc::clone(&self.current), wake: self.wake.subscribe() }
     }
 
     /// Puts what the mesh tells in force.
@@ -229,9 +221,7 @@ impl Publisher {
 
     fn ends_at(&self, own: Option<&Credentials>) {
         let not_after = own.map_or(0, |own| own.svid().not_after().as_secs());
-        self.metrics
-            .certificate_expiry
-            .store(not_after, Ordering::Relaxed);
+        self.metrics.certificate_expiry.store(not_after, Ordering::Relaxed);
     }
 
     /// Holds the lock while it builds: writers are rare and off the data path, and no snapshot is lost.
@@ -240,9 +230,7 @@ impl Publisher {
         change(&mut parts);
         parts.version += 1;
         self.current.store(Arc::new(parts.snapshot()));
-        self.metrics
-            .snapshot_version
-            .store(parts.version, Ordering::Relaxed);
+        self.metrics.snapshot_version.store(parts.version, Ordering::Relaxed);
         self.wake.send_replace(parts.version);
     }
 }
@@ -288,47 +276,27 @@ impl Parts {
     fn snapshot(&self) -> Snapshot {
         let secured = self.credentials.as_ref().map(|credentials| Secured {
             credentials: credentials.clone(),
-            server: server_config(
-                credentials,
-                Arc::clone(&self.trust),
-                ClientAuth::Required,
-                &SERVER_ALPN,
-            ),
+            server: server_config(credentials, Arc::clone(&self.trust), ClientAuth::Required, &SERVER_ALPN),
         });
         Snapshot {
             secured,
             trust: Arc::clone(&self.trust),
             policies: Arc::clone(&self.policies),
-            enforcement: self
-                .mesh
-                .as_ref()
-                .map_or(Enforcement::Enforce, |mesh| mesh.enforcement),
+            enforcement: self.mesh.as_ref().map_or(Enforcement::Enforce, |mesh| mesh.enforcement),
             inbound: self.config.inbound.clone().into(),
             outbound: self.config.outbound.iter().map(|port| self.route(port)).collect(),
             is_complete: self.mesh.is_some(),
-            report_interval: self
-                .mesh
-                .as_ref()
-                .map_or(DEFAULT_REPORT_INTERVAL, |mesh| mesh.report_interval),
+            report_interval: self.mesh.as_ref().map_or(DEFAULT_REPORT_INTERVAL, |mesh| mesh.report_interval),
         }
     }
 
     fn route(&self, port: &Outbound) -> Route {
-        let told = self
-            .mesh
-            .as_ref()
-            .and_then(|mesh| mesh.services.get(port.service.as_str()));
+        let told = self.mesh.as_ref().and_then(|mesh| mesh.services.get(port.service.as_str()));
         let service = port.target.as_ref().or(told).map(|target| {
             let identities: Arc<[SpiffeId]> = target.identities.clone().into();
-            Arc::new(Service {
-                endpoints: target.endpoints.clone().into(),
-                tls: self.peer_tls(&identities),
-            })
+            Arc::new(Service { endpoints: target.endpoints.clone().into(), tls: self.peer_tls(&identities) })
         });
-        Route {
-            port: port.clone(),
-            service,
-        }
+        Route { port: port.clone(), service }
     }
 
     fn peer_tls(&self, identities: &Arc<[SpiffeId]>) -> Option<PeerTls> {

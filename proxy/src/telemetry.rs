@@ -132,12 +132,6 @@ impl Carried {
 
 impl Judgement {
     /// Nothing was to be decided here, and nothing failed.
-    pub(crate) const ADMITTED: Self = Self {
-        verdict: Verdict::Allowed,
-        code: None,
-        policy: None,
-        rule: None,
-        route: None,
-        shadow: None,
-    };
+    pub(crate) const ADMITTED: Self =
+        Self { verdict: Verdict::Allowed, code: None, policy: None, rule: None, route: None, shadow: None };
 }

@@ -31,24 +31,14 @@ pub(crate) async fn originate(
 ) -> Result<client::TlsStream<TcpStream>, Error> {
     // Neither sent nor compared: the expected identities are the check.
     let unused = ServerName::from(tcp.peer_addr().map_err(|error| failure(&error))?.ip());
-    TlsConnector::from(config)
-        .connect(unused, tcp)
-        .await
-        .map_err(|error| failure(&error))
+    TlsConnector::from(config).connect(unused, tcp).await.map_err(|error| failure(&error))
 }
 
 /// Why a handshake failed, with a reason of a closed set.
 fn failure(error: &io::Error) -> Error {
     let detail = error.to_string();
-    let Some(tls) = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-    else {
-        return Error::Handshake {
-            code: Code::HandshakeFailed,
-            reason: "closed",
-            detail,
-        };
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return Error::Handshake { code: Code::HandshakeFailed, reason: "closed", detail };
     };
     if let Some(refused) = peer_error(tls) {
         return Error::Handshake {

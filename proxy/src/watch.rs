@@ -21,13 +21,7 @@ impl Changes {
         let (wake, events) = mpsc::channel(1);
         let folders: BTreeSet<PathBuf> = paths
             .into_iter()
-            .filter_map(|path| {
-                if path.is_dir() {
-                    Some(path)
-                } else {
-                    path.parent().map(PathBuf::from)
-                }
-            })
+            .filter_map(|path| if path.is_dir() { Some(path) } else { path.parent().map(PathBuf::from) })
             .collect();
         let watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
             // Full means that a wake-up is due already.
@@ -42,10 +36,7 @@ impl Changes {
         if let Err(error) = &watcher {
             tracing::warn!(%error, "no file events: changes are seen every {} s", FALLBACK.as_secs());
         }
-        Self {
-            events,
-            _watcher: watcher.ok(),
-        }
+        Self { events, _watcher: watcher.ok() }
     }
 
     /// Waits until something may have changed and the writer has paused.

@@ -70,21 +70,9 @@ pub(crate) struct RequestSlot(Rc<Cell<usize>>);
 impl Worker {
     /// `seed` is random: request ids begin with it.
     pub(crate) fn new(shared: Shared, seed: u64) -> Rc<Self> {
-        let Shared {
-            mesh,
-            limits,
-            metrics,
-            edges,
-            access_log,
-            gate,
-            drain,
-            inbound_tasks,
-        } = shared;
-        let dialer = Dialer {
-            limits: Arc::clone(&limits),
-            mesh: mesh.clone(),
-            metrics: Arc::clone(&metrics),
-        };
+        let Shared { mesh, limits, metrics, edges, access_log, gate, drain, inbound_tasks } = shared;
+        let dialer =
+            Dialer { limits: Arc::clone(&limits), mesh: mesh.clone(), metrics: Arc::clone(&metrics) };
         // Connections to upstreams end with the requests that use them; only downstream ones are waited for.
         let pool = Rc::new(Pool::new(dialer, TaskTracker::new()));
         Rc::new(Self {
@@ -156,25 +144,13 @@ impl Worker {
 
     /// Records a connection that ended before there was anything to record of it: counted, logged, in the ledger.
     pub(crate) fn refused(&self, direction: Direction, downstream: SocketAddr, port: u16, error: &Error) {
-        let tls = if matches!(error, Error::Plaintext { .. }) {
-            TlsState::Plaintext
-        } else {
-            TlsState::Failed
-        };
+        let tls =
+            if matches!(error, Error::Plaintext { .. }) { TlsState::Plaintext } else { TlsState::Failed };
         let snapshot = self.mesh.load();
-        let own = snapshot
-            .secured
-            .as_ref()
-            .map(|secured| secured.credentials.svid().id().clone());
+        let own = snapshot.secured.as_ref().map(|secured| secured.credentials.svid().id().clone());
         let ends = match direction {
-            Direction::Inbound => Ends {
-                source: None,
-                destination: own,
-            },
-            Direction::Outbound => Ends {
-                source: own,
-                destination: None,
-            },
+            Direction::Inbound => Ends { source: None, destination: own },
+            Direction::Outbound => Ends { source: own, destination: None },
         };
         self.metrics.connections.add(ConnectionLabels {
             direction,
@@ -184,11 +160,7 @@ impl Worker {
             verdict: Verdict::Failed,
         });
         if let Error::Handshake { code, reason, .. } = error {
-            self.metrics.handshake_failures.add(HandshakeLabels {
-                direction,
-                code: *code,
-                reason,
-            });
+            self.metrics.handshake_failures.add(HandshakeLabels { direction, code: *code, reason });
         }
         let exchange = Rc::new(Exchange {
             direction,

@@ -34,12 +34,7 @@ fn document(output: &Output) -> Value {
 
 #[test]
 fn help_goes_to_stdout_and_teaches_by_examples() {
-    for command in [
-        &["--help"][..],
-        &["demo", "--help"],
-        &["get", "edges", "--help"],
-        &["check", "--help"],
-    ] {
+    for command in [&["--help"][..], &["demo", "--help"], &["get", "edges", "--help"], &["check", "--help"]] {
         let output = sidegate(command);
         assert_eq!(output.status.code(), Some(0), "{command:?}");
         assert!(stdout(&output).contains("Example"), "{command:?}");
@@ -75,22 +70,12 @@ fn what_cannot_be_understood_ends_with_two_and_an_empty_stdout() {
 fn a_control_plane_that_is_not_there_ends_with_three_and_says_what_to_do() {
     let nobody = control_plane::unused_address();
     let api = format!("http://{nobody}");
-    for command in [
-        &["status"][..],
-        &["get", "proxies"],
-        &["get", "policies"],
-        &["get", "edges"],
-        &[],
-    ] {
+    for command in [&["status"][..], &["get", "proxies"], &["get", "policies"], &["get", "edges"], &[]] {
         let output = sidegate(&[command, &["--api", &api]].concat());
         assert_eq!(output.status.code(), Some(3), "{command:?}");
         assert_eq!(stdout(&output), "", "{command:?}");
         for words in ["SG0605", &nobody.to_string(), "why", "next", "--api"] {
-            assert!(
-                stderr(&output).contains(words),
-                "{command:?}: {words} in {}",
-                stderr(&output)
-            );
+            assert!(stderr(&output).contains(words), "{command:?}: {words} in {}", stderr(&output));
         }
     }
 }
@@ -137,20 +122,9 @@ fn sidegate_alone_shows_the_state_in_ten_lines() {
     let output = sidegate(&["--api", control_plane.url()]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(stdout(&output).lines().count() <= 10);
-    assert!(
-        stdout(&output).contains("√ sidecars       1 of 1 connected"),
-        "{}",
-        stdout(&output)
-    );
-    assert!(
-        stdout(&output).contains("next  sidegate get edges"),
-        "{}",
-        stdout(&output)
-    );
-    assert_eq!(
-        stdout(&output),
-        stdout(&sidegate(&["status", "--api", control_plane.url()]))
-    );
+    assert!(stdout(&output).contains("√ sidecars       1 of 1 connected"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("next  sidegate get edges"), "{}", stdout(&output));
+    assert_eq!(stdout(&output), stdout(&sidegate(&["status", "--api", control_plane.url()])));
 }
 
 #[test]
@@ -195,13 +169,8 @@ fn check_fails_with_code_reason_and_fix_when_policies_are_stale() {
     });
     let output = sidegate(&["check", "--api", control_plane.url()]);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    for words in [
-        "×",
-        "SG0218",
-        "policies/a.yaml:5:11: spec.action: unknown action (SG0213)",
-        "why",
-        "fix",
-    ] {
+    for words in ["×", "SG0218", "policies/a.yaml:5:11: spec.action: unknown action (SG0213)", "why", "fix"]
+    {
         assert!(stdout(&output).contains(words), "{words} in {}", stdout(&output));
     }
 }
@@ -232,10 +201,7 @@ fn completion_scripts_name_the_commands() {
 #[test]
 fn generated_pages_are_fresh() {
     for page in ["error-codes", "cli", "config", "mesh", "metrics"] {
-        let path = format!(
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/{}.md"),
-            page
-        );
+        let path = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/{}.md"), page);
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
             committed == stdout(&sidegate(&["reference", page])),

@@ -101,9 +101,7 @@ async fn an_access_log_that_nobody_reads_does_not_keep_a_sidecar_from_ending() {
     }
     payments.terminate();
     payments.logged(|line| {
-        line["message"]
-            .as_str()
-            .is_some_and(|message| message.starts_with("nobody reads the access log"))
+        line["message"].as_str().is_some_and(|message| message.starts_with("nobody reads the access log"))
     });
     assert!(payments.wait().success());
 }
@@ -119,11 +117,7 @@ async fn a_sidecar_follows_to_a_root_that_was_made_anew_as_soon_as_it_is_told_of
     control_plane.start_again();
     payments.logged(|line| line["code"] == "SG0605");
     payments.replace_root(&control_plane.root());
-    control_plane
-        .first("/v1/proxies", "proxies", |proxy| {
-            proxy["acked"].as_u64() > Some(0)
-        })
-        .await;
+    control_plane.first("/v1/proxies", "proxies", |proxy| proxy["acked"].as_u64() > Some(0)).await;
 }
 
 #[tokio::test]
@@ -136,9 +130,7 @@ async fn a_sidecar_does_not_follow_to_a_root_that_it_was_not_told_of() {
     control_plane.lose_its_state();
     control_plane.start_again();
     payments.logged(|line| {
-        let is_untrusted = line["error"]
-            .as_str()
-            .is_some_and(|error| error.contains("UnknownIssuer"));
+        let is_untrusted = line["error"].as_str().is_some_and(|error| error.contains("UnknownIssuer"));
         line["code"] == "SG0605" && is_untrusted
     });
     let proxies = control_plane.get("/v1/proxies").await;
@@ -180,14 +172,7 @@ async fn a_second_sigterm_ends_at_once() {
         "limits: {drainTimeout: 1h}",
     );
     let orders = authority.svid(&id("orders"));
-    let stream = tls(
-        sidecar.inbound(),
-        &authority,
-        Some(&orders),
-        &id("payments"),
-        b"http/1.1",
-    )
-    .await;
+    let stream = tls(sidecar.inbound(), &authority, Some(&orders), &id("payments"), b"http/1.1").await;
     let mut client = Connection::over(stream.unwrap(), Http::One).await;
     let request = tokio::spawn(async move { client.call("GET", "/").await });
     let (_never_answers, _) = app.accept().await.unwrap();

@@ -40,17 +40,9 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let (app, authority) = (App::start().await, Authority::new());
-        let sidecar = Sidecar::start(
-            "payments",
-            &authority,
-            POLICY,
-            &[Port::Inbound(app.address, "protocol: auto")],
-        );
-        Self {
-            app,
-            sidecar,
-            authority,
-        }
+        let sidecar =
+            Sidecar::start("payments", &authority, POLICY, &[Port::Inbound(app.address, "protocol: auto")]);
+        Self { app, sidecar, authority }
     }
 
     async fn stream(
@@ -59,15 +51,7 @@ impl Stage {
         alpn: &[u8],
     ) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
         let svid = self.authority.svid(&id(caller));
-        tls(
-            self.sidecar.inbound(),
-            &self.authority,
-            Some(&svid),
-            &id("payments"),
-            alpn,
-        )
-        .await
-        .unwrap()
+        tls(self.sidecar.inbound(), &self.authority, Some(&svid), &id("payments"), alpn).await.unwrap()
     }
 
     async fn caller(&self, caller: &str, version: Http) -> Connection {
@@ -95,20 +79,11 @@ async fn a_permitted_request_reaches_the_application_with_its_callers_identity()
     let stage = Stage::new().await;
     for version in [Http::One, Http::Two] {
         let mut orders = stage.caller("orders", version).await;
-        let request = Request::post(if version == Http::Two {
-            "http://payments/charge?x=1"
-        } else {
-            "/charge?x=1"
-        });
-        let request = if version == Http::One {
-            request.header("host", "payments")
-        } else {
-            request
-        };
-        let reply = orders
-            .send(request.body(Full::new(Bytes::from_static(b"5 EUR"))).unwrap())
-            .await
-            .unwrap();
+        let request =
+            Request::post(if version == Http::Two { "http://payments/charge?x=1" } else { "/charge?x=1" });
+        let request = if version == Http::One { request.header("host", "payments") } else { request };
+        let reply =
+            orders.send(request.body(Full::new(Bytes::from_static(b"5 EUR"))).unwrap()).await.unwrap();
         assert_eq!((reply.status.as_u16(), reply.body.as_str()), (200, "5 EUR"));
     }
     for seen in stage.app.seen() {
@@ -121,16 +96,9 @@ async fn a_permitted_request_reaches_the_application_with_its_callers_identity()
     let line = stage.sidecar.accessed(|line| line["path"] == "/charge");
     assert_eq!(
         (&line["verdict"], &line["policy"], &line["rule"]),
-        (
-            &"allowed".into(),
-            &"shop/payments-callers".into(),
-            &"orders-charge".into()
-        )
+        (&"allowed".into(), &"shop/payments-callers".into(), &"orders-charge".into())
     );
-    assert_eq!(
-        (&line["src"], &line["dst"]),
-        (&id("orders").into(), &id("payments").into())
-    );
+    assert_eq!((&line["src"], &line["dst"]), (&id("orders").into(), &id("payments").into()));
 }
 
 #[tokio::test]
@@ -143,12 +111,7 @@ async fn a_denied_request_stops_before_the_application_and_explains_itself_in_th
         ("orders", "GET", "/admin/keys", "SG0203", Some("nobody")),
         ("orders", "GET", "/%61dmin/keys", "SG0203", Some("nobody")),
     ] {
-        let reply = stage
-            .caller(caller, Http::One)
-            .await
-            .call(method, target)
-            .await
-            .unwrap();
+        let reply = stage.caller(caller, Http::One).await.call(method, target).await.unwrap();
         assert_eq!(reply.status, 403, "{caller} {method} {target}");
         let request_id = reply.headers["x-request-id"].to_str().unwrap();
         assert_eq!(
@@ -158,25 +121,13 @@ async fn a_denied_request_stops_before_the_application_and_explains_itself_in_th
         );
         let line = stage.sidecar.accessed(|line| line["request_id"] == request_id);
         assert_eq!(
-            (
-                line["verdict"].as_str(),
-                line["code"].as_str(),
-                line["rule"].as_str()
-            ),
+            (line["verdict"].as_str(), line["code"].as_str(), line["rule"].as_str()),
             (Some("denied"), Some(code), rule)
         );
     }
     assert!(stage.app.seen().is_empty());
-    let near = stage
-        .sidecar
-        .accessed(|line| line["src"] == id("orders") && line["path"] == "/charge");
-    assert!(
-        near["nearest"]
-            .as_str()
-            .unwrap()
-            .contains("method GET is not in [POST]"),
-        "{near}"
-    );
+    let near = stage.sidecar.accessed(|line| line["src"] == id("orders") && line["path"] == "/charge");
+    assert!(near["nearest"].as_str().unwrap().contains("method GET is not in [POST]"), "{near}");
     let metrics = stage.sidecar.page("/metrics").await.body;
     let denied = "sidegate_denied_total{src=\"shop/orders\",dst=\"shop/payments\",code=\"SG0203\",policy=\"shop/admin-is-closed\",rule=\"nobody\"} 2";
     assert!(metrics.contains(denied), "{metrics}");
@@ -201,10 +152,7 @@ async fn an_ambiguous_path_is_refused_whatever_policy_says() {
     }
     assert_eq!(caller.status("GET", "/public/a").await, 200);
     assert_eq!(stage.app.seen().len(), 1);
-    assert_eq!(
-        stage.sidecar.accessed(|line| line["status"] == 400)["code"],
-        "SG0610"
-    );
+    assert_eq!(stage.sidecar.accessed(|line| line["status"] == 400)["code"], "SG0610");
 }
 
 #[tokio::test]
@@ -220,40 +168,23 @@ async fn an_ambiguous_message_never_reaches_the_application() {
             "POST /public/a HTTP/1.1\r\nHost: payments\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         ),
         ("no host", "GET /public/a HTTP/1.1\r\n\r\n"),
-        (
-            "two hosts",
-            "GET /public/a HTTP/1.1\r\nHost: payments\r\nHost: other\r\n\r\n",
-        ),
-        (
-            "target against host",
-            "GET http://payments/public/a HTTP/1.1\r\nHost: other\r\n\r\n",
-        ),
+        ("two hosts", "GET /public/a HTTP/1.1\r\nHost: payments\r\nHost: other\r\n\r\n"),
+        ("target against host", "GET http://payments/public/a HTTP/1.1\r\nHost: other\r\n\r\n"),
         ("userinfo", "GET /public/a HTTP/1.1\r\nHost: a@payments\r\n\r\n"),
         (
             "stripping",
             "GET /public/a HTTP/1.1\r\nHost: payments\r\nAuthorization: Bearer x\r\nConnection: authorization\r\n\r\n",
         ),
-        (
-            "tunnel",
-            "CONNECT payments:443 HTTP/1.1\r\nHost: payments:443\r\n\r\n",
-        ),
+        ("tunnel", "CONNECT payments:443 HTTP/1.1\r\nHost: payments:443\r\n\r\n"),
         (
             "upgrade",
             "GET /public/a HTTP/1.1\r\nHost: payments\r\nConnection: upgrade\r\nUpgrade: tls/1.0\r\n\r\n",
         ),
-        (
-            "obs-fold",
-            "GET /public/a HTTP/1.1\r\nHost: payments\r\nX-A: 1\r\n  2\r\n\r\n",
-        ),
-        (
-            "space before colon",
-            "GET /public/a HTTP/1.1\r\nHost : payments\r\n\r\n",
-        ),
+        ("obs-fold", "GET /public/a HTTP/1.1\r\nHost: payments\r\nX-A: 1\r\n  2\r\n\r\n"),
+        ("space before colon", "GET /public/a HTTP/1.1\r\nHost : payments\r\n\r\n"),
     ] {
         let answer = stage.raw(request.as_bytes()).await;
-        let refused = ["HTTP/1.1 400", "HTTP/1.1 501"]
-            .iter()
-            .any(|status| answer.starts_with(status));
+        let refused = ["HTTP/1.1 400", "HTTP/1.1 501"].iter().any(|status| answer.starts_with(status));
         assert!(refused, "{what}: {answer}");
     }
     assert!(stage.app.seen().is_empty(), "{:?}", stage.app.seen());
@@ -265,10 +196,7 @@ async fn a_request_smuggled_behind_two_framings_is_never_read_as_one() {
     let head = "POST /public/a HTTP/1.1\r\nHost: payments\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n";
     let smuggled = "GET /public/smuggled HTTP/1.1\r\nHost: payments\r\n\r\n";
     let mut stream = stage.stream("orders", b"http/1.1").await;
-    stream
-        .write_all(format!("{head}0\r\n\r\n{smuggled}").as_bytes())
-        .await
-        .unwrap();
+    stream.write_all(format!("{head}0\r\n\r\n{smuggled}").as_bytes()).await.unwrap();
     let mut answer = String::new();
     // The sidecar ends the connection by itself, in whatever way.
     let _ = stream.read_to_string(&mut answer).await;
@@ -289,20 +217,10 @@ async fn a_caller_cannot_claim_an_identity_in_a_header_or_a_trailer() {
         .header("host", "payments")
         .header("x-sidegate-peer", id("admin"))
         .header("X_Sidegate_Peer", id("admin"))
-        .header(
-            "x-forwarded-client-cert",
-            "URI=spiffe://shop.test/ns/shop/sa/admin",
-        )
+        .header("x-forwarded-client-cert", "URI=spiffe://shop.test/ns/shop/sa/admin")
         .header("forwarded", "for=10.0.0.1")
         .header("accept", "*/*");
-    assert_eq!(
-        caller
-            .send(request.body(Full::default()).unwrap())
-            .await
-            .unwrap()
-            .status,
-        200
-    );
+    assert_eq!(caller.send(request.body(Full::default()).unwrap()).await.unwrap().status, 200);
     let mut stream = stage.stream("orders", b"http/1.1").await;
     stream
         .write_all(b"POST /public/b HTTP/1.1\r\nHost: payments\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: x-sidegate-peer\r\n\r\n0\r\nx-sidegate-peer: admin\r\nx-sum: 1\r\n\r\n")
@@ -334,19 +252,12 @@ async fn grpc_keeps_its_trailers_and_learns_of_a_denial_in_its_own_words() {
     let reply = caller.send(call("/public/Service/Call")).await.unwrap();
     let trailers = reply.trailers.expect("trailers");
     assert_eq!(trailers["grpc-status"], "0");
-    assert!(
-        !trailers.contains_key("x-forwarded-client-cert"),
-        "a trailer says nothing about identity"
-    );
+    assert!(!trailers.contains_key("x-forwarded-client-cert"), "a trailer says nothing about identity");
     assert_eq!(stage.app.seen()[0].headers["te"], "trailers");
 
     let denied = caller.send(call("/admin/Service/Call")).await.unwrap();
     assert_eq!(
-        (
-            denied.status.as_u16(),
-            &denied.headers["grpc-status"],
-            &denied.headers["grpc-message"]
-        ),
+        (denied.status.as_u16(), &denied.headers["grpc-status"], &denied.headers["grpc-message"]),
         (200, &"7".parse().unwrap(), &"denied".parse().unwrap())
     );
     assert_eq!(stage.app.seen().len(), 1);
@@ -358,11 +269,7 @@ async fn requests_share_connections_on_both_sides() {
     let mut caller = stage.caller("orders", Http::One).await;
     for _ in 0..5 {
         assert_eq!(caller.status("GET", "/public/a").await, 200);
-        assert_eq!(
-            caller.status("GET", "/admin/a").await,
-            403,
-            "a denial does not cost the connection"
-        );
+        assert_eq!(caller.status("GET", "/admin/a").await, 403, "a denial does not cost the connection");
     }
     let metrics = stage.sidecar.page("/metrics").await.body;
     assert!(metrics.contains("sidegate_connections_total{direction=\"inbound\",src=\"shop/orders\",dst=\"shop/payments\",tls=\"mutual\",verdict=\"allowed\"} 1"), "{metrics}");

@@ -22,12 +22,8 @@ spec:
 
 async fn stage() -> (App, Authority, Sidecar) {
     let (app, authority) = (App::start().await, Authority::new());
-    let sidecar = Sidecar::start(
-        "payments",
-        &authority,
-        EVERYBODY,
-        &[Port::Inbound(app.address, "protocol: http")],
-    );
+    let sidecar =
+        Sidecar::start("payments", &authority, EVERYBODY, &[Port::Inbound(app.address, "protocol: http")]);
     (app, authority, sidecar)
 }
 
@@ -35,9 +31,7 @@ async fn stage() -> (App, Authority, Sidecar) {
 async fn is_refused(stream: std::io::Result<tokio_rustls::client::TlsStream<TcpStream>>) -> bool {
     let Ok(mut stream) = stream else { return true };
     // With TLS 1.3 a client learns of its refusal with the first read.
-    let _ = stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
-        .await;
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n").await;
     matches!(stream.read(&mut [0; 1024]).await, Ok(0) | Err(_))
 }
 
@@ -112,9 +106,7 @@ fn trusting_client(svid: &Svid) -> Arc<rustls::ClientConfig> {
         }
     }
 
-    let chain = CertificateDer::pem_slice_iter(svid.chain.as_bytes())
-        .collect::<Result<_, _>>()
-        .unwrap();
+    let chain = CertificateDer::pem_slice_iter(svid.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(svid.key.as_bytes()).unwrap();
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -131,19 +123,13 @@ fn trusting_client(svid: &Svid) -> Arc<rustls::ClientConfig> {
 async fn plaintext_is_closed_before_a_byte_reaches_the_application() {
     let (app, _, sidecar) = stage().await;
     let mut plain = TcpStream::connect(sidecar.inbound()).await.unwrap();
-    plain
-        .write_all(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
-        .await
-        .unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     // A reset is as good a refusal as an end.
     let _ = plain.read_to_end(&mut answer).await;
     assert_eq!(answer, b"");
     let line = sidecar.accessed(|line| line["code"] == "SG0101");
-    assert_eq!(
-        (&line["tls"], &line["verdict"]),
-        (&"plaintext".into(), &"failed".into())
-    );
+    assert_eq!((&line["tls"], &line["verdict"]), (&"plaintext".into(), &"failed".into()));
     assert!(app.seen().is_empty());
 }
 
@@ -151,15 +137,8 @@ async fn plaintext_is_closed_before_a_byte_reaches_the_application() {
 async fn a_connection_ends_with_its_peers_certificate() {
     let (_app, authority, sidecar) = stage().await;
     let short = authority.svid_for(&id("orders"), Duration::from_secs(3));
-    let stream = tls(
-        sidecar.inbound(),
-        &authority,
-        Some(&short),
-        &id("payments"),
-        b"http/1.1",
-    )
-    .await
-    .unwrap();
+    let stream =
+        tls(sidecar.inbound(), &authority, Some(&short), &id("payments"), b"http/1.1").await.unwrap();
     let mut orders = Connection::over(stream, Http::One).await;
     assert_eq!(orders.status("GET", "/").await, 200);
     let ended = tokio::time::timeout(PATIENCE, async {
@@ -168,9 +147,7 @@ async fn a_connection_ends_with_its_peers_certificate() {
             tokio::task::yield_now().await;
         }
     });
-    ended
-        .await
-        .expect("the connection outlives its peer's certificate");
+    ended.await.expect("the connection outlives its peer's certificate");
     // It ended in order, a little before the certificate: until then a new connection is still one.
     let refused = tokio::time::timeout(PATIENCE, async {
         while !is_refused(connect(sidecar.inbound(), trusting_client(&short)).await).await {}
@@ -184,18 +161,9 @@ async fn a_connection_ends_with_its_peers_certificate() {
 async fn a_removed_root_ends_open_connections_within_a_second() {
     let (_app, authority, sidecar) = stage().await;
     let svid = authority.svid(&id("orders"));
-    let mut open = tls(
-        sidecar.inbound(),
-        &authority,
-        Some(&svid),
-        &id("payments"),
-        b"http/1.1",
-    )
-    .await
-    .unwrap();
-    open.write_all(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
-        .await
-        .unwrap();
+    let mut open =
+        tls(sidecar.inbound(), &authority, Some(&svid), &id("payments"), b"http/1.1").await.unwrap();
+    open.write_all(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n").await.unwrap();
     assert_ne!(open.read(&mut [0; 1024]).await.unwrap(), 0);
 
     // A new root with a new SVID for the sidecar itself; the old root is gone.
@@ -205,15 +173,9 @@ async fn a_removed_root_ends_open_connections_within_a_second() {
     sidecar.replace("key.pem", &own.key);
     sidecar.replace("bundle.pem", &other.bundle());
     let changed = std::time::Instant::now();
-    let read = tokio::time::timeout(PATIENCE, open.read(&mut [0; 1024]))
-        .await
-        .expect("still open");
+    let read = tokio::time::timeout(PATIENCE, open.read(&mut [0; 1024])).await.expect("still open");
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
-    assert!(
-        changed.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        changed.elapsed()
-    );
+    assert!(changed.elapsed() < Duration::from_secs(1), "{:?}", changed.elapsed());
     sidecar.accessed(|line| line["code"] == "SG0311");
 }
 
@@ -230,9 +192,7 @@ async fn a_removed_root_ends_outbound_streams_too() {
     let to_payments = [Port::Outbound("payments", payments.inbound(), "protocol: http2")];
     let orders = Sidecar::start("orders", &authority, EVERYBODY, &to_payments);
     let mut client = Connection::plain(orders.outbound(), Http::Two).await;
-    let request = http::Request::get("http://payments/")
-        .body(http_body_util::Full::default())
-        .unwrap();
+    let request = http::Request::get("http://payments/").body(http_body_util::Full::default()).unwrap();
     let mut body = client.open(request).await.unwrap().into_body();
     assert!(body.frame().await.unwrap().is_ok(), "the stream is open");
 
@@ -250,28 +210,15 @@ async fn a_removed_root_ends_outbound_streams_too() {
 async fn a_key_that_others_may_read_is_not_used() {
     let (app, authority, sidecar) = stage().await;
     let folder = sidecar.copy();
-    std::fs::set_permissions(
-        folder.path().join("key.pem"),
-        std::fs::Permissions::from_mode(0o640),
-    )
-    .unwrap();
+    std::fs::set_permissions(folder.path().join("key.pem"), std::fs::Permissions::from_mode(0o640)).unwrap();
     let second = Sidecar::start_in(folder, &[Port::Inbound(app.address, "protocol: http")]);
     let line = second.logged(|line| line["code"] == "SG0312");
     assert!(line["error"].as_str().unwrap().contains("key.pem"), "{line}");
     assert_eq!(second.page("/readyz").await.status, 503);
     let orders = authority.svid(&id("orders"));
     assert!(
-        is_refused(
-            tls(
-                second.inbound(),
-                &authority,
-                Some(&orders),
-                &id("payments"),
-                b"http/1.1"
-            )
+        is_refused(tls(second.inbound(), &authority, Some(&orders), &id("payments"), b"http/1.1").await)
             .await
-        )
-        .await
     );
     second.accessed(|line| line["code"] == "SG0308");
 }

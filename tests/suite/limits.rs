@@ -30,22 +30,13 @@ async fn stage(limits: &str) -> (App, Authority, Sidecar) {
 
 async fn orders(sidecar: &Sidecar, authority: &Authority) -> std::io::Result<Connection> {
     let svid = authority.svid(&id("orders"));
-    let stream = tls(
-        sidecar.inbound(),
-        authority,
-        Some(&svid),
-        &id("payments"),
-        b"http/1.1",
-    )
-    .await?;
+    let stream = tls(sidecar.inbound(), authority, Some(&svid), &id("payments"), b"http/1.1").await?;
     Ok(Connection::over(stream, Http::One).await)
 }
 
 /// Whether the sidecar ends the connection by itself.
 async fn is_closed(mut tcp: TcpStream) -> bool {
-    let read = tokio::time::timeout(PATIENCE, tcp.read(&mut [0; 64]))
-        .await
-        .expect("still open");
+    let read = tokio::time::timeout(PATIENCE, tcp.read(&mut [0; 64])).await.expect("still open");
     matches!(read, Ok(0) | Err(_))
 }
 
@@ -81,10 +72,7 @@ async fn heads_over_the_limits_are_refused_before_policy() {
     for n in 0..20 {
         request = request.header(format!("x-{n}"), "1");
     }
-    let reply = caller
-        .send(request.body(http_body_util::Full::default()).unwrap())
-        .await
-        .unwrap();
+    let reply = caller.send(request.body(http_body_util::Full::default()).unwrap()).await.unwrap();
     assert_eq!(reply.status, 431);
     assert!(app.seen().is_empty());
 }
@@ -113,31 +101,18 @@ async fn what_the_http_library_refuses_is_recorded_too() {
     let svid = authority.svid(&id("orders"));
     let many = "x-a: 1\r\n".repeat(50);
     for (code, request) in [
-        (
-            "SG0613",
-            format!("GET / HTTP/1.1\r\nHost: payments\r\n{many}\r\n"),
-        ),
+        ("SG0613", format!("GET / HTTP/1.1\r\nHost: payments\r\n{many}\r\n")),
         ("SG0612", "GET / HTTP/1.1\r\nHost : payments\r\n\r\n".to_owned()),
     ] {
-        let mut stream = tls(
-            sidecar.inbound(),
-            &authority,
-            Some(&svid),
-            &id("payments"),
-            b"http/1.1",
-        )
-        .await
-        .unwrap();
+        let mut stream =
+            tls(sidecar.inbound(), &authority, Some(&svid), &id("payments"), b"http/1.1").await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         // The connection ends with the refusal, in whatever way.
         let _ = stream.read_to_string(&mut answer).await;
         assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
         let line = sidecar.accessed(|line| line["code"] == code);
-        assert_eq!(
-            (&line["verdict"], &line["src"]),
-            (&"failed".into(), &id("orders").into())
-        );
+        assert_eq!((&line["verdict"], &line["src"]), (&"failed".into(), &id("orders").into()));
     }
     assert!(app.seen().is_empty());
 }
@@ -154,32 +129,17 @@ async fn requests_in_flight_over_the_limit_are_shed_and_the_place_comes_back() {
     let mut second = orders(&sidecar, &authority).await.unwrap();
     let waiting = tokio::spawn(async move { first.status("GET", "/first").await });
     let (mut app, _) = listener.accept().await.unwrap();
-    assert_ne!(
-        app.read(&mut [0; 1024]).await.unwrap(),
-        0,
-        "the one place is taken"
-    );
+    assert_ne!(app.read(&mut [0; 1024]).await.unwrap(), 0, "the one place is taken");
 
     assert_eq!(second.status("GET", "/second").await, 503);
-    assert_eq!(
-        sidecar.accessed(|line| line["path"] == "/second")["code"],
-        "SG0607"
-    );
-    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        .await
-        .unwrap();
+    assert_eq!(sidecar.accessed(|line| line["path"] == "/second")["code"], "SG0607");
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     assert_eq!(waiting.await.unwrap(), 200);
     // Its record is written when its answer is through; from then on the place is free.
     sidecar.accessed(|line| line["path"] == "/first" && line["status"] == 200);
     let again = tokio::spawn(async move { second.status("GET", "/third").await });
-    assert_ne!(
-        app.read(&mut [0; 1024]).await.unwrap(),
-        0,
-        "on the pooled connection"
-    );
-    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        .await
-        .unwrap();
+    assert_ne!(app.read(&mut [0; 1024]).await.unwrap(), 0, "on the pooled connection");
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     assert_eq!(again.await.unwrap(), 200);
 }
 
@@ -188,30 +148,11 @@ async fn streams_over_the_limit_wait_for_one_to_end() {
     let (authority, endless) = (Authority::new(), crate::mesh::endless().await);
     let svid = authority.svid(&id("payments"));
     let ports = [Port::Inbound(endless.address, "protocol: http2")];
-    let sidecar = Sidecar::start_as(
-        "payments",
-        &svid,
-        &authority,
-        ORDERS,
-        &ports,
-        "limits: {streams: 1}",
-    );
+    let sidecar = Sidecar::start_as("payments", &svid, &authority, ORDERS, &ports, "limits: {streams: 1}");
     let orders = authority.svid(&id("orders"));
-    let stream = tls(
-        sidecar.inbound(),
-        &authority,
-        Some(&orders),
-        &id("payments"),
-        b"h2",
-    )
-    .await
-    .unwrap();
+    let stream = tls(sidecar.inbound(), &authority, Some(&orders), &id("payments"), b"h2").await.unwrap();
     let mut caller = Connection::over(stream, Http::Two).await;
-    let request = || {
-        http::Request::get("http://payments/")
-            .body(http_body_util::Full::default())
-            .unwrap()
-    };
+    let request = || http::Request::get("http://payments/").body(http_body_util::Full::default()).unwrap();
     let mut first = caller.open(request()).await.unwrap().into_body();
     let second = caller.open(request());
     tokio::pin!(second);
@@ -223,8 +164,6 @@ async fn streams_over_the_limit_wait_for_one_to_end() {
         }
     }
     drop(first);
-    let answer = tokio::time::timeout(PATIENCE, second)
-        .await
-        .expect("the place does not come back");
+    let answer = tokio::time::timeout(PATIENCE, second).await.expect("the place does not come back");
     assert_eq!(answer.unwrap().status(), 200);
 }

@@ -62,21 +62,13 @@ async fn serve(greeting: &'static [u8]) -> Echo {
             });
         }
     });
-    Echo {
-        address,
-        _serving: serving,
-    }
+    Echo { address, _serving: serving }
 }
 
 /// `orders`' sidecar in front of `payments`' sidecar in front of `app`.
 fn pair(app: SocketAddr, policies: &str) -> (Sidecar, Sidecar) {
     let authority = Authority::new();
-    let payments = Sidecar::start(
-        "payments",
-        &authority,
-        policies,
-        &[Port::Inbound(app, "protocol: tcp")],
-    );
+    let payments = Sidecar::start("payments", &authority, policies, &[Port::Inbound(app, "protocol: tcp")]);
     let to_payments = [Port::Outbound("payments", payments.inbound(), "protocol: tcp")];
     let orders = Sidecar::start("orders", &authority, policies, &to_payments);
     (orders, payments)
@@ -132,20 +124,14 @@ async fn a_deny_rule_that_cannot_be_evaluated_on_opaque_bytes_denies() {
 #[tokio::test]
 async fn an_http_port_is_never_downgraded_to_opaque_bytes() {
     let (app, authority) = (App::start().await, Authority::new());
-    let sidecar = Sidecar::start(
-        "payments",
-        &authority,
-        ORDERS,
-        &[Port::Inbound(app.address, "protocol: http")],
-    );
+    let sidecar =
+        Sidecar::start("payments", &authority, ORDERS, &[Port::Inbound(app.address, "protocol: http")]);
     let svid = authority.svid(&id("orders"));
     for alpn in [&b"sidegate-tcp/1"[..], b""] {
         let stream = tls(sidecar.inbound(), &authority, Some(&svid), &id("payments"), alpn).await;
         // Without a common protocol the handshake itself may end it.
         if let Ok(mut stream) = stream {
-            let _ = stream
-                .write_all(b"\x01\x02 GET /admin HTTP/1.1\r\nHost: payments\r\n\r\n")
-                .await;
+            let _ = stream.write_all(b"\x01\x02 GET /admin HTTP/1.1\r\nHost: payments\r\n\r\n").await;
             let mut all = Vec::new();
             let _ = stream.read_to_end(&mut all).await;
             assert_eq!(all, b"");
@@ -159,26 +145,13 @@ async fn an_http_port_is_never_downgraded_to_opaque_bytes() {
 #[tokio::test]
 async fn http_that_calls_itself_opaque_does_not_reach_the_application() {
     let (app, authority) = (App::start().await, Authority::new());
-    let sidecar = Sidecar::start(
-        "payments",
-        &authority,
-        ORDERS,
-        &[Port::Inbound(app.address, "protocol: auto")],
-    );
+    let sidecar =
+        Sidecar::start("payments", &authority, ORDERS, &[Port::Inbound(app.address, "protocol: auto")]);
     let svid = authority.svid(&id("orders"));
-    let mut stream = tls(
-        sidecar.inbound(),
-        &authority,
-        Some(&svid),
-        &id("payments"),
-        b"sidegate-tcp/1",
-    )
-    .await
-    .unwrap();
-    let forged = format!(
-        "GET /a/../b HTTP/1.1\r\nHost: payments\r\nX-Sidegate-Peer: {}\r\n\r\n",
-        id("admin")
-    );
+    let mut stream =
+        tls(sidecar.inbound(), &authority, Some(&svid), &id("payments"), b"sidegate-tcp/1").await.unwrap();
+    let forged =
+        format!("GET /a/../b HTTP/1.1\r\nHost: payments\r\nX-Sidegate-Peer: {}\r\n\r\n", id("admin"));
     stream.write_all(forged.as_bytes()).await.unwrap();
     let mut all = Vec::new();
     // A reset is as good a refusal as an end.

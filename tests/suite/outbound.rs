@@ -16,12 +16,8 @@ spec:
 #[tokio::test]
 async fn requests_of_both_versions_reach_the_service_over_mutual_tls() {
     let (app, authority) = (App::start().await, Authority::new());
-    let payments = Sidecar::start(
-        "payments",
-        &authority,
-        ORDERS,
-        &[Port::Inbound(app.address, "protocol: auto")],
-    );
+    let payments =
+        Sidecar::start("payments", &authority, ORDERS, &[Port::Inbound(app.address, "protocol: auto")]);
     let to_payments = [Port::Outbound("payments", payments.inbound(), "protocol: auto")];
     let orders = Sidecar::start("orders", &authority, ORDERS, &to_payments);
     for version in [Http::One, Http::Two] {
@@ -31,10 +27,7 @@ async fn requests_of_both_versions_reach_the_service_over_mutual_tls() {
         }
         let protocol = if version == Http::One { "http1" } else { "http2" };
         let line = orders.accessed(|line| line["protocol"] == protocol && line["status"] == 200);
-        assert_eq!(
-            (&line["tls"], &line["dst"]),
-            (&"mutual".into(), &id("payments").into())
-        );
+        assert_eq!((&line["tls"], &line["dst"]), (&"mutual".into(), &id("payments").into()));
         let line = payments.accessed(|line| line["protocol"] == protocol && line["status"] == 200);
         assert_eq!(line["src"], id("orders").as_str());
     }
@@ -45,12 +38,8 @@ async fn requests_of_both_versions_reach_the_service_over_mutual_tls() {
 async fn a_server_that_is_not_the_service_gets_no_request() {
     let (app, authority) = (App::start().await, Authority::new());
     // Valid, and somebody else.
-    let ledger = Sidecar::start(
-        "ledger",
-        &authority,
-        ORDERS,
-        &[Port::Inbound(app.address, "protocol: http")],
-    );
+    let ledger =
+        Sidecar::start("ledger", &authority, ORDERS, &[Port::Inbound(app.address, "protocol: http")]);
     let to_payments = [Port::Outbound("payments", ledger.inbound(), "protocol: http")];
     let orders = Sidecar::start("orders", &authority, ORDERS, &to_payments);
     let mut client = Connection::plain(orders.outbound(), Http::One).await;
@@ -63,11 +52,7 @@ async fn a_server_that_is_not_the_service_gets_no_request() {
 async fn nothing_is_ever_sent_in_plaintext() {
     let authority = Authority::new();
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let to_payments = [Port::Outbound(
-        "payments",
-        plain.local_addr().unwrap(),
-        "protocol: http",
-    )];
+    let to_payments = [Port::Outbound("payments", plain.local_addr().unwrap(), "protocol: http")];
     let orders = Sidecar::start("orders", &authority, ORDERS, &to_payments);
     let mut client = Connection::plain(orders.outbound(), Http::One).await;
     let calling = tokio::spawn(async move { client.status("GET", "/secret").await });
@@ -83,24 +68,12 @@ async fn nothing_is_ever_sent_in_plaintext() {
 #[tokio::test]
 async fn an_upstream_that_cannot_be_reached_is_an_error_with_a_code() {
     let authority = Authority::new();
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let orders = Sidecar::start(
-        "orders",
-        &authority,
-        ORDERS,
-        &[Port::Outbound("payments", closed, "protocol: http")],
-    );
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let orders =
+        Sidecar::start("orders", &authority, ORDERS, &[Port::Outbound("payments", closed, "protocol: http")]);
     let mut client = Connection::plain(orders.outbound(), Http::One).await;
     let reply = client.call("GET", "/a").await.unwrap();
     assert_eq!(reply.status, 502);
-    assert!(
-        reply.body.starts_with("unavailable (request id "),
-        "{}",
-        reply.body
-    );
+    assert!(reply.body.starts_with("unavailable (request id "), "{}", reply.body);
     assert_eq!(orders.accessed(|line| line["status"] == 502)["code"], "SG0601");
 }

@@ -51,11 +51,7 @@ async fn chat(answer: &'static [u8]) -> Chat {
             });
         }
     });
-    Chat {
-        address,
-        heads,
-        _serving: serving,
-    }
+    Chat { address, heads, _serving: serving }
 }
 
 /// Reads up to the end of a head.
@@ -72,12 +68,7 @@ async fn head(stream: &mut TcpStream) -> String {
 
 fn pair(app: SocketAddr) -> (Sidecar, Sidecar) {
     let authority = Authority::new();
-    let payments = Sidecar::start(
-        "payments",
-        &authority,
-        CHAT,
-        &[Port::Inbound(app, "protocol: http")],
-    );
+    let payments = Sidecar::start("payments", &authority, CHAT, &[Port::Inbound(app, "protocol: http")]);
     let to_payments = [Port::Outbound("payments", payments.inbound(), "protocol: http")];
     let orders = Sidecar::start("orders", &authority, CHAT, &to_payments);
     (orders, payments)
@@ -97,20 +88,11 @@ async fn a_websocket_passes_through_a_pair_of_sidecars() {
     let (orders, payments) = pair(chat.address);
     let (mut client, answer) = open(&orders).await;
     assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
-    assert!(
-        answer.to_ascii_lowercase().contains("upgrade: websocket\r\n"),
-        "{answer}"
-    );
+    assert!(answer.to_ascii_lowercase().contains("upgrade: websocket\r\n"), "{answer}");
     assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
     let seen = chat.heads.recv().await.unwrap().to_ascii_lowercase();
-    assert!(
-        seen.contains("sec-websocket-key: dghlihnhbxbszsbub25jzq==\r\n"),
-        "{seen}"
-    );
-    assert!(
-        seen.contains("x-sidegate-peer: spiffe://shop.test/ns/shop/sa/orders\r\n"),
-        "{seen}"
-    );
+    assert!(seen.contains("sec-websocket-key: dghlihnhbxbszsbub25jzq==\r\n"), "{seen}");
+    assert!(seen.contains("x-sidegate-peer: spiffe://shop.test/ns/shop/sa/orders\r\n"), "{seen}");
 
     for message in [&b"\x81\x05hello"[..], b"\x82\x03\x00\x01\x02"] {
         client.write_all(message).await.unwrap();
@@ -137,15 +119,10 @@ async fn an_open_websocket_is_cut_when_policy_no_longer_permits_it() {
 
     payments.replace("policies.yaml", &CHAT.replace("[/chat]", "[/other]"));
     let changed = Instant::now();
-    let read = tokio::time::timeout(PATIENCE, client.read(&mut [0; 4]))
-        .await
-        .expect("still open");
+    let read = tokio::time::timeout(PATIENCE, client.read(&mut [0; 4])).await.expect("still open");
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     assert!(changed.elapsed().as_secs() < 1, "{:?}", changed.elapsed());
-    assert_eq!(
-        payments.accessed(|line| line["path"] == "/chat")["code"],
-        "SG0207"
-    );
+    assert_eq!(payments.accessed(|line| line["path"] == "/chat")["code"], "SG0207");
 }
 
 #[tokio::test]
@@ -172,14 +149,8 @@ async fn a_switch_that_nobody_asked_for_is_a_broken_upstream() {
     let chat = chat(SWITCHED).await;
     let (orders, payments) = pair(chat.address);
     let mut client = TcpStream::connect(orders.outbound()).await.unwrap();
-    client
-        .write_all(b"GET /chat HTTP/1.1\r\nHost: payments\r\n\r\n")
-        .await
-        .unwrap();
+    client.write_all(b"GET /chat HTTP/1.1\r\nHost: payments\r\n\r\n").await.unwrap();
     let answer = head(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
-    assert_eq!(
-        payments.accessed(|line| line["path"] == "/chat")["code"],
-        "SG0617"
-    );
+    assert_eq!(payments.accessed(|line| line["path"] == "/chat")["code"], "SG0617");
 }

@@ -61,9 +61,7 @@ impl Client {
     async fn exchange(&self, path: &str) -> Result<http1::Answer, http1::Error> {
         let address = self.url.address;
         let mut connection = Connection::open(address, &address.to_string()).await?;
-        connection
-            .send(Method::GET, path, &[("accept", "application/json")])
-            .await
+        connection.send(Method::GET, path, &[("accept", "application/json")]).await
     }
 
     fn unreachable(&self, path: &str, why: &str) -> Failure {
@@ -116,21 +114,13 @@ impl FromStr for ApiUrl {
         let authority = uri.authority().filter(|_| plain).ok_or(BadApiUrl::Malformed)?;
         let port = authority.port_u16().ok_or(BadApiUrl::Malformed)?;
         // `localhost` is not looked up: a resolver could name another host.
-        let host = if authority.host() == "localhost" {
-            "127.0.0.1"
-        } else {
-            authority.host()
-        };
-        let ip: std::net::IpAddr = host
-            .trim_matches(['[', ']'])
-            .parse()
-            .map_err(|_| BadApiUrl::NotLoopback)?;
+        let host = if authority.host() == "localhost" { "127.0.0.1" } else { authority.host() };
+        let ip: std::net::IpAddr =
+            host.trim_matches(['[', ']']).parse().map_err(|_| BadApiUrl::NotLoopback)?;
         if !ip.is_loopback() {
             return Err(BadApiUrl::NotLoopback);
         }
-        Ok(Self {
-            address: SocketAddr::new(ip, port),
-        })
+        Ok(Self { address: SocketAddr::new(ip, port) })
     }
 }
 
@@ -162,20 +152,12 @@ mod tests {
 
     #[test]
     fn no_other_host_scheme_or_form_is_accepted() {
-        for text in [
-            "http://10.0.0.1:15180",
-            "http://example.com:80",
-            "http://127.0.0.1.evil.test:1",
-        ] {
+        for text in ["http://10.0.0.1:15180", "http://example.com:80", "http://127.0.0.1.evil.test:1"] {
             assert_eq!(text.parse::<ApiUrl>(), Err(BadApiUrl::NotLoopback), "{text}");
         }
-        for text in [
-            "",
-            "127.0.0.1:15180",
-            "https://127.0.0.1:15180",
-            "http://127.0.0.1",
-            "http://127.0.0.1:1/v1",
-        ] {
+        for text in
+            ["", "127.0.0.1:15180", "https://127.0.0.1:15180", "http://127.0.0.1", "http://127.0.0.1:1/v1"]
+        {
             assert_eq!(text.parse::<ApiUrl>(), Err(BadApiUrl::Malformed), "{text}");
         }
     }

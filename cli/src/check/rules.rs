@@ -8,11 +8,7 @@ use crate::{api, short, status::error_text};
 
 /// Judges everything, in the order in which it is shown.
 pub(super) fn judge(documents: &Documents, now: OffsetDateTime) -> Vec<Check> {
-    let Documents {
-        status,
-        proxies,
-        edges,
-    } = documents;
+    let Documents { status, proxies, edges } = documents;
     let mut checks = vec![root(&status.root, now)];
     checks.extend(policies(&status.policies));
     checks.extend(mesh(&status.mesh));
@@ -46,27 +42,16 @@ fn root(root: &api::Root, now: OffsetDateTime) -> Check {
 
 fn policies(policies: &api::PolicySet) -> Vec<Check> {
     let Some(errors) = &policies.last_error else {
-        return vec![Check::ok(
-            CONFIGURATION,
-            format!("{} policies, all of them in force", policies.count),
-        )];
+        return vec![Check::ok(CONFIGURATION, format!("{} policies, all of them in force", policies.count))];
     };
-    stale(
-        errors,
-        "the newest policies were refused; the last good set stays in force",
-        Code::PolicyStale,
-    )
+    stale(errors, "the newest policies were refused; the last good set stays in force", Code::PolicyStale)
 }
 
 fn mesh(mesh: &api::MeshFile) -> Vec<Check> {
     let Some(errors) = &mesh.last_error else {
         return vec![Check::ok(CONFIGURATION, "mesh.yaml is in force as written")];
     };
-    stale(
-        errors,
-        "the newest mesh.yaml was refused; the last good one stays in force",
-        Code::ConfigStale,
-    )
+    stale(errors, "the newest mesh.yaml was refused; the last good one stays in force", Code::ConfigStale)
 }
 
 /// One failed check for each place, under the file's own code where this release knows it.
@@ -105,10 +90,7 @@ fn connected(proxies: &api::Proxies) -> Vec<Check> {
         ];
     }
     if gone.is_empty() {
-        return vec![Check::ok(
-            DATA_PLANE,
-            format!("{total} of {total} sidecars connected"),
-        )];
+        return vec![Check::ok(DATA_PLANE, format!("{total} of {total} sidecars connected"))];
     }
     gone.into_iter()
         .map(|proxy| {
@@ -122,10 +104,7 @@ fn in_force(proxies: &api::Proxies) -> Vec<Check> {
     let mut checks: Vec<Check> = proxies.proxies.iter().filter_map(refused).collect();
     checks.extend(proxies.proxies.iter().filter_map(behind));
     if checks.is_empty() && proxies.proxies.iter().any(|proxy| proxy.connected) {
-        checks.push(Check::ok(
-            DATA_PLANE,
-            "the newest configuration is in force in every connected sidecar",
-        ));
+        checks.push(Check::ok(DATA_PLANE, "the newest configuration is in force in every connected sidecar"));
     }
     checks
 }
@@ -133,10 +112,7 @@ fn in_force(proxies: &api::Proxies) -> Vec<Check> {
 fn refused(proxy: &api::Proxy) -> Option<Check> {
     let nack = proxy.nack.as_ref()?;
     let name = short::identity(Some(&proxy.identity));
-    let why = format!(
-        "{}: {} ({}); version {} stays",
-        nack.path, nack.message, nack.code, proxy.acked
-    );
+    let why = format!("{}: {} ({}); version {} stays", nack.path, nack.message, nack.code, proxy.acked);
     Some(
         Check::failed(DATA_PLANE, format!("{name} refused version {}", nack.version))
             .why(why)
@@ -158,11 +134,7 @@ fn behind(proxy: &api::Proxy) -> Option<Check> {
 }
 
 fn certificates(proxies: &api::Proxies, now: OffsetDateTime) -> Vec<Check> {
-    let late: Vec<Check> = proxies
-        .proxies
-        .iter()
-        .filter_map(|proxy| late_renewal(proxy, now))
-        .collect();
+    let late: Vec<Check> = proxies.proxies.iter().filter_map(|proxy| late_renewal(proxy, now)).collect();
     if late.is_empty() && !proxies.proxies.is_empty() {
         return vec![Check::ok(DATA_PLANE, "certificates are renewed in time")];
     }
@@ -173,9 +145,7 @@ fn certificates(proxies: &api::Proxies, now: OffsetDateTime) -> Vec<Check> {
 fn late_renewal(proxy: &api::Proxy, now: OffsetDateTime) -> Option<Check> {
     let certificate = proxy.certificate.as_ref().filter(|_| proxy.connected)?;
     let remaining = certificate.not_after - now;
-    let life = certificate
-        .issued_at
-        .map_or(UNKNOWN_LIFE, |issued| certificate.not_after - issued);
+    let life = certificate.issued_at.map_or(UNKNOWN_LIFE, |issued| certificate.not_after - issued);
     let name = short::identity(Some(&proxy.identity));
     let left = short::left(certificate.not_after, now);
     if remaining <= Duration::ZERO {
@@ -192,12 +162,9 @@ fn late_renewal(proxy: &api::Proxy, now: OffsetDateTime) -> Option<Check> {
 
 fn ledger(ledger: api::Ledger) -> Option<Check> {
     (ledger.dropped > 0).then(|| {
-        Check::warning(
-            DATA_PLANE,
-            format!("the ledger dropped {} observations", ledger.dropped),
-        )
-        .why("more distinct edges were seen than its limit allows, so lists of edges are incomplete")
-        .fix("look for one source that calls very many destinations: `sidegate get edges`")
+        Check::warning(DATA_PLANE, format!("the ledger dropped {} observations", ledger.dropped))
+            .why("more distinct edges were seen than its limit allows, so lists of edges are incomplete")
+            .fix("look for one source that calls very many destinations: `sidegate get edges`")
     })
 }
 
@@ -209,10 +176,7 @@ fn callable(proxies: &api::Proxies, edges: &api::Edges) -> Vec<Check> {
         Check::failed(SECURITY, name).code(Code::NoEndpoints)
     }));
     if checks.is_empty() {
-        checks.push(Check::ok(
-            SECURITY,
-            "every service that is called is known and has endpoints",
-        ));
+        checks.push(Check::ok(SECURITY, "every service that is called is known and has endpoints"));
     }
     checks
 }
@@ -220,11 +184,8 @@ fn callable(proxies: &api::Proxies, edges: &api::Edges) -> Vec<Check> {
 fn unknown_services(proxy: &api::Proxy) -> impl Iterator<Item = Check> {
     let name = short::identity(Some(&proxy.identity));
     proxy.unknown_services.iter().map(move |service| {
-        Check::failed(
-            SECURITY,
-            format!("{name} has a listener for {service}, which is unknown"),
-        )
-        .code(Code::UnknownService)
+        Check::failed(SECURITY, format!("{name} has a listener for {service}, which is unknown"))
+            .code(Code::UnknownService)
     })
 }
 
@@ -238,62 +199,39 @@ fn server_identities(edges: &api::Edges) -> Vec<Check> {
 }
 
 fn plaintext(edges: &api::Edges) -> Vec<Check> {
-    let seen = || {
-        edges
-            .edges
-            .iter()
-            .filter(|edge| edge.tls == "plaintext" && edge.direction == "inbound")
-    };
+    let seen = || edges.edges.iter().filter(|edge| edge.tls == "plaintext" && edge.direction == "inbound");
     let (admitted, refused): (Vec<_>, Vec<_>) = seen().partition(|edge| edge.verdict == "allowed");
     let mut checks: Vec<Check> = admitted
         .into_iter()
         .map(|edge| {
-            Check::failed(
-                SECURITY,
-                format!("{}: plaintext, admitted {}", call(edge), times(edge.count)),
-            )
-            .why("nobody proved who called, and the bytes can be read and changed on the way")
-            .code(Code::PlaintextRefused)
+            Check::failed(SECURITY, format!("{}: plaintext, admitted {}", call(edge), times(edge.count)))
+                .why("nobody proved who called, and the bytes can be read and changed on the way")
+                .code(Code::PlaintextRefused)
         })
         .collect();
     if checks.is_empty() {
-        checks.push(Check::ok(
-            SECURITY,
-            "no plaintext was admitted in the last 10 minutes",
-        ));
+        checks.push(Check::ok(SECURITY, "no plaintext was admitted in the last 10 minutes"));
     }
     checks.extend(refused.into_iter().map(|edge| {
-        Check::warning(
-            SECURITY,
-            format!("{}: plaintext, refused {}", call(edge), times(edge.count)),
-        )
-        .code(Code::PlaintextRefused)
+        Check::warning(SECURITY, format!("{}: plaintext, refused {}", call(edge), times(edge.count)))
+            .code(Code::PlaintextRefused)
     }));
     checks
 }
 
 fn with_code(edges: &api::Edges, code: Code) -> impl Iterator<Item = &api::Edge> {
-    edges
-        .edges
-        .iter()
-        .filter(move |edge| edge.code.as_deref() == Some(code.id()))
+    edges.edges.iter().filter(move |edge| edge.code.as_deref() == Some(code.id()))
 }
 
 /// `shop/web to shop/orders:8080`.
 fn call(edge: &api::Edge) -> String {
-    let (source, destination) = (
-        short::identity(edge.source.as_deref()),
-        short::identity(edge.destination.as_deref()),
-    );
+    let (source, destination) =
+        (short::identity(edge.source.as_deref()), short::identity(edge.destination.as_deref()));
     format!("{source} to {destination}:{}", edge.port)
 }
 
 fn times(count: u64) -> String {
-    if count == 1 {
-        "once".to_owned()
-    } else {
-        format!("{count} times")
-    }
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 const CONTROL_PLANE: &str = "control plane";

@@ -32,21 +32,14 @@ fn documents(edit: impl FnOnce(&mut serde_json::Value)) -> Documents {
 }
 
 fn noon() -> OffsetDateTime {
-    OffsetDateTime::parse(
-        "2026-11-22T12:00:00Z",
-        &time::format_description::well_known::Rfc3339,
-    )
-    .expect("a time")
+    OffsetDateTime::parse("2026-11-22T12:00:00Z", &time::format_description::well_known::Rfc3339)
+        .expect("a time")
 }
 
 /// Level and code of everything that is not green.
 fn findings(edit: impl FnOnce(&mut serde_json::Value)) -> Vec<(Level, Option<Code>)> {
     let checks = rules::judge(&documents(edit), noon());
-    checks
-        .iter()
-        .filter(|check| check.level != Level::Ok)
-        .map(|check| (check.level, check.code))
-        .collect()
+    checks.iter().filter(|check| check.level != Level::Ok).map(|check| (check.level, check.code)).collect()
 }
 
 #[test]
@@ -65,16 +58,10 @@ fn refused_policies_are_named_with_file_line_and_field() {
         }),
         noon(),
     );
-    let failed: Vec<_> = checks
-        .iter()
-        .filter(|check| check.level == Level::Failed)
-        .collect();
+    let failed: Vec<_> = checks.iter().filter(|check| check.level == Level::Failed).collect();
     assert_eq!(failed[0].code, Some(Code::PolicyStale));
     assert_eq!(failed[1].code, Some(Code::PolicyUnknownKind));
-    assert_eq!(
-        failed[1].name,
-        "policies/a.yaml:7:11: spec.action: unknown action \"Permit\" (SG0213)"
-    );
+    assert_eq!(failed[1].name, "policies/a.yaml:7:11: spec.action: unknown action \"Permit\" (SG0213)");
 }
 
 #[test]
@@ -84,10 +71,7 @@ fn each_thing_that_can_be_wrong_is_found() {
     let set = |pointer: &'static str, value: serde_json::Value| {
         findings(move |all| *all.pointer_mut(pointer).expect(pointer) = value)
     };
-    assert_eq!(
-        set("/status/mesh/lastError", serde_json::json!([])),
-        failed(Code::ConfigStale)
-    );
+    assert_eq!(set("/status/mesh/lastError", serde_json::json!([])), failed(Code::ConfigStale));
     assert_eq!(
         set("/status/root/notAfter", "2026-11-22T11:00:00Z".into()),
         failed(Code::CertificateNotValidNow)
@@ -96,32 +80,17 @@ fn each_thing_that_can_be_wrong_is_found() {
         set("/status/root/notAfter", "2026-12-01T11:00:00Z".into()),
         warning(Code::CertificateNotValidNow)
     );
-    assert_eq!(
-        set("/status/enforcement", "Observe".into()),
-        [(Level::Warning, None)]
-    );
+    assert_eq!(set("/status/enforcement", "Observe".into()), [(Level::Warning, None)]);
     assert_eq!(set("/status/ledger/dropped", 3.into()), [(Level::Warning, None)]);
-    assert_eq!(
-        set("/proxies/proxies/0/connected", false.into()),
-        failed(Code::ControlPlaneUnreachable)
-    );
-    assert_eq!(
-        set("/proxies/proxies/0/acked", 3.into()),
-        [(Level::Warning, None)]
-    );
+    assert_eq!(set("/proxies/proxies/0/connected", false.into()), failed(Code::ControlPlaneUnreachable));
+    assert_eq!(set("/proxies/proxies/0/acked", 3.into()), [(Level::Warning, None)]);
     let nack =
         serde_json::json!({"version": 5, "path": "policies/x", "code": "SG0405", "message": "unknown"});
-    assert_eq!(
-        set("/proxies/proxies/0/nack", nack),
-        failed(Code::SnapshotRefused)
-    );
+    assert_eq!(set("/proxies/proxies/0/nack", nack), failed(Code::SnapshotRefused));
     let ends = |at: &str| set("/proxies/proxies/0/certificate/notAfter", at.into());
     assert_eq!(ends("2026-11-22T12:30:00Z"), warning(Code::RenewalFailed));
     assert_eq!(ends("2026-11-22T11:30:00Z"), failed(Code::NoCredentials));
-    assert_eq!(
-        set("/edges/edges/0/tls", "plaintext".into()),
-        failed(Code::PlaintextRefused)
-    );
+    assert_eq!(set("/edges/edges/0/tls", "plaintext".into()), failed(Code::PlaintextRefused));
 }
 
 #[test]
@@ -135,10 +104,7 @@ fn a_listener_for_an_unknown_service_is_found_before_it_is_called() {
 fn codes_on_edges_become_findings() {
     let with = |code: &str| findings(|all| all["edges"]["edges"][0]["code"] = code.into());
     assert_eq!(with("SG0603"), [(Level::Failed, Some(Code::NoEndpoints))]);
-    assert_eq!(
-        with("SG0305"),
-        [(Level::Warning, Some(Code::UnexpectedServerIdentity))]
-    );
+    assert_eq!(with("SG0305"), [(Level::Warning, Some(Code::UnexpectedServerIdentity))]);
     assert_eq!(with("SG0202"), []);
 }
 

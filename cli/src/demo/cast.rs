@@ -62,10 +62,7 @@ impl Cast {
     pub(super) fn at_free_ports(ports: &mut Ports) -> Result<Self, NoFreePort> {
         let api = ports.preferably(API_PORT)?;
         let grpc = ports.preferably(GRPC_PORT)?;
-        let workloads = PLOT
-            .iter()
-            .map(|scene| scene.workload(ports))
-            .collect::<Result<_, _>>()?;
+        let workloads = PLOT.iter().map(|scene| scene.workload(ports)).collect::<Result<_, _>>()?;
         Ok(Self { api, grpc, workloads })
     }
 
@@ -82,10 +79,7 @@ impl Cast {
 
     /// One of the workloads by its constant in this module.
     pub(super) fn workload(&self, name: &str) -> &Workload {
-        self.workloads
-            .iter()
-            .find(|workload| workload.name == name)
-            .expect("the plot names every workload")
+        self.workloads.iter().find(|workload| workload.name == name).expect("the plot names every workload")
     }
 
     /// The outbound listener through which `caller` reaches `service`.
@@ -119,59 +113,25 @@ struct Scene {
 impl Scene {
     fn workload(&self, ports: &mut Ports) -> Result<Workload, NoFreePort> {
         let served = if self.serves {
-            Some(Served {
-                inbound: ports.free()?,
-                app: ports.free()?,
-                counter: ports.free()?,
-            })
+            Some(Served { inbound: ports.free()?, app: ports.free()?, counter: ports.free()? })
         } else {
             None
         };
         let calls = self
             .calls
             .iter()
-            .map(|service| {
-                Ok(Call {
-                    service,
-                    listen: ports.free()?,
-                })
-            })
+            .map(|service| Ok(Call { service, listen: ports.free()? }))
             .collect::<Result<_, NoFreePort>>()?;
-        Ok(Workload {
-            name: self.name,
-            admin: ports.free()?,
-            served,
-            calls,
-        })
+        Ok(Workload { name: self.name, admin: ports.free()?, served, calls })
     }
 }
 
 const PLOT: [Scene; 5] = [
-    Scene {
-        name: CUSTOMER,
-        serves: false,
-        calls: &[WEB, VAULT],
-    },
-    Scene {
-        name: WEB,
-        serves: true,
-        calls: &[ORDERS],
-    },
-    Scene {
-        name: ORDERS,
-        serves: true,
-        calls: &[PAYMENTS],
-    },
-    Scene {
-        name: PAYMENTS,
-        serves: true,
-        calls: &[],
-    },
-    Scene {
-        name: INTRUDER,
-        serves: false,
-        calls: &[PAYMENTS],
-    },
+    Scene { name: CUSTOMER, serves: false, calls: &[WEB, VAULT] },
+    Scene { name: WEB, serves: true, calls: &[ORDERS] },
+    Scene { name: ORDERS, serves: true, calls: &[PAYMENTS] },
+    Scene { name: PAYMENTS, serves: true, calls: &[] },
+    Scene { name: INTRUDER, serves: false, calls: &[PAYMENTS] },
 ];
 
 const API_PORT: u16 = 15_180;

@@ -68,12 +68,7 @@ struct Trial {
 
 impl Trial {
     fn new(name: impl Into<String>, expected: &'static str) -> Self {
-        Self {
-            name: name.into(),
-            expected,
-            measured: Map::new(),
-            faults: Vec::new(),
-        }
+        Self { name: name.into(), expected, measured: Map::new(), faults: Vec::new() }
     }
 
     /// Notes a figure.
@@ -90,9 +85,7 @@ impl Trial {
 
     /// Notes a fault for what could not even be tried, and hands on what could.
     fn attempt<T, E: std::fmt::Display>(&mut self, what: &str, outcome: Result<T, E>) -> Option<T> {
-        outcome
-            .map_err(|error| self.faults.push(format!("{what}: {error}")))
-            .ok()
+        outcome.map_err(|error| self.faults.push(format!("{what}: {error}"))).ok()
     }
 
     fn ok(&self) -> bool {
@@ -152,11 +145,8 @@ fn report(trials: &[Trial], format: Format) -> Result<Exit, Failure> {
 }
 
 fn text(trial: &Trial, charset: Charset) -> String {
-    let figures: Vec<String> = trial
-        .measured
-        .iter()
-        .map(|(name, figure)| format!("{name}={figure}"))
-        .collect();
+    let figures: Vec<String> =
+        trial.measured.iter().map(|(name, figure)| format!("{name}={figure}")).collect();
     format!(
         "{}\n     expected  {}\n     measured  {}\n",
         line(trial, charset),
@@ -206,9 +196,6 @@ mod tests {
         trial.measure("failed", 1);
         trial.require(false, "one was 503");
         let text = anstream::adapter::strip_str(&text(&trial, Charset::Ascii)).to_string();
-        assert_eq!(
-            text,
-            "XX permitted\n     one was 503\n     expected  all 200\n     measured  failed=1\n"
-        );
+        assert_eq!(text, "XX permitted\n     one was 503\n     expected  all 200\n     measured  failed=1\n");
     }
 }

@@ -41,28 +41,20 @@ pub(super) struct Pipes {
 impl Children {
     /// Nobody yet; logs go to files in `logs`.
     pub(super) fn new(logs: PathBuf) -> io::Result<Self> {
-        Ok(Self {
-            executable: std::env::current_exe()?,
-            logs,
-            running: Vec::new(),
-        })
+        Ok(Self { executable: std::env::current_exe()?, logs, running: Vec::new() })
     }
 
     /// Starts `sidegate demo-part ARGUMENTS`; its output goes to `NAME.out` and `NAME.err`.
     pub(super) fn start(&mut self, name: &str, arguments: Vec<OsString>) -> io::Result<()> {
         let stdout = self.log(&format!("{name}.out"))?;
-        self.spawn(name, arguments, Stdio::null(), stdout.into())
-            .map(|_| ())
+        self.spawn(name, arguments, Stdio::null(), stdout.into()).map(|_| ())
     }
 
     /// The same with pipes to talk through.
     pub(super) fn start_piped(&mut self, name: &str, arguments: Vec<OsString>) -> io::Result<Pipes> {
         let child = self.spawn(name, arguments, Stdio::piped(), Stdio::piped())?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        Ok(Pipes {
-            stdin: stdin.expect("it was piped"),
-            stdout: stdout.expect("it was piped"),
-        })
+        Ok(Pipes { stdin: stdin.expect("it was piped"), stdout: stdout.expect("it was piped") })
     }
 
     /// Ends a process as a crash does: no warning, no cleaning up. Returns when it is gone.
@@ -122,19 +114,12 @@ impl Children {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        self.running.push(Running {
-            name: name.to_owned(),
-            arguments,
-            child,
-        });
+        self.running.push(Running { name: name.to_owned(), arguments, child });
         Ok(&mut self.running.last_mut().expect("it was pushed above").child)
     }
 
     fn log(&self, file: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(Path::new(&self.logs).join(file))
+        OpenOptions::new().create(true).append(true).open(Path::new(&self.logs).join(file))
     }
 
     fn named(&mut self, name: &str) -> io::Result<&mut Running> {
@@ -152,10 +137,7 @@ impl Children {
 
 fn terminate(child: &Child) {
     // A process that has been waited for has no id: it is gone, and its number may be another's by now.
-    let pid = child
-        .id()
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw);
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // It may have ended meanwhile.
         let _ = kill_process(pid, Signal::TERM);

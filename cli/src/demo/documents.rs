@@ -82,11 +82,7 @@ pub(super) fn sidecar(cast: &Cast, workload: &Workload, access_log: AccessLog) -
         AccessLog::Stdout => "stdout",
         AccessLog::Off => "\"off\"",
     };
-    let _ = writeln!(
-        text,
-        "admin: {{listen: \"{}\"}}\naccessLog: {access_log}",
-        workload.admin
-    );
+    let _ = writeln!(text, "admin: {{listen: \"{}\"}}\naccessLog: {access_log}", workload.admin);
     text
 }
 

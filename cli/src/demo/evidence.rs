@@ -22,16 +22,12 @@ pub(super) struct Log {
 impl Log {
     /// Everything that `name` writes to stdout and stderr from now on.
     pub(super) fn from_now(logs: &Path, name: &str) -> Self {
-        Self {
-            files: ["out", "err"].map(|kind| from_end(logs.join(format!("{name}.{kind}")))),
-        }
+        Self { files: ["out", "err"].map(|kind| from_end(logs.join(format!("{name}.{kind}")))) }
     }
 
     /// Everything that `name` has written since it was first started.
     pub(super) fn from_start(logs: &Path, name: &str) -> Self {
-        Self {
-            files: ["out", "err"].map(|kind| (logs.join(format!("{name}.{kind}")), 0)),
-        }
+        Self { files: ["out", "err"].map(|kind| (logs.join(format!("{name}.{kind}")), 0)) }
     }
 
     /// The first line that is as wanted, if it comes in time.
@@ -48,19 +44,10 @@ impl Log {
 
     /// What was answered with a 5xx status and why, each kind once: `SG0617 the upstream broke`.
     pub(super) fn server_errors(&self) -> BTreeSet<String> {
-        let is_error = |line: &&Line| {
-            line.0
-                .get("status")
-                .and_then(Value::as_u64)
-                .is_some_and(|status| status >= 500)
-        };
-        let told = |line: &Line| {
-            Some(format!(
-                "{} {}",
-                line.get("code")?,
-                line.get("detail").unwrap_or_default()
-            ))
-        };
+        let is_error =
+            |line: &&Line| line.0.get("status").and_then(Value::as_u64).is_some_and(|status| status >= 500);
+        let told =
+            |line: &Line| Some(format!("{} {}", line.get("code")?, line.get("detail").unwrap_or_default()));
         self.lines().iter().filter(is_error).filter_map(told).collect()
     }
 
@@ -89,10 +76,7 @@ pub(super) struct Line(Value);
 impl Line {
     /// A field of the line, whether it stands at the top or under `fields`.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .or_else(|| self.0.get("fields")?.get(name))?
-            .as_str()
+        self.0.get(name).or_else(|| self.0.get("fields")?.get(name))?.as_str()
     }
 
     /// Whether a field has this value.
@@ -116,9 +100,7 @@ impl Metrics {
     /// Reads them; nothing when the process does not answer.
     pub(super) async fn of(address: SocketAddr) -> Self {
         let text = get(address, "/metrics").await.unwrap_or_default();
-        Self {
-            text: String::from_utf8_lossy(&text).into_owned(),
-        }
+        Self { text: String::from_utf8_lossy(&text).into_owned() }
     }
 
     /// The sum of all samples of `name` that carry every one of the labels.
@@ -127,11 +109,7 @@ impl Metrics {
             .lines()
             .filter_map(|line| line.strip_prefix(name))
             .filter(|rest| rest.starts_with(['{', ' ']))
-            .filter(|rest| {
-                labels
-                    .iter()
-                    .all(|(label, value)| rest.contains(&format!("{label}=\"{value}\"")))
-            })
+            .filter(|rest| labels.iter().all(|(label, value)| rest.contains(&format!("{label}=\"{value}\""))))
             .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
             // Not `sum`: that of nothing is -0.0.
             .fold(0.0, |sum, sample| sum + sample)

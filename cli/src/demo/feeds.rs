@@ -34,10 +34,7 @@ impl<T: DeserializeOwned + Default + Clone + Send + Sync + 'static> Feed<T> {
                 }
             }
         });
-        Self {
-            latest,
-            _reader: reader,
-        }
+        Self { latest, _reader: reader }
     }
 
     /// The state so far.
@@ -62,10 +59,7 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn new(pipes: Pipes) -> Self {
-        Self {
-            feed: Feed::read(pipes.stdout),
-            stdin: pipes.stdin,
-        }
+        Self { feed: Feed::read(pipes.stdout), stdin: pipes.stdin }
     }
 
     pub(super) fn report(&self) -> LoadReport {
@@ -80,9 +74,7 @@ impl Load {
     /// Stops sending; the report returned is complete: nothing is in flight any more.
     pub(super) async fn pause(&mut self) -> Option<LoadReport> {
         self.stdin.write_all(b"pause\n").await.ok()?;
-        self.feed
-            .until(PAUSE_TIMEOUT, |report| report.paused && report.in_flight == 0)
-            .await
+        self.feed.until(PAUSE_TIMEOUT, |report| report.paused && report.in_flight == 0).await
     }
 
     /// Sends again.

@@ -90,9 +90,7 @@ impl Folder {
     /// Writes one sidecar's folder; returns the digest of its join token.
     fn sidecar(&self, cast: &Cast, workload: &Workload, access_log: AccessLog) -> io::Result<String> {
         let config = self.sidecar_config(workload.name);
-        let folder = config
-            .parent()
-            .expect("the configuration is in a folder of its own");
+        let folder = config.parent().expect("the configuration is in a folder of its own");
         fs::create_dir_all(folder)?;
         fs::write(&config, documents::sidecar(cast, workload, access_log))?;
         let token = random_token()?;
@@ -108,11 +106,7 @@ fn random_token() -> io::Result<String> {
 }
 
 fn write_secret(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
 }
 
@@ -131,10 +125,8 @@ mod tests {
 
     fn folder() -> Folder {
         let cast = Cast::at_free_ports(&mut Ports::from_seed(3)).expect("ports");
-        let setting = Setting {
-            leaf_life: std::time::Duration::from_secs(12),
-            access_log: AccessLog::Stdout,
-        };
+        let setting =
+            Setting { leaf_life: std::time::Duration::from_secs(12), access_log: AccessLog::Stdout };
         Folder::write(&cast, setting).expect("a folder")
     }
 
@@ -167,13 +159,7 @@ mod tests {
         folder.write_policy("guards.yaml", "new").expect("to write");
         let mut names: Vec<_> = fs::read_dir(folder.policies())
             .expect("the folder")
-            .map(|entry| {
-                entry
-                    .expect("an entry")
-                    .file_name()
-                    .into_string()
-                    .expect("a name")
-            })
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
             .collect();
         names.sort();
         assert_eq!(names, ["callers.yaml", "guards.yaml", "probes.yaml"]);

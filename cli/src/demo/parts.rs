@@ -68,8 +68,6 @@ fn bind_to(parent: u32) -> io::Result<()> {
 }
 
 fn on_runtime(part: impl Future<Output = io::Result<()>>) -> io::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(part).map(|()| ExitCode::SUCCESS)
 }

@@ -17,20 +17,14 @@ pub(super) struct NoFreePort;
 impl Ports {
     /// Begins somewhere in the range, by `seed`, so that demos side by side rarely try the same ports.
     pub(super) fn from_seed(seed: u16) -> Self {
-        Self {
-            next: FIRST + seed % (LAST - FIRST),
-        }
+        Self { next: FIRST + seed % (LAST - FIRST) }
     }
 
     /// The next free port of the range.
     pub(super) fn free(&mut self) -> Result<SocketAddr, NoFreePort> {
         for _ in FIRST..LAST {
             let address = loopback(self.next);
-            self.next = if self.next + 1 < LAST {
-                self.next + 1
-            } else {
-                FIRST
-            };
+            self.next = if self.next + 1 < LAST { self.next + 1 } else { FIRST };
             if is_free(address) {
                 return Ok(address);
             }
@@ -41,11 +35,7 @@ impl Ports {
     /// `wanted`, or another one when it is taken.
     pub(super) fn preferably(&mut self, wanted: u16) -> Result<SocketAddr, NoFreePort> {
         let address = loopback(wanted);
-        if is_free(address) {
-            Ok(address)
-        } else {
-            self.free()
-        }
+        if is_free(address) { Ok(address) } else { self.free() }
     }
 }
 

@@ -29,24 +29,15 @@ use crate::{
 /// Shows the mesh at work until `until` has passed, a process ends, or the caller drops the future.
 pub(super) async fn show(stage: &mut Stage, until: Option<Duration>) -> Result<Exit, Failure> {
     let performers = stage.perform()?;
-    say(&format!(
-        "ready; policies to edit: {}",
-        stage.folder.policies().display()
-    ));
-    say(&format!(
-        "look around: sidegate check --api http://{}",
-        stage.cast.api
-    ));
+    say(&format!("ready; policies to edit: {}", stage.folder.policies().display()));
+    say(&format!("look around: sidegate check --api http://{}", stage.cast.api));
     let end = until.map(|until| Instant::now() + until);
     let mut view = View::of_stdout();
     let mut ticks = interval(view.every());
     loop {
         ticks.tick().await;
         if let Some((name, status)) = stage.children.ended() {
-            say(&format!(
-                "{name} ended unexpectedly: {status}\n{}",
-                stage.children.last_words(&name)
-            ));
+            say(&format!("{name} ended unexpectedly: {status}\n{}", stage.children.last_words(&name)));
             return Ok(Exit::Findings);
         }
         if end.is_some_and(|end| Instant::now() >= end) {
@@ -70,9 +61,7 @@ impl View {
             return Self::Lines;
         }
         put(ENTER);
-        Self::Terminal {
-            charset: Charset::from_env(),
-        }
+        Self::Terminal { charset: Charset::from_env() }
     }
 
     const fn every(&self) -> Duration {
@@ -115,11 +104,7 @@ async fn page(stage: &Stage, performers: &Performers, charset: Charset) -> Strin
     if let Ok(proxies) = stage.api.get::<api::Proxies>("/v1/proxies").await {
         page.push_str(&certificates(&proxies, OffsetDateTime::now_utc()));
     }
-    let _ = writeln!(
-        page,
-        "\n{}",
-        paint(Paint::Dim, "Ctrl-C ends everything and leaves nothing behind")
-    );
+    let _ = writeln!(page, "\n{}", paint(Paint::Dim, "Ctrl-C ends everything and leaves nothing behind"));
     page
 }
 
@@ -127,10 +112,7 @@ fn heading(stage: &Stage, performers: &Performers) -> String {
     let report = performers.load.report();
     format!(
         "{}\n{} {}\n{} {}\n\n",
-        paint(
-            Paint::Strong,
-            &format!("sidegate demo   {}", summary_text(&report))
-        ),
+        paint(Paint::Strong, &format!("sidegate demo   {}", summary_text(&report))),
         paint(Paint::Dim, "policies to edit:"),
         stage.folder.policies().display(),
         paint(Paint::Dim, "look around:     "),
@@ -140,24 +122,11 @@ fn heading(stage: &Stage, performers: &Performers) -> String {
 
 /// What the destinations' sidecars saw: they decide. What never reached one was seen by the source's alone.
 fn edges_table(edges: &api::Edges) -> String {
-    let mut rows: Vec<&api::Edge> = edges
-        .edges
-        .iter()
-        .filter(|edge| edge.direction == "inbound" || edge.verdict == "failed")
-        .collect();
+    let mut rows: Vec<&api::Edge> =
+        edges.edges.iter().filter(|edge| edge.direction == "inbound" || edge.verdict == "failed").collect();
     rows.sort_by(|a, b| b.rps.total_cmp(&a.rps).then_with(|| a.source.cmp(&b.source)));
     columns(
-        [
-            "SOURCE",
-            "DESTINATION",
-            "TLS",
-            "VERDICT",
-            "CODE",
-            "POLICY/RULE",
-            "REQ/S",
-            "P50",
-            "P99",
-        ],
+        ["SOURCE", "DESTINATION", "TLS", "VERDICT", "CODE", "POLICY/RULE", "REQ/S", "P50", "P99"],
         rows.into_iter().map(|edge| {
             [
                 or_dash(edge.source.as_ref()),
@@ -177,26 +146,15 @@ fn edges_table(edges: &api::Edges) -> String {
 fn strangers(performers: &Performers, charset: Charset) -> String {
     let line = |who: &str, feed: &Feed<StrangerReport>| {
         let report = feed.latest();
-        let level = if report.refused == report.attempts {
-            Paint::Good
-        } else {
-            Paint::Bad
-        };
+        let level = if report.refused == report.attempts { Paint::Good } else { Paint::Bad };
         let mark = paint(level, charset.mark(level));
-        format!(
-            "{mark} {who}: {} of {} refused   {}\n",
-            report.refused, report.attempts, report.latest
-        )
+        format!("{mark} {who}: {} of {} refused   {}\n", report.refused, report.attempts, report.latest)
     };
     line("certificate of a foreign CA", &performers.foreign) + &line("no certificate", &performers.anonymous)
 }
 
 fn certificates(proxies: &api::Proxies, now: OffsetDateTime) -> String {
-    let ages: Vec<String> = proxies
-        .proxies
-        .iter()
-        .filter_map(|proxy| age(proxy, now))
-        .collect();
+    let ages: Vec<String> = proxies.proxies.iter().filter_map(|proxy| age(proxy, now)).collect();
     format!("certificates   {}\n", ages.join("   "))
 }
 
@@ -205,19 +163,12 @@ fn age(proxy: &api::Proxy, now: OffsetDateTime) -> Option<String> {
     let certificate = proxy.certificate.as_ref()?;
     let issued = certificate.issued_at?;
     let name = short::identity(Some(&proxy.identity));
-    Some(format!(
-        "{name} {} of {}",
-        short::span(now - issued),
-        short::span(certificate.not_after - issued)
-    ))
+    Some(format!("{name} {} of {}", short::span(now - issued), short::span(certificate.not_after - issued)))
 }
 
 fn summary(performers: &Performers) -> String {
-    let (intruder, foreign, anonymous) = (
-        performers.intruder.latest(),
-        performers.foreign.latest(),
-        performers.anonymous.latest(),
-    );
+    let (intruder, foreign, anonymous) =
+        (performers.intruder.latest(), performers.foreign.latest(), performers.anonymous.latest());
     format!(
         "{}   intruder {:?}   foreign CA refused {}/{}   no certificate refused {}/{}\n",
         summary_text(&performers.load.report()),

@@ -51,38 +51,26 @@ impl Stage {
         let folder = Folder::write(&cast, setting).map_err(|error| broken("write its folder", &error))?;
         let children = Children::new(folder.logs()).map_err(|error| broken("find its executable", &error))?;
         let api = Client::new(cast.api.into());
-        Ok(Self {
-            cast,
-            folder,
-            children,
-            api,
-        })
+        Ok(Self { cast, folder, children, api })
     }
 
     /// Starts the control plane, the services and the sidecars; returns when every sidecar is ready.
     pub(super) async fn raise(&mut self) -> Result<(), Failure> {
         self.start_control_plane()?;
         self.control_plane_up().await?;
-        self.start_services()
-            .map_err(|error| broken("start the services", &error))?;
-        self.start_sidecars()
-            .map_err(|error| broken("start the sidecars", &error))?;
+        self.start_services().map_err(|error| broken("start the services", &error))?;
+        self.start_sidecars().map_err(|error| broken("start the sidecars", &error))?;
         self.everybody_ready().await
     }
 
     /// Starts those who send: customers, intruder, strangers.
     pub(super) fn perform(&mut self) -> Result<Performers, Failure> {
-        self.start_performers()
-            .map_err(|error| broken("start the load", &error))
+        self.start_performers().map_err(|error| broken("start the load", &error))
     }
 
     /// Starts the control plane for the first time.
     fn start_control_plane(&mut self) -> Result<(), Failure> {
-        let arguments = vec![
-            "run-control-plane".into(),
-            "--config".into(),
-            self.folder.mesh().into(),
-        ];
+        let arguments = vec!["run-control-plane".into(), "--config".into(), self.folder.mesh().into()];
         self.children
             .start(CONTROL_PLANE, arguments)
             .map_err(|error| broken("start the control plane", &error))
@@ -96,8 +84,7 @@ impl Stage {
             if answers.is_ok() && self.folder.root_certificate().exists() {
                 return Ok(());
             }
-            self.wait_a_little(deadline, "the control plane does not answer", CONTROL_PLANE)
-                .await?;
+            self.wait_a_little(deadline, "the control plane does not answer", CONTROL_PLANE).await?;
         }
     }
 
@@ -107,13 +94,11 @@ impl Stage {
         for place in 0..self.cast.workloads.len() {
             let (name, admin) = (self.cast.workloads[place].name, self.cast.workloads[place].admin);
             while !is_ready(admin).await {
-                self.wait_a_little(deadline, "a sidecar is not ready", &sidecar(name))
-                    .await?;
+                self.wait_a_little(deadline, "a sidecar is not ready", &sidecar(name)).await?;
             }
         }
         while !self.everybody_connected().await {
-            self.wait_a_little(deadline, "not every sidecar is connected", CONTROL_PLANE)
-                .await?;
+            self.wait_a_little(deadline, "not every sidecar is connected", CONTROL_PLANE).await?;
         }
         Ok(())
     }
@@ -125,12 +110,8 @@ impl Stage {
         };
         let current =
             |proxy: &&api::Proxy| proxy.connected && proxy.nack.is_none() && proxy.acked == proxy.version;
-        let mut names: Vec<&str> = proxies
-            .proxies
-            .iter()
-            .filter(current)
-            .map(|proxy| &*proxy.identity)
-            .collect();
+        let mut names: Vec<&str> =
+            proxies.proxies.iter().filter(current).map(|proxy| &*proxy.identity).collect();
         names.sort_unstable();
         names.dedup();
         names.len() == self.cast.workloads.len()
@@ -159,10 +140,8 @@ impl Stage {
     fn start_sidecars(&mut self) -> io::Result<()> {
         for Workload { name, .. } in &self.cast.workloads {
             let config = self.folder.sidecar_config(name);
-            self.children.start(
-                &sidecar(name),
-                vec!["run-proxy".into(), "--config".into(), config.into()],
-            )?;
+            self.children
+                .start(&sidecar(name), vec!["run-proxy".into(), "--config".into(), config.into()])?;
         }
         Ok(())
     }
@@ -171,15 +150,7 @@ impl Stage {
         let inbound = self.cast.served(PAYMENTS).inbound.to_string();
         let through = |caller, service| self.cast.outbound(caller, service).to_string();
         let (buy, intrude) = (through(CUSTOMER, WEB), through(INTRUDER, PAYMENTS));
-        let rate = [
-            "load",
-            "--target",
-            &buy,
-            "--rate",
-            RATE,
-            "--connections",
-            CONNECTIONS,
-        ];
+        let rate = ["load", "--target", &buy, "--rate", RATE, "--connections", CONNECTIONS];
         let mut start = |name: &str, arguments: &[&str]| self.children.start_piped(name, words(arguments));
         Ok(Performers {
             intruder: Feed::read(start("intruder", &["intruder", "--target", &intrude])?.stdout),
@@ -230,10 +201,7 @@ async fn is_ready(admin: std::net::SocketAddr) -> bool {
     let Ok(mut connection) = Connection::open(admin, "localhost").await else {
         return false;
     };
-    connection
-        .send(Method::GET, "/readyz", &[])
-        .await
-        .is_ok_and(|answer| answer.status.is_success())
+    connection.send(Method::GET, "/readyz", &[]).await.is_ok_and(|answer| answer.status.is_success())
 }
 
 fn words(words: &[&str]) -> Vec<OsString> {

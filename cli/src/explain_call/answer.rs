@@ -41,11 +41,7 @@ impl Answer<'_> {
             shadow_rule,
         } = self.decision();
         let word = |verdict: Verdict| {
-            if verdict == Verdict::Allow {
-                "Allow"
-            } else {
-                "Deny"
-            }
+            if verdict == Verdict::Allow { "Allow" } else { "Deny" }
         };
         json!({
             "verdict": word(*verdict), "code": code.map(Code::id), "policy": policy, "rule": rule,
@@ -63,12 +59,7 @@ impl Answer<'_> {
     }
 
     pub(super) fn text(&self, files: &Policies) -> String {
-        let Decision {
-            verdict,
-            code,
-            source,
-            ..
-        } = *self.decision();
+        let Decision { verdict, code, source, .. } = *self.decision();
         let verdict = match verdict {
             Verdict::Allow => paint(Paint::Good, "ALLOW"),
             Verdict::Deny => paint(Paint::Bad, "DENY"),
@@ -93,20 +84,14 @@ impl Answer<'_> {
         for (label, value, place) in lines {
             let Some(value) = value else { continue };
             let at = place.map_or_else(String::new, |place| format!(" ({place})"));
-            let _ = writeln!(
-                text,
-                "  {}  {value}{at}",
-                paint(Paint::Dim, &format!("{label:<10}"))
-            );
+            let _ = writeln!(text, "  {}  {value}{at}", paint(Paint::Dim, &format!("{label:<10}")));
             text.push_str(&place.map_or_else(String::new, |place| files.snippet(place)));
         }
         text
     }
 
     fn decided_by(&self) -> String {
-        let Decision {
-            code, policy, rule, ..
-        } = *self.decision();
+        let Decision { code, policy, rule, .. } = *self.decision();
         match (rule, policy) {
             (Some(rule), Some(policy)) => format!("rule {rule} of {policy}"),
             (None, Some(policy)) => format!("policy {policy}, none of whose rules matches"),
@@ -116,13 +101,7 @@ impl Answer<'_> {
 
     /// What the policies in `mode: Shadow` would make of it, if that differs.
     fn shadow(&self) -> Option<String> {
-        let Decision {
-            verdict,
-            shadow,
-            shadow_policy,
-            shadow_rule,
-            ..
-        } = *self.decision();
+        let Decision { verdict, shadow, shadow_policy, shadow_rule, .. } = *self.decision();
         let would = match shadow.filter(|shadow| *shadow != verdict)? {
             Verdict::Allow => "would be allowed",
             Verdict::Deny => "would be denied",
@@ -136,20 +115,16 @@ impl Answer<'_> {
 
     /// What to change for the call to be let in.
     fn change(&self) -> Option<String> {
-        let Decision {
-            code, policy, source, ..
-        } = *self.decision();
+        let Decision { code, policy, source, .. } = *self.decision();
         let at = |place: Option<&Arc<str>>| place.map_or_else(String::new, |place| format!(" at {place}"));
         let called = &self.called;
         Some(match code? {
-            Code::NoPolicy => format!(
-                "write an Allow policy in namespace {} that selects {called}",
-                called.namespace
-            ),
-            Code::DeniedByRule => format!(
-                "narrow or remove the Deny rule{}; no Allow overrides it",
-                at(source)
-            ),
+            Code::NoPolicy => {
+                format!("write an Allow policy in namespace {} that selects {called}", called.namespace)
+            }
+            Code::DeniedByRule => {
+                format!("narrow or remove the Deny rule{}; no Allow overrides it", at(source))
+            }
             Code::RequirementNotMet => match (&self.nearest_at, policy) {
                 (Some(nearest), _) => {
                     format!("widen the rule at {nearest}, or add one to that Require policy")
@@ -164,10 +139,7 @@ impl Answer<'_> {
                 Some(nearest) => {
                     format!("widen the rule at {nearest} by what it missed, or add an Allow rule")
                 }
-                None => format!(
-                    "add an Allow rule for {} to a policy that selects {called}",
-                    self.source
-                ),
+                None => format!("add an Allow rule for {} to a policy that selects {called}", self.source),
             },
             Code::Undecidable => format!(
                 "add --method and --path if it speaks HTTP, or write the rule{} without HTTP conditions",
@@ -186,8 +158,6 @@ pub(super) fn rule_at(nearest: &str, selecting: &[&Sourced]) -> Option<Arc<str>>
     };
     selecting.iter().find_map(|sourced| {
         let mut rules = sourced.rules();
-        rules
-            .find(|(rule, _)| names(sourced, rule.name.as_str()))
-            .map(|(_, source)| Arc::clone(source))
+        rules.find(|(rule, _)| names(sourced, rule.name.as_str())).map(|(_, source)| Arc::clone(source))
     })
 }

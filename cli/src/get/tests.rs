@@ -22,10 +22,7 @@ fn an_edge_shows_who_called_whom_and_which_rule_decided() {
 
 #[test]
 fn an_empty_listing_still_shows_its_columns() {
-    assert_eq!(
-        policies_table(&api::Policies::default()),
-        "POLICY  ACTION  MODE  SELECTS  SOURCE\n"
-    );
+    assert_eq!(policies_table(&api::Policies::default()), "POLICY  ACTION  MODE  SELECTS  SOURCE\n");
 }
 
 #[test]

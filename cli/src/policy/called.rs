@@ -30,9 +30,7 @@ impl Called {
         let trust_domain = TrustDomain::parse(identity.trust_domain())
             .map_err(|error| unknown(text, error.to_string(), "as in shop/payments"))?;
         let services = mesh.services.as_ref();
-        let service = services
-            .map(|services| service(text, &identity, services))
-            .transpose()?;
+        let service = services.map(|services| service(text, &identity, services)).transpose()?;
         let labels = match service {
             Some(service) => service.labels.clone(),
             None if labels.is_empty() => BTreeMap::from([("app".to_owned(), account.to_owned())]),
@@ -61,25 +59,18 @@ impl Called {
 impl fmt::Display for Called {
     /// `shop/payments {app: payments}`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let labels: Vec<String> = self
-            .labels
-            .iter()
-            .map(|(key, value)| format!("{key}: {value}"))
-            .collect();
+        let labels: Vec<String> = self.labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
         write!(f, "{}/{} {{{}}}", self.namespace, self.account, labels.join(", "))
     }
 }
 
 /// The first service under the identity: its labels are the workload's, as the control plane has it.
 fn service<'m>(text: &str, identity: &SpiffeId, services: &'m [Service]) -> Result<&'m Service, Failure> {
-    services
-        .iter()
-        .find(|service| service.identity == *identity)
-        .ok_or_else(|| {
-            let known: Vec<&str> = services.iter().map(|service| service.identity.as_str()).collect();
-            let why = format!("mesh.yaml has no service with the identity {identity}");
-            unknown(text, why, &format!("it has {}", known.join(", ")))
-        })
+    services.iter().find(|service| service.identity == *identity).ok_or_else(|| {
+        let known: Vec<&str> = services.iter().map(|service| service.identity.as_str()).collect();
+        let why = format!("mesh.yaml has no service with the identity {identity}");
+        unknown(text, why, &format!("it has {}", known.join(", ")))
+    })
 }
 
 fn unknown(text: &str, why: String, next: &str) -> Failure {
@@ -88,8 +79,6 @@ fn unknown(text: &str, why: String, next: &str) -> Failure {
 
 /// A label as it is typed: `key=value`.
 pub(crate) fn label(text: &str) -> Result<(String, String), &'static str> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("a label is key=value, as in app=payments")?;
+    let (key, value) = text.split_once('=').ok_or("a label is key=value, as in app=payments")?;
     Ok((key.to_owned(), value.to_owned()))
 }

@@ -61,11 +61,7 @@ impl Around {
             });
         };
         let config = Config::load(path).map_err(|problems| {
-            refused(
-                "the mesh's file cannot be used",
-                &problems,
-                "sidegate reference mesh",
-            )
+            refused("the mesh's file cannot be used", &problems, "sidegate reference mesh")
         })?;
         Ok(Mesh {
             trust_domain: Some(config.trust_domain),
@@ -209,17 +205,11 @@ pub(crate) fn identity(text: &str, trust_domain: Option<&TrustDomain>) -> Result
             .map_err(|error| unknown(error.to_string(), "write a SPIFFE ID, or namespace/account"));
     }
     let (namespace, account) = text.split_once('/').ok_or_else(|| {
-        unknown(
-            "it is neither namespace/account nor a SPIFFE ID".to_owned(),
-            "as in shop/orders",
-        )
+        unknown("it is neither namespace/account nor a SPIFFE ID".to_owned(), "as in shop/orders")
     })?;
     let trust_domain = trust_domain.ok_or_else(|| {
         let why = "namespace/account names an identity of a trust domain, and which one is not known";
-        unknown(
-            why.to_owned(),
-            "add --mesh mesh.yaml or --trust-domain, or write the SPIFFE ID",
-        )
+        unknown(why.to_owned(), "add --mesh mesh.yaml or --trust-domain, or write the SPIFFE ID")
     })?;
     SpiffeId::for_workload(trust_domain, namespace, account)
         .map_err(|error| unknown(error.to_string(), "as in shop/orders"))
@@ -231,23 +221,16 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     }
     let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let entries = entries.map_err(|error| unreadable(path, &error))?;
-    let mut paths: Vec<PathBuf> = entries
-        .into_iter()
-        .map(|entry| entry.path())
-        .filter(|path| is_policy_file(path))
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        entries.into_iter().map(|entry| entry.path()).filter(|path| is_policy_file(path)).collect();
     paths.sort();
     Ok(paths)
 }
 
 /// Hidden files are an editor's or a mount's own.
 fn is_policy_file(path: &Path) -> bool {
-    let is_hidden = path
-        .file_name()
-        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let is_yaml = path
-        .extension()
-        .is_some_and(|extension| extension == "yaml" || extension == "yml");
+    let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     is_yaml && !is_hidden
 }
 
@@ -262,13 +245,8 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(
-        Exit::Usage,
-        "a file cannot be read",
-        error.to_string(),
-        "check the path",
-    )
-    .seen(path.display().to_string())
+    Failure::new(Exit::Usage, "a file cannot be read", error.to_string(), "check the path")
+        .seen(path.display().to_string())
 }
 
 fn refused<T: Display>(what: &str, problems: &[T], next: &str) -> Failure {

@@ -53,18 +53,13 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let mut findings = found(&policies, &mesh);
     findings.retain(|finding| !args.allow.contains(&finding.lint));
     match args.output {
-        Form::Json => table::print_json(
-            "PolicyLint",
-            json!({"ok": findings.is_empty(), "findings": findings}),
-        )?,
+        Form::Json => {
+            table::print_json("PolicyLint", json!({"ok": findings.is_empty(), "findings": findings}))?
+        }
         Form::Sarif => table::print(&sarif::log(&findings))?,
         Form::Table => table::print(&text(&findings, &policies))?,
     }
-    Ok(if findings.is_empty() {
-        Exit::Ok
-    } else {
-        Exit::Findings
-    })
+    Ok(if findings.is_empty() { Exit::Ok } else { Exit::Findings })
 }
 
 fn found<'m>(policies: &Policies, mesh: &'m Mesh) -> Vec<Finding> {
@@ -90,30 +85,13 @@ fn text(findings: &[Finding], policies: &Policies) -> String {
     for finding in findings {
         write_finding(&mut text, finding, policies, charset);
     }
-    let rules: usize = policies
-        .set
-        .iter()
-        .map(|policy| policy.policy().spec.rules.len())
-        .sum();
-    let _ = writeln!(
-        text,
-        "findings {}   policies {}   rules {rules}",
-        findings.len(),
-        policies.set.len()
-    );
+    let rules: usize = policies.set.iter().map(|policy| policy.policy().spec.rules.len()).sum();
+    let _ = writeln!(text, "findings {}   policies {}   rules {rules}", findings.len(), policies.set.len());
     text
 }
 
 fn write_finding(text: &mut String, finding: &Finding, policies: &Policies, charset: Charset) {
-    let Finding {
-        lint,
-        policy,
-        rule,
-        source,
-        why,
-        fix,
-        ..
-    } = finding;
+    let Finding { lint, policy, rule, source, why, fix, .. } = finding;
     let colour = match finding.severity {
         Severity::Error => Paint::Bad,
         Severity::Warning => Paint::Warn,
@@ -123,11 +101,7 @@ fn write_finding(text: &mut String, finding: &Finding, policies: &Policies, char
         None => format!("policy {policy}"),
     };
     let mark = paint(colour, charset.mark(colour));
-    let _ = writeln!(
-        text,
-        "{mark} {}  {subject}  {source}",
-        paint(Paint::Strong, lint.id())
-    );
+    let _ = writeln!(text, "{mark} {}  {subject}  {source}", paint(Paint::Strong, lint.id()));
     text.push_str(&policies.snippet(source));
     for (label, value) in [("why", why), ("fix", fix)] {
         let _ = writeln!(text, "  {}  {value}", paint(Paint::Dim, label));
@@ -136,11 +110,6 @@ fn write_finding(text: &mut String, finding: &Finding, policies: &Policies, char
 }
 
 fn lint_ids() -> impl clap::builder::TypedValueParser<Value = Lint> {
-    let known = |id: String| {
-        Lint::ALL
-            .into_iter()
-            .find(|lint| lint.id() == id)
-            .ok_or("no such finding")
-    };
+    let known = |id: String| Lint::ALL.into_iter().find(|lint| lint.id() == id).ok_or("no such finding");
     PossibleValuesParser::new(Lint::ALL.map(Lint::id)).try_map(known)
 }

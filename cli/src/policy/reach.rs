@@ -98,11 +98,7 @@ pub(super) fn who(args: &WhoArgs) -> Result<Exit, Failure> {
     let called = Called::of(&args.service, &mesh, &args.label)?;
     let read = mesh.policies(args.rest.policies.as_deref(), Some(&called.namespace))?;
     let selecting = selecting(&read, &called, &mesh);
-    let services = mesh
-        .services
-        .iter()
-        .flatten()
-        .map(|service| service.identity.clone());
+    let services = mesh.services.iter().flatten().map(|service| service.identity.clone());
     let callers: BTreeSet<SpiffeId> = services.chain(named(&selecting, &called.trust_domain)).collect();
     let report = Report {
         ways: args.rest.ways(&callers, &called, &read, &mesh),
@@ -116,12 +112,7 @@ pub(super) fn what(args: &WhatArgs) -> Result<Exit, Failure> {
     let mesh = args.rest.around.read()?;
     let services = mesh.services.as_ref().ok_or_else(|| {
         let why = "which services there are is written in mesh.yaml";
-        Failure::new(
-            Exit::Usage,
-            "the services are unknown",
-            why,
-            "add --mesh mesh.yaml",
-        )
+        Failure::new(Exit::Usage, "the services are unknown", why, "add --mesh mesh.yaml")
     })?;
     let callers = BTreeSet::from([files::identity(&args.identity, mesh.trust_domain.as_ref())?]);
     let read = mesh.policies(args.rest.policies.as_deref(), None)?;
@@ -131,13 +122,7 @@ pub(super) fn what(args: &WhatArgs) -> Result<Exit, Failure> {
         let called = Called::of(identity.as_str(), &mesh, &[])?;
         ways.extend(args.rest.ways(&callers, &called, &read, &mesh));
     }
-    args.rest.print(
-        "WhatCan",
-        &Report {
-            ways,
-            open: BTreeSet::new(),
-        },
-    )
+    args.rest.print("WhatCan", &Report { ways, open: BTreeSet::new() })
 }
 
 impl Rest {
@@ -185,11 +170,7 @@ impl Rest {
 
 fn text(report: &Report, wide: bool) -> String {
     let end = |id: &str| {
-        if wide {
-            id.to_owned()
-        } else {
-            short::identity(Some(id))
-        }
+        if wide { id.to_owned() } else { short::identity(Some(id)) }
     };
     let rows = report.ways.iter().map(|way| {
         [
@@ -202,10 +183,7 @@ fn text(report: &Report, wide: bool) -> String {
     });
     let mut text = table::columns(["CALLER", "CALLED", "EXAMPLE", "RULE", "AT"], rows);
     for Open { policy, rule, at } in &report.open {
-        let _ = writeln!(
-            text,
-            "rule {rule} of {policy} ({at}) may let in callers that are not listed here"
-        );
+        let _ = writeln!(text, "rule {rule} of {policy} ({at}) may let in callers that are not listed here");
     }
     text
 }
@@ -222,9 +200,7 @@ fn allowing<'p>(selecting: &[&'p Sourced]) -> impl Iterator<Item = (&'p Sourced,
         spec.action == Action::Allow && spec.mode == Mode::Enforce
     };
     let allowing: Vec<&'p Sourced> = selecting.iter().copied().filter(spec).collect();
-    allowing
-        .into_iter()
-        .flat_map(|sourced| sourced.rules().map(move |(rule, at)| (sourced, rule, at)))
+    allowing.into_iter().flat_map(|sourced| sourced.rules().map(move |(rule, at)| (sourced, rule, at)))
 }
 
 /// Everybody whom a rule names.
@@ -232,16 +208,11 @@ fn named(selecting: &[&Sourced], local: &TrustDomain) -> impl Iterator<Item = Sp
     let mut named = Vec::new();
     for peer in allowing(selecting).flat_map(|(_, rule, _)| rule.from.iter().flat_map(|from| from.iter())) {
         named.extend(peer.principals.iter().flat_map(|list| list.iter().cloned()));
-        let domains = peer
-            .trust_domains
-            .as_deref()
-            .unwrap_or(std::slice::from_ref(local));
+        let domains = peer.trust_domains.as_deref().unwrap_or(std::slice::from_ref(local));
         let accounts = peer.service_accounts.iter().flat_map(|list| list.iter());
         for account in accounts {
             let (namespace, name) = (account.namespace.as_str(), account.name.as_str());
-            let ids = domains
-                .iter()
-                .map(|domain| SpiffeId::for_workload(domain, namespace, name));
+            let ids = domains.iter().map(|domain| SpiffeId::for_workload(domain, namespace, name));
             named.extend(ids.filter_map(Result::ok));
         }
     }
@@ -250,10 +221,7 @@ fn named(selecting: &[&Sourced], local: &TrustDomain) -> impl Iterator<Item = Sp
 
 fn open((sourced, rule, at): (&Sourced, &Rule, &Arc<str>)) -> Option<Open> {
     let names_nobody = |peer: &Peer| peer.principals.is_none() && peer.service_accounts.is_none();
-    let is_open = rule
-        .from
-        .as_ref()
-        .is_none_or(|from| from.iter().any(names_nobody));
+    let is_open = rule.from.as_ref().is_none_or(|from| from.iter().any(names_nobody));
     is_open.then(|| Open {
         policy: Arc::clone(sourced.name()),
         rule: rule.name.to_string(),

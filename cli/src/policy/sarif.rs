@@ -29,15 +29,7 @@ fn rule(lint: Lint) -> Value {
 }
 
 fn result(finding: &Finding) -> Value {
-    let Finding {
-        lint,
-        severity,
-        source,
-        related,
-        why,
-        fix,
-        ..
-    } = finding;
+    let Finding { lint, severity, source, related, why, fix, .. } = finding;
     let mut result = json!({
         "ruleId": lint.id(),
         "ruleIndex": Lint::ALL.iter().position(|it| it == lint),

@@ -65,12 +65,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         cases.extend(run_file(file)?);
     }
     let failed = cases.iter().filter(|case| !case.failures.is_empty()).count();
-    let report = Report {
-        ok: failed == 0,
-        passed: cases.len() - failed,
-        failed,
-        cases,
-    };
+    let report = Report { ok: failed == 0, passed: cases.len() - failed, failed, cases };
     match args.output.output {
         Format::Json => table::print_json("PolicyTest", &report)?,
         form @ (Format::Table | Format::Wide) => table::print(&text(&report, form == Format::Wide))?,
@@ -145,25 +140,11 @@ fn run_refused(refused: &Refused) -> Option<Miss> {
 fn text(report: &Report, wide: bool) -> String {
     let charset = Charset::from_env();
     let mut text = String::new();
-    for case in report
-        .cases
-        .iter()
-        .filter(|case| wide || !case.failures.is_empty())
-    {
-        let colour = if case.failures.is_empty() {
-            Paint::Good
-        } else {
-            Paint::Bad
-        };
+    for case in report.cases.iter().filter(|case| wide || !case.failures.is_empty()) {
+        let colour = if case.failures.is_empty() { Paint::Good } else { Paint::Bad };
         let mark = paint(colour, charset.mark(colour));
         let _ = writeln!(text, "{mark} {}  {}", case.name, paint(Paint::Dim, &case.file));
-        for Miss {
-            request,
-            asked,
-            want,
-            got,
-        } in &case.failures
-        {
+        for Miss { request, asked, want, got } in &case.failures {
             let request = request.map_or_else(String::new, |request| format!("request {request}  "));
             let _ = writeln!(text, "    {request}{asked}");
             for (label, value) in [("want", want), ("got ", got)] {
@@ -172,10 +153,6 @@ fn text(report: &Report, wide: bool) -> String {
         }
     }
     let requests: usize = report.cases.iter().map(|case| case.requests).sum();
-    let _ = writeln!(
-        text,
-        "{} failed, {} passed ({requests} requests)",
-        report.failed, report.passed
-    );
+    let _ = writeln!(text, "{} failed, {} passed ({requests} requests)", report.failed, report.passed);
     text
 }

@@ -28,20 +28,10 @@ pub(super) fn page() -> String {
 }
 
 fn section(page: &mut String, title: &str, rows: &[Row]) {
-    let _ = write!(
-        page,
-        "\n## {title}\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n"
-    );
+    let _ = write!(page, "\n## {title}\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n");
     for row in rows {
         let names: Vec<_> = row.labels.iter().map(|(name, _)| format!("`{name}`")).collect();
-        let _ = writeln!(
-            page,
-            "| `{}` | {} | {} | {} |",
-            row.name,
-            row.kind,
-            names.join(", "),
-            row.help
-        );
+        let _ = writeln!(page, "| `{}` | {} | {} | {} |", row.name, row.kind, names.join(", "), row.help);
     }
     page.push_str("\n| label | of | values |\n|---|---|---|\n");
     for (label, families) in labels(rows) {
@@ -73,11 +63,7 @@ fn sidecar_rows() -> Vec<Row> {
             sidecar::Kind::Histogram => "histogram",
         },
         help: family.help,
-        labels: family
-            .labels
-            .iter()
-            .map(|label| (label.name, label.values))
-            .collect(),
+        labels: family.labels.iter().map(|label| (label.name, label.values)).collect(),
     };
     sidecar::ALL.iter().map(row).collect()
 }
@@ -90,11 +76,7 @@ fn control_plane_rows() -> Vec<Row> {
             control_plane::Kind::Gauge => "gauge",
         },
         help: family.help,
-        labels: family
-            .label
-            .iter()
-            .map(|label| (label.name, label.values))
-            .collect(),
+        labels: family.label.iter().map(|label| (label.name, label.values)).collect(),
     };
     control_plane::ALL.iter().map(row).collect()
 }

@@ -7,11 +7,7 @@ use serde_json::Value;
 
 /// The sections of the file that `schema` describes, `title` being the first one's.
 pub(super) fn sections(title: &str, schema: &Value) -> String {
-    let mut page = Page {
-        root: schema,
-        text: String::new(),
-        kinds: BTreeMap::new(),
-    };
+    let mut page = Page { root: schema, text: String::new(), kinds: BTreeMap::new() };
     page.object(title, "", schema);
     page.kinds();
     page.text
@@ -42,12 +38,8 @@ impl<'a> Page<'a> {
             "\n## {title}\n\n{}\n\n| field | type | default | meaning |\n|---|---|---|---|\n",
             description(schema)
         );
-        let required: Vec<&str> = schema["required"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
+        let required: Vec<&str> =
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let mut inner = Vec::new();
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {
             let shape = self.shape(field);
@@ -80,12 +72,7 @@ impl<'a> Page<'a> {
             let choices = schema["oneOf"].as_array().into_iter().flatten();
             for (position, choice) in choices.enumerate() {
                 let gap = if position == 0 { "\n" } else { "" };
-                let _ = writeln!(
-                    self.text,
-                    "{gap}- `{}`: {}",
-                    text(&choice["const"]),
-                    description(choice)
-                );
+                let _ = writeln!(self.text, "{gap}- `{}`: {}", text(&choice["const"]), description(choice));
             }
             let examples: Vec<String> = schema["examples"]
                 .as_array()
@@ -100,10 +87,7 @@ impl<'a> Page<'a> {
     }
 
     fn shape(&mut self, field: &'a Value) -> Shape<'a> {
-        if let Some(name) = field["$ref"]
-            .as_str()
-            .and_then(|path| path.strip_prefix("#/$defs/"))
-        {
+        if let Some(name) = field["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")) {
             let schema = &self.root["$defs"][name];
             if schema["type"] == "object" {
                 return Shape::Object(schema);
@@ -151,17 +135,8 @@ impl<'a> Shape<'a> {
 
 /// The one value or the range that a field is bound to.
 fn bounds(field: &Value) -> String {
-    let bound = |names: [&str; 2]| {
-        names
-            .into_iter()
-            .map(|name| &field[name])
-            .find(|bound| !bound.is_null())
-    };
-    match (
-        &field["const"],
-        bound(["minimum", "x-minimum"]),
-        bound(["maximum", "x-maximum"]),
-    ) {
+    let bound = |names: [&str; 2]| names.into_iter().map(|name| &field[name]).find(|bound| !bound.is_null());
+    match (&field["const"], bound(["minimum", "x-minimum"]), bound(["maximum", "x-maximum"])) {
         (Value::Null, Some(least), Some(most)) => format!(", {} to {}", text(least), text(most)),
         (Value::Null, Some(least), None) => format!(", at least {}", text(least)),
         (Value::Null, None, _) => String::new(),
@@ -170,10 +145,7 @@ fn bounds(field: &Value) -> String {
 }
 
 fn description(schema: &Value) -> String {
-    schema["description"]
-        .as_str()
-        .unwrap_or_default()
-        .replace('\n', " ")
+    schema["description"].as_str().unwrap_or_default().replace('\n', " ")
 }
 
 /// As it is written in YAML.

@@ -13,11 +13,8 @@ fn status(edit: impl FnOnce(&mut serde_json::Value)) -> api::Status {
 }
 
 fn noon() -> OffsetDateTime {
-    OffsetDateTime::parse(
-        "2026-11-22T12:00:00Z",
-        &time::format_description::well_known::Rfc3339,
-    )
-    .expect("a time")
+    OffsetDateTime::parse("2026-11-22T12:00:00Z", &time::format_description::well_known::Rfc3339)
+        .expect("a time")
 }
 
 fn shown(status: &api::Status) -> String {

@@ -84,9 +84,7 @@ impl Status {
                 loaded_at: policies.map(|policies| clock::rfc3339(policies.loaded_at_ms)),
                 last_error: unless_empty(&mesh.policy_problems),
             },
-            mesh: MeshState {
-                last_error: unless_empty(&mesh.config_problems),
-            },
+            mesh: MeshState { last_error: unless_empty(&mesh.config_problems) },
             proxies: ProxyCount { connected, total },
             ledger: LedgerSize { cells, dropped },
         }
@@ -145,26 +143,15 @@ struct Certificate {
 impl Proxies {
     pub(super) fn of(shown: &Shown) -> Self {
         let mesh = shown.mesh.borrow().clone();
-        let proxies = shown
-            .proxies
-            .list()
-            .into_iter()
-            .map(|entry| Proxy::of(entry, &mesh))
-            .collect();
-        Self {
-            api_version: API_VERSION,
-            proxies,
-        }
+        let proxies = shown.proxies.list().into_iter().map(|entry| Proxy::of(entry, &mesh)).collect();
+        Self { api_version: API_VERSION, proxies }
     }
 }
 
 impl Proxy {
     fn of(entry: proxies::Entry, mesh: &Mesh) -> Self {
         let hello = &entry.hello;
-        let unknown = hello
-            .services
-            .iter()
-            .filter(|name| mesh.config.service(name).is_none());
+        let unknown = hello.services.iter().filter(|name| mesh.config.service(name).is_none());
         let inbound = hello.inbound.iter();
         Self {
             instance: hello.instance.clone(),
@@ -175,12 +162,7 @@ impl Proxy {
             since: clock::rfc3339(entry.since_ms),
             version: entry.sent,
             acked: entry.acked,
-            inbound: inbound
-                .map(|at| Inbound {
-                    address: at.address.to_string(),
-                    port: at.port,
-                })
-                .collect(),
+            inbound: inbound.map(|at| Inbound { address: at.address.to_string(), port: at.port }).collect(),
             services: hello.services.iter().map(ToString::to_string).collect(),
             unknown_services: unknown.map(ToString::to_string).collect(),
             certificate: Certificate {
@@ -195,18 +177,8 @@ impl Proxy {
 
 impl Nack {
     fn of(nack: proxies::Nack) -> Self {
-        let proxies::Nack {
-            version,
-            path,
-            code,
-            message,
-        } = nack;
-        Self {
-            version,
-            path,
-            code,
-            message,
-        }
+        let proxies::Nack { version, path, code, message } = nack;
+        Self { version, path, code, message }
     }
 }
 
@@ -261,17 +233,9 @@ fn selected(sourced: &Sourced, mesh: &Mesh) -> Vec<String> {
     };
     let selects = |service: &&crate::config::Service| {
         let workload = discovery::workload_of(mesh, service);
-        policies
-            .set
-            .selecting(&workload)
-            .any(|selecting| selecting.name() == sourced.name())
+        policies.set.selecting(&workload).any(|selecting| selecting.name() == sourced.name())
     };
-    mesh.config
-        .services
-        .iter()
-        .filter(selects)
-        .map(|service| service.name.to_string())
-        .collect()
+    mesh.config.services.iter().filter(selects).map(|service| service.name.to_string()).collect()
 }
 
 /// `GET /v1/edges`
@@ -311,22 +275,13 @@ struct Edge {
 impl Edges {
     pub(super) fn of(shown: &Shown, window_ms: u64, now_ms: u64) -> Self {
         let edges = shown.ledger.edges(window_ms, now_ms);
-        Self {
-            api_version: API_VERSION,
-            edges: edges.into_iter().map(Edge::of).collect(),
-        }
+        Self { api_version: API_VERSION, edges: edges.into_iter().map(Edge::of).collect() }
     }
 }
 
 impl Edge {
     fn of(edge: ledger::Edge) -> Self {
-        let ledger::Edge {
-            key,
-            counts,
-            rps,
-            p50_ms,
-            p99_ms,
-        } = edge;
+        let ledger::Edge { key, counts, rps, p50_ms, p99_ms } = edge;
         let text = |text: String| (!text.is_empty()).then_some(text);
         Self {
             direction: key.direction.as_str(),

@@ -50,11 +50,7 @@ impl ProvenKey {
     fn accepted(spki: &[u8]) -> Result<Self, CsrError> {
         let key = SubjectPublicKeyInfo::from_der(spki).map_err(|_| CsrError::KeyType)?;
         let accepted = [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519];
-        if accepted.contains(&key.algorithm()) {
-            Ok(Self(key))
-        } else {
-            Err(CsrError::KeyType)
-        }
+        if accepted.contains(&key.algorithm()) { Ok(Self(key)) } else { Err(CsrError::KeyType) }
     }
 }
 
@@ -68,12 +64,7 @@ mod tests {
     use super::*;
 
     fn csr(key: &KeyPair, names: Vec<String>) -> Vec<u8> {
-        CertificateParams::new(names)
-            .unwrap()
-            .serialize_request(key)
-            .unwrap()
-            .der()
-            .to_vec()
+        CertificateParams::new(names).unwrap().serialize_request(key).unwrap().der().to_vec()
     }
 
     #[test]
@@ -88,10 +79,7 @@ mod tests {
     #[test]
     fn another_key_type_is_refused() {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P521_SHA512).unwrap();
-        assert_eq!(
-            ProvenKey::from_csr(&csr(&key, Vec::new())).err(),
-            Some(CsrError::KeyType)
-        );
+        assert_eq!(ProvenKey::from_csr(&csr(&key, Vec::new())).err(), Some(CsrError::KeyType));
     }
 
     #[test]
@@ -104,9 +92,7 @@ mod tests {
 
     #[test]
     fn a_huge_request_is_refused_before_it_is_parsed() {
-        let names = (0..1000)
-            .map(|number| format!("name-{number}.example.test"))
-            .collect();
+        let names = (0..1000).map(|number| format!("name-{number}.example.test")).collect();
         let der = csr(&KeyPair::generate().unwrap(), names);
         assert_eq!(ProvenKey::from_csr(&der).err(), Some(CsrError::TooLarge));
     }

@@ -76,15 +76,9 @@ impl Registry {
     /// Puts the record on disk. Only after this returns may the certificate be signed.
     pub(crate) fn append(&mut self, issuance: &Issuance) -> io::Result<()> {
         if self.broken {
-            return Err(io::Error::other(
-                "an earlier write to the registry failed and could not be undone",
-            ));
+            return Err(io::Error::other("an earlier write to the registry failed and could not be undone"));
         }
-        let record = RecordRef {
-            sequence: self.next,
-            previous: hex::encode(&self.head),
-            issuance,
-        };
+        let record = RecordRef { sequence: self.next, previous: hex::encode(&self.head), issuance };
         let mut line = serde_json::to_vec(&record)?;
         let head = Sha256::digest(&line).into();
         line.push(b'\n');
@@ -104,20 +98,12 @@ impl Registry {
     }
 
     fn take_back(&mut self) {
-        self.broken = self
-            .file
-            .set_len(self.length)
-            .and_then(|()| self.file.sync_data())
-            .is_err();
+        self.broken = self.file.set_len(self.length).and_then(|()| self.file.sync_data()).is_err();
     }
 
     fn replay(mut file: File) -> io::Result<(Self, Opened)> {
         file.seek(SeekFrom::Start(0))?;
-        let mut chain = Chain {
-            length: 0,
-            next: 1,
-            head: [0; 32],
-        };
+        let mut chain = Chain { length: 0, next: 1, head: [0; 32] };
         let mut reader = BufReader::new(&file);
         let mut line = Vec::new();
         let mut dropped_bytes = 0;
@@ -137,17 +123,8 @@ impl Registry {
             file.set_len(chain.length)?;
             file.sync_data()?;
         }
-        let opened = Opened {
-            records: chain.next - 1,
-            dropped_bytes,
-        };
-        let registry = Self {
-            file,
-            length: chain.length,
-            next: chain.next,
-            head: chain.head,
-            broken: false,
-        };
+        let opened = Opened { records: chain.next - 1, dropped_bytes };
+        let registry = Self { file, length: chain.length, next: chain.next, head: chain.head, broken: false };
         Ok((registry, opened))
     }
 }
@@ -209,11 +186,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let state = StateFolder::open(&parent.path().join("state")).unwrap();
         let file = state.join(FILE);
-        Scratch {
-            _parent: parent,
-            state,
-            file,
-        }
+        Scratch { _parent: parent, state, file }
     }
 
     fn issuance(serial: &str) -> Issuance {
@@ -246,13 +219,7 @@ mod tests {
         let scratch = scratch();
         with_records(&scratch, 2);
         with_records(&scratch, 1);
-        assert_eq!(
-            reopen(&scratch).unwrap(),
-            Opened {
-                records: 3,
-                dropped_bytes: 0
-            }
-        );
+        assert_eq!(reopen(&scratch).unwrap(), Opened { records: 3, dropped_bytes: 0 });
     }
 
     #[test]
@@ -264,13 +231,7 @@ mod tests {
         for cut in first + 1..whole.len() {
             fs::write(&scratch.file, &whole[..cut]).unwrap();
             let opened = reopen(&scratch).unwrap();
-            assert_eq!(
-                opened,
-                Opened {
-                    records: 1,
-                    dropped_bytes: (cut - first) as u64
-                }
-            );
+            assert_eq!(opened, Opened { records: 1, dropped_bytes: (cut - first) as u64 });
             assert_eq!(fs::read(&scratch.file).unwrap(), &whole[..first]);
         }
     }

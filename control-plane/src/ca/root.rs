@@ -93,10 +93,7 @@ impl Root {
         }
         let fingerprint = hex::encode(&Sha256::digest(&certificate));
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| error.to_string())?;
-        let public_pem = pem
-            .find(CERTIFICATE_MARK)
-            .and_then(|start| pem.get(start..))
-            .unwrap_or_default();
+        let public_pem = pem.find(CERTIFICATE_MARK).and_then(|start| pem.get(start..)).unwrap_or_default();
         Ok(Self {
             certificate,
             issuer,
@@ -115,10 +112,7 @@ impl Root {
         }
         match CertificateDer::from_pem_file(&path) {
             Ok(found) if found == self.certificate => Ok(()),
-            Ok(_) => Err(unusable(
-                &path,
-                "is not the certificate of the root in this folder",
-            )),
+            Ok(_) => Err(unusable(&path, "is not the certificate of the root in this folder")),
             Err(error) => Err(unusable(&path, error.to_string())),
         }
     }
@@ -135,26 +129,18 @@ fn inspect(
         return Err("holds a certificate of another key".to_owned());
     }
     let expected = format!("spiffe://{trust_domain}");
-    let names = root
-        .extensions()
-        .iter()
-        .filter_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
-            _ => None,
-        });
+    let names = root.extensions().iter().filter_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
+        _ => None,
+    });
     if !names.flatten().any(|name| *name == GeneralName::URI(&expected)) {
-        return Err(format!(
-            "holds a root of another trust domain than {trust_domain}"
-        ));
+        return Err(format!("holds a root of another trust domain than {trust_domain}"));
     }
     let moment = |seconds: i64| {
         UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
     };
     let validity = root.validity();
-    Ok((
-        moment(validity.not_before.timestamp()),
-        moment(validity.not_after.timestamp()),
-    ))
+    Ok((moment(validity.not_before.timestamp()), moment(validity.not_after.timestamp())))
 }
 
 /// A new key and its self-signed certificate, as PEM.
@@ -168,11 +154,7 @@ fn generate(trust_domain: &TrustDomain, life: Duration) -> Result<zeroize::Zeroi
         .and_then(|params| params.self_signed(&key))
         .map_err(|error| error.to_string())?;
     let secret = zeroize::Zeroizing::new(key.serialize_pem());
-    Ok(zeroize::Zeroizing::new(format!(
-        "{}{}",
-        *secret,
-        certificate.pem()
-    )))
+    Ok(zeroize::Zeroizing::new(format!("{}{}", *secret, certificate.pem())))
 }
 
 fn root_params(
@@ -190,10 +172,7 @@ fn root_params(
     params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
     // Two roots live side by side during a rotation; a name of its own keeps each path unambiguous.
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(
-        DnType::CommonName,
-        format!("Sidegate root {}", hex::encode(serial)),
-    );
+    params.distinguished_name.push(DnType::CommonName, format!("Sidegate root {}", hex::encode(serial)));
     // It signs leaves and nothing else.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];

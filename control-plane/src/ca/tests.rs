@@ -10,10 +10,7 @@ struct Scratch {
 
 impl Scratch {
     fn new() -> Self {
-        Self {
-            parent: tempfile::tempdir().unwrap(),
-            trust_domain: TrustDomain::parse("shop.test").unwrap(),
-        }
+        Self { parent: tempfile::tempdir().unwrap(), trust_domain: TrustDomain::parse("shop.test").unwrap() }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -48,18 +45,12 @@ fn an_issued_certificate_closes_every_trap_of_the_builder() {
     let issued = authority.issue(&order(Duration::from_mins(1))).unwrap();
     let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
     let now = clock::now_ms() / 1000;
-    let (start, end) = (
-        leaf.validity().not_before.timestamp(),
-        leaf.validity().not_after.timestamp(),
-    );
+    let (start, end) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
     assert!(u64::try_from(start).unwrap().abs_diff(now - 60) <= 1);
     assert!(u64::try_from(end).unwrap().abs_diff(now + 60) <= 1);
     assert_eq!(serial::issued_at_ms(leaf.raw_serial()), Some(issued.at_ms));
     assert_eq!(leaf.subject().iter().count(), 0);
-    assert!(
-        leaf.subject_alternative_name().unwrap().unwrap().critical,
-        "the subject is empty"
-    );
+    assert!(leaf.subject_alternative_name().unwrap().unwrap().critical, "the subject is empty");
     assert!(!leaf.basic_constraints().unwrap().unwrap().value.ca);
     let usage = leaf.key_usage().unwrap().unwrap();
     assert!(usage.critical && usage.value.digital_signature() && usage.value.flags == 1);
@@ -74,17 +65,9 @@ fn two_certificates_for_one_key_have_two_serials() {
     let scratch = Scratch::new();
     let authority = scratch.open().unwrap();
     let order = order(Duration::from_mins(1));
-    let serial = |issued: &Issued| {
-        X509Certificate::from_der(&issued.chain[0])
-            .unwrap()
-            .1
-            .raw_serial()
-            .to_vec()
-    };
-    assert_ne!(
-        serial(&authority.issue(&order).unwrap()),
-        serial(&authority.issue(&order).unwrap())
-    );
+    let serial =
+        |issued: &Issued| X509Certificate::from_der(&issued.chain[0]).unwrap().1.raw_serial().to_vec();
+    assert_ne!(serial(&authority.issue(&order).unwrap()), serial(&authority.issue(&order).unwrap()));
 }
 
 #[test]
@@ -111,31 +94,16 @@ fn a_restart_keeps_the_root_and_the_records() {
     let fingerprint = first.root().fingerprint().to_owned();
     drop(first);
     assert_eq!(scratch.open().unwrap().root().fingerprint(), fingerprint);
-    assert_eq!(
-        std::fs::read_to_string(scratch.path("issued.jsonl"))
-            .unwrap()
-            .lines()
-            .count(),
-        1
-    );
+    assert_eq!(std::fs::read_to_string(scratch.path("issued.jsonl")).unwrap().lines().count(), 1);
 }
 
 #[test]
 fn every_issuance_is_on_record_with_its_key_and_evidence() {
     let scratch = Scratch::new();
-    scratch
-        .open()
-        .unwrap()
-        .issue(&order(Duration::from_mins(1)))
-        .unwrap();
+    scratch.open().unwrap().issue(&order(Duration::from_mins(1))).unwrap();
     let line = std::fs::read_to_string(scratch.path("issued.jsonl")).unwrap();
-    for field in [
-        "spiffe://shop.test/ns/shop/sa/payments",
-        "join-token",
-        "abcd",
-        "127.0.0.1:1",
-        "\"key\":\"",
-    ] {
+    for field in ["spiffe://shop.test/ns/shop/sa/payments", "join-token", "abcd", "127.0.0.1:1", "\"key\":\""]
+    {
         assert!(line.contains(field), "{field} in {line}");
     }
 }
@@ -153,11 +121,7 @@ fn a_public_copy_of_another_root_is_refused() {
     let (scratch, other) = (Scratch::new(), Scratch::new());
     drop((scratch.open().unwrap(), other.open().unwrap()));
     std::fs::copy(other.path("root.pem"), scratch.path("root.pem")).unwrap();
-    assert!(
-        scratch.refusal().contains("root.pem: is not the certificate"),
-        "{}",
-        scratch.refusal()
-    );
+    assert!(scratch.refusal().contains("root.pem: is not the certificate"), "{}", scratch.refusal());
 }
 
 #[test]
@@ -165,11 +129,7 @@ fn the_root_of_another_trust_domain_is_refused() {
     let mut scratch = Scratch::new();
     drop(scratch.open().unwrap());
     scratch.trust_domain = TrustDomain::parse("other.test").unwrap();
-    assert!(
-        scratch.refusal().contains("another trust domain"),
-        "{}",
-        scratch.refusal()
-    );
+    assert!(scratch.refusal().contains("another trust domain"), "{}", scratch.refusal());
 }
 
 #[test]
@@ -178,8 +138,5 @@ fn a_damaged_root_is_refused_and_not_replaced() {
     drop(scratch.open().unwrap());
     std::fs::write(scratch.path("root.key"), "-----BEGIN PRIVATE KEY-----").unwrap();
     assert!(scratch.refusal().contains("SG0408"), "{}", scratch.refusal());
-    assert_eq!(
-        std::fs::read_to_string(scratch.path("root.key")).unwrap(),
-        "-----BEGIN PRIVATE KEY-----"
-    );
+    assert_eq!(std::fs::read_to_string(scratch.path("root.key")).unwrap(), "-----BEGIN PRIVATE KEY-----");
 }

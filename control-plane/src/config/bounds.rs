@@ -33,11 +33,9 @@ pub(super) struct Bounds {
 impl Bounds {
     /// JSON Schema has no word for the bounds of a duration; `x-` marks our own.
     pub(super) fn describe(self, schema: &mut Schema) {
-        for (keyword, duration) in [
-            ("default", self.default),
-            ("x-minimum", self.least),
-            ("x-maximum", self.most),
-        ] {
+        for (keyword, duration) in
+            [("default", self.default), ("x-minimum", self.least), ("x-maximum", self.most)]
+        {
             schema.insert(keyword.to_owned(), written(duration).into());
         }
     }
@@ -60,8 +58,5 @@ fn written(duration: Duration) -> String {
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)]
         .into_iter()
         .find(|(_, length)| millis.is_multiple_of(*length))
-        .map_or_else(
-            || format!("{millis}ms"),
-            |(unit, length)| format!("{}{unit}", millis / length),
-        )
+        .map_or_else(|| format!("{millis}ms"), |(unit, length)| format!("{}{unit}", millis / length))
 }

@@ -27,10 +27,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     let document: Document = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| vec![syntax_problem(&file, &error)])?;
-    let mut check = Check {
-        file,
-        problems: Vec::new(),
-    };
+    let mut check = Check { file, problems: Vec::new() };
     let folder = path.parent().unwrap_or(Path::new(""));
     let config = check.document(folder, document);
     match config {
@@ -148,29 +145,18 @@ impl Check {
     fn document(&mut self, folder: &Path, document: Document) -> Option<Config> {
         self.word(&document.api_version, "apiVersion", API_VERSION);
         self.word(&document.kind, "kind", KIND);
-        let trust_domain = self.value(&document.trust_domain, "trustDomain", |text| {
-            TrustDomain::parse(text).map_err(display)
-        });
-        let root_namespace = document
-            .root_namespace
-            .and_then(|name| self.value(&name, "rootNamespace", label));
+        let trust_domain = self
+            .value(&document.trust_domain, "trustDomain", |text| TrustDomain::parse(text).map_err(display));
+        let root_namespace =
+            document.root_namespace.and_then(|name| self.value(&name, "rootNamespace", label));
         let grpc = self.value(&document.listen.grpc, "listen.grpc", socket_address);
         let api = self.value(&document.listen.api, "listen.api", loopback_address);
-        let leaf_life = self.duration(
-            document.certificates.leaf_life.as_ref(),
-            "certificates.leafLife",
-            LEAF_LIFE,
-        );
-        let root_life = self.duration(
-            document.certificates.root_life.as_ref(),
-            "certificates.rootLife",
-            ROOT_LIFE,
-        );
-        let report_interval = self.duration(
-            document.report_interval.as_ref(),
-            "reportInterval",
-            REPORT_INTERVAL,
-        );
+        let leaf_life =
+            self.duration(document.certificates.leaf_life.as_ref(), "certificates.leafLife", LEAF_LIFE);
+        let root_life =
+            self.duration(document.certificates.root_life.as_ref(), "certificates.rootLife", ROOT_LIFE);
+        let report_interval =
+            self.duration(document.report_interval.as_ref(), "reportInterval", REPORT_INTERVAL);
         let trust_domain = trust_domain?;
         let services = self.services(&trust_domain, document.services);
         Some(Config {
@@ -232,20 +218,10 @@ impl Check {
                 workload_identity(trust_domain, namespace, account)
             })
         });
-        let join_tokens = self.each(
-            &document.join_tokens,
-            &format!("{place}.joinTokens"),
-            token_digest,
-        );
-        let endpoints = self.each(
-            &document.endpoints,
-            &format!("{place}.endpoints"),
-            endpoint_address,
-        );
+        let join_tokens = self.each(&document.join_tokens, &format!("{place}.joinTokens"), token_digest);
+        let endpoints = self.each(&document.endpoints, &format!("{place}.endpoints"), endpoint_address);
         let (namespace, name) = (namespace?, name?);
-        let labels = document
-            .labels
-            .unwrap_or_else(|| BTreeMap::from([("app".to_owned(), name.clone())]));
+        let labels = document.labels.unwrap_or_else(|| BTreeMap::from([("app".to_owned(), name.clone())]));
         Some(Service {
             name: ServiceName { namespace, name },
             identity: identity?,
@@ -258,11 +234,7 @@ impl Check {
 
     fn word(&mut self, text: &Spanned<String>, field: &str, expected: &str) {
         if text.value != expected {
-            self.add(
-                text,
-                field.to_owned(),
-                format!("{:?} is not {expected:?}", text.value),
-            );
+            self.add(text, field.to_owned(), format!("{:?} is not {expected:?}", text.value));
         }
     }
 
@@ -293,9 +265,7 @@ impl Check {
         field: &str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
-        parse(&text.value)
-            .map_err(|message| self.add(text, field.to_owned(), message))
-            .ok()
+        parse(&text.value).map_err(|message| self.add(text, field.to_owned(), message)).ok()
     }
 
     fn add(&mut self, at: &Spanned<String>, field: String, message: String) {
@@ -339,8 +309,7 @@ fn token_digest(text: &str) -> Result<TokenDigest, String> {
 }
 
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| format!("{text:?} is not an IP address and port"))
+    text.parse().map_err(|_| format!("{text:?} is not an IP address and port"))
 }
 
 fn endpoint_address(text: &str) -> Result<SocketAddr, String> {
@@ -354,18 +323,14 @@ fn endpoint_address(text: &str) -> Result<SocketAddr, String> {
 fn loopback_address(text: &str) -> Result<SocketAddr, String> {
     let address = socket_address(text)?;
     if !address.ip().is_loopback() {
-        return Err(format!(
-            "{text:?} is not a loopback address; the API has no authentication yet"
-        ));
+        return Err(format!("{text:?} is not a loopback address; the API has no authentication yet"));
     }
     Ok(address)
 }
 
 fn label(text: &str) -> Result<String, String> {
     if !is_label(text) {
-        return Err(format!(
-            "{text:?} is not a name: 1 to 63 of a-z, 0-9 and '-', no '-' at the ends"
-        ));
+        return Err(format!("{text:?} is not a name: 1 to 63 of a-z, 0-9 and '-', no '-' at the ends"));
     }
     Ok(text.to_owned())
 }

@@ -31,11 +31,7 @@ pub(crate) fn read(folder: &Path) -> Result<Vec<PolicyFile>, Vec<Problem>> {
             Err(error) => problems.push(unreadable(name, &error)),
         }
     }
-    if problems.is_empty() {
-        Ok(files)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(files) } else { Err(problems) }
 }
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
@@ -57,12 +53,8 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Problem> {
 
 /// Hidden files are an editor's or a mount's own (`.payments.yaml.swp`, `..data`).
 fn is_policy_file(path: &Path) -> bool {
-    let hidden = path
-        .file_name()
-        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let yaml = path
-        .extension()
-        .is_some_and(|extension| extension == "yaml" || extension == "yml");
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
     yaml && !hidden
 }
 
@@ -108,9 +100,6 @@ mod tests {
     #[test]
     fn a_missing_folder_is_an_error_and_not_an_empty_set() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(
-            read(&folder.path().join("none")).unwrap_err()[0].code,
-            Code::PolicyUnreadable
-        );
+        assert_eq!(read(&folder.path().join("none")).unwrap_err()[0].code, Code::PolicyUnreadable);
     }
 }

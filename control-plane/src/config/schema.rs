@@ -27,22 +27,8 @@ macro_rules! kind {
     };
 }
 
-kind!(
-    Time,
-    "duration",
-    "Numbers with their units.",
-    "500ms",
-    "30s",
-    "6h",
-    "1825d"
-);
-kind!(
-    Address,
-    "address",
-    "An IP address and a port.",
-    "127.0.0.1:15110",
-    "[::1]:15110"
-);
+kind!(Time, "duration", "Numbers with their units.", "500ms", "30s", "6h", "1825d");
+kind!(Address, "address", "An IP address and a port.", "127.0.0.1:15110", "[::1]:15110");
 kind!(
     File,
     "path",
@@ -56,12 +42,7 @@ kind!(
     "A SPIFFE trust domain without its scheme: `a` to `z`, `0` to `9`, `.`, `-` and `_`.",
     "shop.test"
 );
-kind!(
-    Label,
-    "name",
-    "1 to 63 of `a` to `z`, `0` to `9` and `-`, no `-` at the ends.",
-    "payments"
-);
+kind!(Label, "name", "1 to 63 of `a` to `z`, `0` to `9` and `-`, no `-` at the ends.", "payments");
 kind!(
     Token,
     "token-digest",

@@ -21,11 +21,7 @@ services:
 "#;
 
 fn problems(text: &str) -> Vec<String> {
-    Config::parse(Path::new("mesh.yaml"), text)
-        .unwrap_err()
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    Config::parse(Path::new("mesh.yaml"), text).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
 fn only_problem(from: &str, to: &str) -> String {
@@ -61,10 +57,7 @@ fn a_service_defaults_to_its_name_as_account_and_label() {
 fn an_unknown_field_is_refused_with_its_line() {
     let problem = only_problem("reportInterval: 500ms", "reportIntervall: 500ms");
     assert!(problem.starts_with("mesh.yaml:10:"), "{problem}");
-    assert!(
-        problem.contains("reportIntervall") && problem.ends_with("(SG0402)"),
-        "{problem}"
-    );
+    assert!(problem.contains("reportIntervall") && problem.ends_with("(SG0402)"), "{problem}");
 }
 
 #[test]
@@ -83,34 +76,22 @@ fn all_bad_values_are_reported_together() {
     let problems = problems(&text);
     assert_eq!(problems.len(), 4, "{problems:?}");
     assert!(problems.iter().all(|problem| problem.ends_with("(SG0403)")));
-    assert!(
-        problems
-            .iter()
-            .any(|problem| problem.contains("mesh.yaml:8:") && problem.contains("loopback"))
-    );
+    assert!(problems.iter().any(|problem| problem.contains("mesh.yaml:8:") && problem.contains("loopback")));
 }
 
 #[test]
 fn the_control_planes_own_identity_cannot_be_a_service() {
-    let problem = only_problem(
-        "{namespace: shop, name: orders}",
-        "{namespace: sidegate, name: control-plane}",
-    );
+    let problem =
+        only_problem("{namespace: shop, name: orders}", "{namespace: sidegate, name: control-plane}");
     assert!(problem.contains("services[1].serviceAccount: "), "{problem}");
 }
 
 #[test]
 fn two_services_never_share_a_name_or_a_token() {
     let twice = only_problem("name: orders", "name: payments");
-    assert!(
-        twice.contains("services[1].name: service shop/payments is defined twice"),
-        "{twice}"
-    );
+    assert!(twice.contains("services[1].name: service shop/payments is defined twice"), "{twice}");
     let token = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    let shared = only_problem(
-        "name: orders}",
-        &format!("name: orders, joinTokens: [\"{token}\"]}}"),
-    );
+    let shared = only_problem("name: orders}", &format!("name: orders, joinTokens: [\"{token}\"]}}"));
     assert!(shared.contains("services[1].joinTokens[0]"), "{shared}");
 }
 

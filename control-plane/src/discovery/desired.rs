@@ -33,10 +33,7 @@ impl Desired {
     /// identity that several services share gets the labels of the first of them in `mesh.yaml`.
     pub(crate) fn of_mesh(mesh: &Mesh, identity: &SpiffeId) -> Option<Self> {
         let workload = mesh.config.workload(identity)?;
-        let mut desired = Self {
-            policies_unknown: mesh.policies.is_none(),
-            ..Self::default()
-        };
+        let mut desired = Self { policies_unknown: mesh.policies.is_none(), ..Self::default() };
         desired.add(Arc::new(resource::settings(&mesh.config, workload)));
         desired.add_all(mesh.bundles.iter().cloned());
         desired.add_all(policies(mesh, workload));
@@ -90,12 +87,7 @@ fn endpoints_of(service: &Service, registered: &Endpoints) -> BTreeSet<SocketAdd
         Some(port) => endpoint.port == port.get(),
         None => endpoint.is_first,
     });
-    service
-        .endpoints
-        .iter()
-        .copied()
-        .chain(reached.map(|endpoint| endpoint.address))
-        .collect()
+    service.endpoints.iter().copied().chain(reached.map(|endpoint| endpoint.address)).collect()
 }
 
 fn policies(mesh: &Mesh, workload: &Service) -> Vec<Arc<Resource>> {

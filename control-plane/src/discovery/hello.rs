@@ -76,11 +76,7 @@ pub(crate) fn checked_nack(nack: v1::Nack) -> Nack {
 
 fn instance(text: String) -> Result<String, BadHello> {
     let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    if text.len() == 32 && text.bytes().all(hex) {
-        Ok(text)
-    } else {
-        Err(BadHello::Instance)
-    }
+    if text.len() == 32 && text.bytes().all(hex) { Ok(text) } else { Err(BadHello::Instance) }
 }
 
 fn plain(text: String) -> Result<String, BadHello> {
@@ -92,11 +88,7 @@ fn inbound(ports: &[v1::InboundPort], source: IpAddr) -> Result<Vec<Inbound>, Ba
     if ports.len() > MAX_INBOUND {
         return Err(BadHello::TooManyInbound);
     }
-    ports
-        .iter()
-        .enumerate()
-        .map(|(index, port)| inbound_port(index, port, source))
-        .collect()
+    ports.iter().enumerate().map(|(index, port)| inbound_port(index, port, source)).collect()
 }
 
 fn inbound_port(index: usize, port: &v1::InboundPort, source: IpAddr) -> Result<Inbound, BadHello> {
@@ -108,10 +100,7 @@ fn inbound_port(index: usize, port: &v1::InboundPort, source: IpAddr) -> Result<
     if address.port() == 0 || address.ip().is_multicast() {
         return Err(BadHello::Address(index));
     }
-    let port = u16::try_from(port.port)
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or(BadHello::Port(index))?;
+    let port = u16::try_from(port.port).ok().filter(|port| *port != 0).ok_or(BadHello::Port(index))?;
     Ok(Inbound { address, port })
 }
 
@@ -126,11 +115,7 @@ fn services(names: &[String]) -> Result<BTreeSet<ServiceName>, BadHello> {
 fn held(held: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, BadHello> {
     let fits =
         |(name, version): (&String, &String)| name.len() <= MAX_NAME_BYTES && version.len() <= MAX_NAME_BYTES;
-    if held.len() <= MAX_HELD && held.iter().all(fits) {
-        Ok(held)
-    } else {
-        Err(BadHello::Held)
-    }
+    if held.len() <= MAX_HELD && held.iter().all(fits) { Ok(held) } else { Err(BadHello::Held) }
 }
 
 fn cut(mut text: String, max_chars: usize) -> String {
@@ -157,10 +142,7 @@ mod tests {
         v1::Hello {
             instance: "0123456789abcdef0123456789abcdef".into(),
             release: "0.1.0".into(),
-            inbound: vec![v1::InboundPort {
-                address: "0.0.0.0:15106".into(),
-                port: 8080,
-            }],
+            inbound: vec![v1::InboundPort { address: "0.0.0.0:15106".into(), port: 8080 }],
             services: vec!["shop/payments".into(), "shop/payments".into()],
             held: BTreeMap::from([("settings".into(), "abc".into())]),
         }
@@ -185,46 +167,26 @@ mod tests {
 
     #[test]
     fn each_value_out_of_form_refuses_the_hello() {
-        assert_eq!(
-            refusal(|hello| hello.instance = "x".repeat(32)),
-            BadHello::Instance
-        );
-        assert_eq!(
-            refusal(|hello| hello.release = "0.1\n0".into()),
-            BadHello::Release
-        );
+        assert_eq!(refusal(|hello| hello.instance = "x".repeat(32)), BadHello::Instance);
+        assert_eq!(refusal(|hello| hello.release = "0.1\n0".into()), BadHello::Release);
         for address in ["", "payments:80", "10.0.0.7", "0.0.0.0:0", "224.0.0.1:80"] {
-            assert_eq!(
-                refusal(|hello| hello.inbound[0].address = address.into()),
-                BadHello::Address(0)
-            );
+            assert_eq!(refusal(|hello| hello.inbound[0].address = address.into()), BadHello::Address(0));
         }
         for port in [0, 65_536] {
             assert_eq!(refusal(|hello| hello.inbound[0].port = port), BadHello::Port(0));
         }
         for name in ["payments", "shop/", "Shop/payments", "shop/a/b", "shop/../x"] {
-            assert_eq!(
-                refusal(|hello| hello.services[1] = name.into()),
-                BadHello::Service(1)
-            );
+            assert_eq!(refusal(|hello| hello.services[1] = name.into()), BadHello::Service(1));
         }
     }
 
     #[test]
     fn each_count_has_its_limit() {
         let port = good().inbound[0].clone();
-        assert_eq!(
-            refusal(|hello| hello.inbound = vec![port; MAX_INBOUND + 1]),
-            BadHello::TooManyInbound
-        );
+        assert_eq!(refusal(|hello| hello.inbound = vec![port; MAX_INBOUND + 1]), BadHello::TooManyInbound);
         let name = "a/b".to_owned();
-        assert_eq!(
-            refusal(|hello| hello.services = vec![name; MAX_SERVICES + 1]),
-            BadHello::TooManyServices
-        );
-        let many = (0..=MAX_HELD)
-            .map(|number| (number.to_string(), String::new()))
-            .collect();
+        assert_eq!(refusal(|hello| hello.services = vec![name; MAX_SERVICES + 1]), BadHello::TooManyServices);
+        let many = (0..=MAX_HELD).map(|number| (number.to_string(), String::new())).collect();
         assert_eq!(refusal(|hello| hello.held = many), BadHello::Held);
         let long = BTreeMap::from([("n".repeat(MAX_NAME_BYTES + 1), String::new())]);
         assert_eq!(refusal(|hello| hello.held = long), BadHello::Held);
@@ -232,16 +194,9 @@ mod tests {
 
     #[test]
     fn a_refusals_texts_are_cut() {
-        let nack = v1::Nack {
-            version: 1,
-            path: "é".repeat(10_000),
-            code: "SG0405".into(),
-            message: String::new(),
-        };
+        let nack =
+            v1::Nack { version: 1, path: "é".repeat(10_000), code: "SG0405".into(), message: String::new() };
         let nack = checked_nack(nack);
-        assert_eq!(
-            (nack.path.chars().count(), nack.code.as_str()),
-            (MAX_PATH_CHARS, "SG0405")
-        );
+        assert_eq!((nack.path.chars().count(), nack.code.as_str()), (MAX_PATH_CHARS, "SG0405"));
     }
 }

@@ -42,13 +42,7 @@ type Difference = BTreeMap<String, Option<String>>;
 impl Session {
     /// `version` is the last that the instance was sent on an earlier stream.
     pub(crate) fn new(held: BTreeMap<String, String>, version: u64) -> Self {
-        Self {
-            held,
-            outstanding: None,
-            refused: None,
-            version,
-            begun: false,
-        }
+        Self { held, outstanding: None, refused: None, version, begun: false }
     }
 
     /// The next Update, if nothing is unanswered and something differs from what is held and from what was refused.
@@ -67,23 +61,12 @@ impl Session {
         }
         self.begun = true;
         self.version += 1;
-        let set = difference
-            .keys()
-            .filter_map(|name| desired.set.get(name))
-            .map(|resource| (**resource).clone());
-        let removed = difference
-            .iter()
-            .filter(|(_, version)| version.is_none())
-            .map(|(name, _)| name.clone());
-        let update = Update {
-            version: self.version,
-            set: set.collect(),
-            removed: removed.collect(),
-        };
-        self.outstanding = Some(Outstanding {
-            difference,
-            due: now + ANSWER_TIMEOUT,
-        });
+        let set =
+            difference.keys().filter_map(|name| desired.set.get(name)).map(|resource| (**resource).clone());
+        let removed =
+            difference.iter().filter(|(_, version)| version.is_none()).map(|(name, _)| name.clone());
+        let update = Update { version: self.version, set: set.collect(), removed: removed.collect() };
+        self.outstanding = Some(Outstanding { difference, due: now + ANSWER_TIMEOUT });
         Some(update)
     }
 
@@ -93,10 +76,8 @@ impl Session {
         if *version != self.version {
             return Err("the answer is not to the newest update");
         }
-        let Outstanding { difference, .. } = self
-            .outstanding
-            .take()
-            .ok_or("no update is waiting for an answer")?;
+        let Outstanding { difference, .. } =
+            self.outstanding.take().ok_or("no update is waiting for an answer")?;
         match answer {
             Answer::Ack(_) => self.apply(difference),
             Answer::Nack(_) => self.refused = Some(difference),
@@ -115,9 +96,7 @@ impl Session {
 
     /// When the answer must have come; of no meaning unless one is awaited.
     pub(crate) fn answer_due(&self) -> Instant {
-        self.outstanding
-            .as_ref()
-            .map_or_else(Instant::now, |outstanding| outstanding.due)
+        self.outstanding.as_ref().map_or_else(Instant::now, |outstanding| outstanding.due)
     }
 
     fn apply(&mut self, difference: Difference) {
@@ -158,34 +137,19 @@ mod tests {
 
     fn desired(resources: &[(&str, &str)]) -> Desired {
         let resource = |(name, version): &(&str, &str)| {
-            let resource = Resource {
-                name: (*name).into(),
-                version: (*version).into(),
-                kind: None,
-            };
+            let resource = Resource { name: (*name).into(), version: (*version).into(), kind: None };
             ((*name).to_owned(), Arc::new(resource))
         };
-        Desired {
-            set: resources.iter().map(resource).collect(),
-            ..Desired::default()
-        }
+        Desired { set: resources.iter().map(resource).collect(), ..Desired::default() }
     }
 
     fn session(held: &[(&str, &str)]) -> Session {
-        Session::new(
-            held.iter()
-                .map(|(name, version)| ((*name).into(), (*version).into()))
-                .collect(),
-            0,
-        )
+        Session::new(held.iter().map(|(name, version)| ((*name).into(), (*version).into())).collect(), 0)
     }
 
     fn next(session: &mut Session, desired: &Desired) -> Option<(Vec<String>, Vec<String>)> {
         let update = session.next(desired, Instant::now())?;
-        Some((
-            update.set.into_iter().map(|resource| resource.name).collect(),
-            update.removed,
-        ))
+        Some((update.set.into_iter().map(|resource| resource.name).collect(), update.removed))
     }
 
     fn ack(session: &mut Session) {
@@ -193,12 +157,7 @@ mod tests {
     }
 
     fn nack(session: &mut Session) {
-        let nack = Nack {
-            version: session.version,
-            path: "p".into(),
-            code: "c".into(),
-            message: "m".into(),
-        };
+        let nack = Nack { version: session.version, path: "p".into(), code: "c".into(), message: "m".into() };
         session.answer(&Answer::Nack(nack)).unwrap();
     }
 
@@ -235,10 +194,7 @@ mod tests {
         next(&mut session, &bad).unwrap();
         nack(&mut session);
         assert_eq!(next(&mut session, &bad), None);
-        assert_eq!(
-            next(&mut session, &desired(&[("a", "2")])),
-            Some((vec!["a".into()], vec![]))
-        );
+        assert_eq!(next(&mut session, &desired(&[("a", "2")])), Some((vec!["a".into()], vec![])));
     }
 
     #[test]
@@ -263,20 +219,14 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_neither_sent_nor_removed() {
-        let mut session = session(&[
-            ("policy/shop/a", "1"),
-            ("service/shop/b", "1"),
-            ("service/shop/c", "1"),
-        ]);
+        let mut session =
+            session(&[("policy/shop/a", "1"), ("service/shop/b", "1"), ("service/shop/c", "1")]);
         let unknown = Desired {
             policies_unknown: true,
             withheld: ["service/shop/b".to_owned()].into(),
             ..Desired::default()
         };
-        assert_eq!(
-            next(&mut session, &unknown),
-            Some((vec![], vec!["service/shop/c".into()]))
-        );
+        assert_eq!(next(&mut session, &unknown), Some((vec![], vec!["service/shop/c".into()])));
     }
 
     #[test]

@@ -72,11 +72,7 @@ impl Cell {
     pub(crate) fn check(cell: EdgeCell, reporter: &SpiffeId, now_ms: u64) -> Result<Self, BadCell> {
         let counts = counts(&cell, now_ms)?;
         let key = key(cell)?;
-        if key.reporter() == Some(reporter) {
-            Ok(Self { key, counts })
-        } else {
-            Err(BadCell::Foreign)
-        }
+        if key.reporter() == Some(reporter) { Ok(Self { key, counts }) } else { Err(BadCell::Foreign) }
     }
 }
 
@@ -136,11 +132,7 @@ fn counts(cell: &EdgeCell, now_ms: u64) -> Result<Counts, BadCell> {
         [] => Histogram::default(),
         buckets => buckets.try_into().map_err(|_| BadCell::Range("latency"))?,
     };
-    let moment = |ms: i64, name| {
-        u64::try_from(ms)
-            .map(|ms| ms.min(now_ms))
-            .map_err(|_| BadCell::Range(name))
-    };
+    let moment = |ms: i64, name| u64::try_from(ms).map(|ms| ms.min(now_ms)).map_err(|_| BadCell::Range(name));
     let first_seen_ms = moment(cell.first_seen_ms, "first_seen_ms")?;
     let last_seen_ms = moment(cell.last_seen_ms, "last_seen_ms")?;
     if first_seen_ms > last_seen_ms {
@@ -188,19 +180,14 @@ fn verdict(number: i32) -> Result<Option<&'static str>, BadCell> {
 
 /// Empty where the connection ended before its protocol was known.
 fn protocol(text: &str) -> Result<&'static str, BadCell> {
-    ["http1", "http2", "tcp", ""]
-        .into_iter()
-        .find(|known| *known == text)
-        .ok_or(BadCell::Unknown("protocol"))
+    ["http1", "http2", "tcp", ""].into_iter().find(|known| *known == text).ok_or(BadCell::Unknown("protocol"))
 }
 
 fn identity(text: &str, name: &'static str) -> Result<Option<SpiffeId>, BadCell> {
     if text.is_empty() {
         return Ok(None);
     }
-    SpiffeId::parse(text)
-        .map(Some)
-        .map_err(|_| BadCell::Identity(name))
+    SpiffeId::parse(text).map(Some).map_err(|_| BadCell::Identity(name))
 }
 
 fn code(text: &str) -> Result<Option<Code>, BadCell> {
@@ -211,11 +198,7 @@ fn code(text: &str) -> Result<Option<Code>, BadCell> {
 }
 
 fn bounded(text: String, name: &'static str) -> Result<String, BadCell> {
-    if text.len() <= MAX_TEXT_BYTES {
-        Ok(text)
-    } else {
-        Err(BadCell::Range(name))
-    }
+    if text.len() <= MAX_TEXT_BYTES { Ok(text) } else { Err(BadCell::Range(name)) }
 }
 
 const MAX_TEXT_BYTES: usize = 1_024;

@@ -1,19 +1,15 @@
 //! Quantiles of a latency histogram whose bounds the wire fixes.
 
 /// Upper bounds of the buckets in milliseconds; one more bucket reaches to infinity (`EdgeCell.latency`).
-pub(crate) const BOUNDS_MS: [f64; 12] = [
-    0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0,
-];
+pub(crate) const BOUNDS_MS: [f64; 12] =
+    [0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0];
 
 /// Counts in the buckets.
 pub(crate) type Histogram = [u64; BOUNDS_MS.len() + 1];
 
 /// The quantile, interpolated within its bucket; what lies in the last bucket is given as its lower bound, for
 /// nothing more is known of it. `None` if nothing was measured.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts beyond 2^52 do not move a quantile"
-)]
+#[expect(clippy::cast_precision_loss, reason = "counts beyond 2^52 do not move a quantile")]
 pub(crate) fn quantile_ms(histogram: &Histogram, quantile: f64) -> Option<f64> {
     let total: f64 = histogram.iter().map(|count| *count as f64).sum();
     if total == 0.0 {

@@ -69,12 +69,7 @@ impl Report {
             instance: request.instance,
             sequence: request.sequence,
             covers_ms: request.covers_ms.into(),
-            cells: request
-                .cells
-                .into_iter()
-                .enumerate()
-                .map(check)
-                .collect::<Result<_, _>>()?,
+            cells: request.cells.into_iter().enumerate().map(check).collect::<Result<_, _>>()?,
             dropped: request.dropped,
         })
     }
@@ -98,10 +93,7 @@ impl ledger_server::Ledger for LedgerService {
 
 fn refusal(error: BadReport) -> Status {
     match error {
-        BadReport::Cell {
-            fault: BadCell::Foreign,
-            ..
-        } => Status::permission_denied(error.to_string()),
+        BadReport::Cell { fault: BadCell::Foreign, .. } => Status::permission_denied(error.to_string()),
         _ => Status::invalid_argument(error.to_string()),
     }
 }

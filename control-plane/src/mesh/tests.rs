@@ -30,19 +30,12 @@ impl Scratch {
         fs::write(folder.path().join("policies/a.yaml"), policy).unwrap();
         let config = Config::load(&path).unwrap();
         let (publisher, mesh) = Publisher::start(path, config, Vec::new(), Arc::default());
-        Self {
-            folder,
-            publisher,
-            mesh,
-        }
+        Self { folder, publisher, mesh }
     }
 
     fn write(self, name: &str, text: &str) -> Self {
         fs::write(self.folder.path().join(name), text).unwrap();
-        Self {
-            publisher: self.publisher.look(),
-            ..self
-        }
+        Self { publisher: self.publisher.look(), ..self }
     }
 
     fn mesh(&mut self) -> Arc<Mesh> {
@@ -68,17 +61,14 @@ fn a_broken_policy_file_changes_nothing_but_the_problems() {
 
 #[test]
 fn a_problem_clears_itself_once_the_file_is_whole_again() {
-    let mut scratch = Scratch::new(POLICY)
-        .write("policies/a.yaml", "metadata: {")
-        .write("policies/a.yaml", POLICY);
+    let mut scratch =
+        Scratch::new(POLICY).write("policies/a.yaml", "metadata: {").write("policies/a.yaml", POLICY);
     assert!(scratch.mesh().policy_problems.is_empty());
 }
 
 #[test]
 fn every_broken_file_is_reported() {
-    let mut scratch = Scratch::new(POLICY)
-        .write("policies/b.yaml", "x")
-        .write("policies/c.yaml", "y");
+    let mut scratch = Scratch::new(POLICY).write("policies/b.yaml", "x").write("policies/c.yaml", "y");
     assert_eq!(scratch.mesh().policy_problems.len(), 2);
 }
 
@@ -101,10 +91,7 @@ fn a_broken_mesh_yaml_keeps_the_last_good_one() {
 #[test]
 fn a_good_mesh_yaml_is_taken_over() {
     let mut scratch = Scratch::new(POLICY).write("mesh.yaml", &mesh_yaml("Observe", "127.0.0.1:0"));
-    assert_eq!(
-        scratch.mesh().config.enforcement,
-        crate::config::Enforcement::Observe
-    );
+    assert_eq!(scratch.mesh().config.enforcement, crate::config::Enforcement::Observe);
 }
 
 #[test]
@@ -135,12 +122,7 @@ fn what_needs_a_restart_refuses_the_whole_file_and_says_so() {
     let mut scratch = Scratch::new(POLICY).write("mesh.yaml", &mesh_yaml("Observe", "127.0.0.1:1"));
     let mesh = scratch.mesh();
     assert_eq!(mesh.config.enforcement, crate::config::Enforcement::Enforce);
-    assert!(
-        mesh.config_problems[0]
-            .problem
-            .to_string()
-            .contains("listen.grpc: changes only with a restart")
-    );
+    assert!(mesh.config_problems[0].problem.to_string().contains("listen.grpc: changes only with a restart"));
 }
 
 #[test]

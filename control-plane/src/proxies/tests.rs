@@ -20,19 +20,12 @@ fn subscribe(proxies: &Arc<Proxies>, account: &str, instance: &str, port: u16) -
         not_after: rustls_pki_types::UnixTime::since_unix_epoch(Duration::ZERO),
     };
     let peer = Peer { address, svid: None };
-    proxies
-        .subscribe(&peer, &identity(account), certificate, Arc::new(hello))
-        .unwrap()
+    proxies.subscribe(&peer, &identity(account), certificate, Arc::new(hello)).unwrap()
 }
 
 fn ports(proxies: &Proxies, account: &str) -> Vec<u16> {
     let endpoints = proxies.endpoints().borrow().clone();
-    endpoints
-        .get(&identity(account))
-        .into_iter()
-        .flatten()
-        .map(|endpoint| endpoint.address.port())
-        .collect()
+    endpoints.get(&identity(account)).into_iter().flatten().map(|endpoint| endpoint.address.port()).collect()
 }
 
 #[test]
@@ -78,22 +71,15 @@ fn one_identity_cannot_take_anothers_instance() {
     let payments = subscribe(&proxies, "payments", "a", 1);
     let _orders = subscribe(&proxies, "orders", "a", 2);
     assert!(!payments.superseded.is_cancelled());
-    assert_eq!(
-        (ports(&proxies, "payments"), ports(&proxies, "orders")),
-        (vec![1], vec![2])
-    );
+    assert_eq!((ports(&proxies, "payments"), ports(&proxies, "orders")), (vec![1], vec![2]));
 }
 
 #[test]
 fn one_identity_has_a_limit_and_the_lost_make_room() {
     let proxies = Proxies::new();
-    let mut held: Vec<_> = (0..MAX_PER_IDENTITY)
-        .map(|number| subscribe(&proxies, "payments", &number.to_string(), 1))
-        .collect();
-    assert_eq!(
-        make_room(&mut proxies.lock(), &identity("payments")),
-        Err(TooMany)
-    );
+    let mut held: Vec<_> =
+        (0..MAX_PER_IDENTITY).map(|number| subscribe(&proxies, "payments", &number.to_string(), 1)).collect();
+    assert_eq!(make_room(&mut proxies.lock(), &identity("payments")), Err(TooMany));
     assert_eq!(make_room(&mut proxies.lock(), &identity("orders")), Ok(()));
     held.pop();
     assert_eq!(make_room(&mut proxies.lock(), &identity("payments")), Ok(()));
@@ -103,16 +89,8 @@ fn one_identity_has_a_limit_and_the_lost_make_room() {
 fn a_nack_is_shown_until_a_later_version_is_acknowledged() {
     let proxies = Proxies::new();
     let subscription = subscribe(&proxies, "payments", "a", 1);
-    subscription.nacked(Nack {
-        version: 1,
-        path: "p".into(),
-        code: "SG0405".into(),
-        message: "m".into(),
-    });
+    subscription.nacked(Nack { version: 1, path: "p".into(), code: "SG0405".into(), message: "m".into() });
     assert_eq!(proxies.list()[0].nack.as_ref().unwrap().code, "SG0405");
     subscription.acked(2);
-    assert_eq!(
-        (proxies.list()[0].acked, proxies.list()[0].nack.clone()),
-        (2, None)
-    );
+    assert_eq!((proxies.list()[0].acked, proxies.list()[0].nack.clone()), (2, None));
 }

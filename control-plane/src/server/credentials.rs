@@ -55,15 +55,7 @@ impl OwnCredentials {
     ) -> Result<(Self, watch::Receiver<Arc<rustls::ServerConfig>>), OwnCredentialsError> {
         let (config, term) = issue(&authority, &mesh.borrow().clone())?;
         let (sender, receiver) = watch::channel(config);
-        Ok((
-            Self {
-                authority,
-                mesh,
-                tls: sender,
-                term,
-            },
-            receiver,
-        ))
+        Ok((Self { authority, mesh, tls: sender, term }, receiver))
     }
 
     /// Renews until `stop`.
@@ -123,10 +115,8 @@ fn issue(
         caller: String::new(),
     };
     let issued = authority.issue(&order)?;
-    let term = Term {
-        issued_at_ms: issued.at_ms,
-        ends_at_ms: issued.not_after.as_secs().saturating_mul(1000),
-    };
+    let term =
+        Term { issued_at_ms: issued.at_ms, ends_at_ms: issued.not_after.as_secs().saturating_mul(1000) };
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let bundles = authority.bundles();
     let now = clock::unix_time(clock::now_ms());

@@ -27,9 +27,7 @@ struct Counts {
 
 impl Limits {
     pub(super) fn new() -> Self {
-        Self {
-            counts: Arc::default(),
-        }
+        Self { counts: Arc::default() }
     }
 
     /// A place for a connection from this source, or the limit that is reached (a metric's label).
@@ -45,10 +43,7 @@ impl Limits {
         }
         *from_source += 1;
         counts.all += 1;
-        Ok(Permit {
-            counts: self.counts.clone(),
-            source,
-        })
+        Ok(Permit { counts: self.counts.clone(), source })
     }
 }
 
@@ -80,10 +75,7 @@ mod tests {
         let one: IpAddr = "10.0.0.1".parse().unwrap();
         let mut held: Vec<_> = (0..MAX_PER_SOURCE).map(|_| limits.admit(one).unwrap()).collect();
         assert_eq!(limits.admit(one).err(), Some("connections_per_source"));
-        assert_eq!(
-            limits.admit("::ffff:10.0.0.1".parse().unwrap()).err(),
-            Some("connections_per_source")
-        );
+        assert_eq!(limits.admit("::ffff:10.0.0.1".parse().unwrap()).err(), Some("connections_per_source"));
         assert!(limits.admit("10.0.0.2".parse().unwrap()).is_ok());
         held.pop();
         assert!(limits.admit(one).is_ok());
@@ -93,9 +85,8 @@ mod tests {
     fn all_sources_together_have_a_limit() {
         let limits = Limits::new();
         let address = |number: usize| IpAddr::from((u128::try_from(number).unwrap() + 1).to_be_bytes());
-        let _held: Vec<_> = (0..MAX_CONNECTIONS)
-            .map(|number| limits.admit(address(number)).unwrap())
-            .collect();
+        let _held: Vec<_> =
+            (0..MAX_CONNECTIONS).map(|number| limits.admit(address(number)).unwrap()).collect();
         assert_eq!(limits.admit(address(MAX_CONNECTIONS)).err(), Some("connections"));
     }
 

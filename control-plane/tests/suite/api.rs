@@ -12,10 +12,7 @@ async fn status_and_policies_say_what_is_in_force() {
         (Some("shop.test"), Some("Enforce"))
     );
     assert_eq!(
-        (
-            status["policies"]["count"].as_u64(),
-            status["proxies"]["total"].as_u64()
-        ),
+        (status["policies"]["count"].as_u64(), status["proxies"]["total"].as_u64()),
         (Some(2), Some(0))
     );
     assert!(status["policies"]["lastError"].is_null() && status["mesh"]["lastError"].is_null());
@@ -25,30 +22,14 @@ async fn status_and_policies_say_what_is_in_force() {
         (policy["name"].as_str(), policy["action"].as_str()),
         (Some("shop/payments-callers"), Some("Allow"))
     );
-    assert_eq!(
-        (&policy["selects"][0], &policy["rules"][0]),
-        (&"shop/payments".into(), &"orders".into())
-    );
-    assert!(
-        policy["source"]
-            .as_str()
-            .unwrap()
-            .starts_with("policies/payments.yaml:"),
-        "{policy}"
-    );
+    assert_eq!((&policy["selects"][0], &policy["rules"][0]), (&"shop/payments".into(), &"orders".into()));
+    assert!(policy["source"].as_str().unwrap().starts_with("policies/payments.yaml:"), "{policy}");
 }
 
 #[tokio::test]
 async fn a_foreign_host_is_refused_on_every_path() {
     let mesh = Mesh::started().await;
-    for path in [
-        "/v1/status",
-        "/v1/proxies",
-        "/v1/policies",
-        "/v1/edges",
-        "/metrics",
-        "/livez",
-    ] {
+    for path in ["/v1/status", "/v1/proxies", "/v1/policies", "/v1/edges", "/metrics", "/livez"] {
         assert_eq!(mesh.request(path, "attacker.test").await.0, 421, "{path}");
         assert_eq!(mesh.request(path, "127.0.0.1:15180").await.0, 200, "{path}");
     }
@@ -58,10 +39,6 @@ async fn a_foreign_host_is_refused_on_every_path() {
 async fn a_bad_window_is_refused() {
     let mesh = Mesh::started().await;
     for query in ["window=2h", "window=x", "windo=60s"] {
-        assert_eq!(
-            mesh.request(&format!("/v1/edges?{query}"), "localhost").await.0,
-            400,
-            "{query}"
-        );
+        assert_eq!(mesh.request(&format!("/v1/edges?{query}"), "localhost").await.0, 400, "{query}");
     }
 }

@@ -16,10 +16,7 @@ async fn a_join_token_brings_the_certificate_of_its_service() {
     let mesh = Mesh::started().await;
     let credentials = join(&mesh, "payments").await;
     assert_eq!(credentials.svid().id().as_str(), PAYMENTS);
-    assert!(
-        credentials.svid().issued_at().is_some(),
-        "the serial carries the time of issue"
-    );
+    assert!(credentials.svid().issued_at().is_some(), "the serial carries the time of issue");
 }
 
 #[tokio::test]
@@ -37,9 +34,7 @@ async fn the_answer_brings_the_bundles_that_peers_are_verified_with() {
 #[tokio::test]
 async fn a_wrong_token_brings_nothing_and_is_not_repeated() {
     let mesh = Mesh::started().await;
-    let refusal = issue(&mesh, None, Key::new().csr, "wrong-word")
-        .await
-        .unwrap_err();
+    let refusal = issue(&mesh, None, Key::new().csr, "wrong-word").await.unwrap_err();
     assert_eq!(refusal.code(), Code::Unauthenticated);
     assert!(
         refusal.message().starts_with("SG0306") && !refusal.message().contains("wrong-word"),
@@ -48,10 +43,7 @@ async fn a_wrong_token_brings_nothing_and_is_not_repeated() {
     let nothing = issue(&mesh, None, Key::new().csr, "").await.unwrap_err();
     assert_eq!(nothing.code(), Code::Unauthenticated);
     assert_eq!(
-        std::fs::read_to_string(mesh.path("state/issued.jsonl"))
-            .unwrap()
-            .matches("join-token")
-            .count(),
+        std::fs::read_to_string(mesh.path("state/issued.jsonl")).unwrap().matches("join-token").count(),
         0
     );
 }
@@ -64,13 +56,8 @@ async fn a_certificate_of_another_ca_does_not_pass_the_handshake() {
     // TLS 1.3: the client is done before the server has judged; the refusal may come with the first call.
     if channel.is_ok() {
         let refusal = tokio::time::timeout(std::time::Duration::from_secs(5), async {
-            let request = sidegate_proto::v1::IssueRequest {
-                csr: Key::new().csr,
-                join_token: String::new(),
-            };
-            sidegate_proto::v1::identity_client::IdentityClient::new(channel.unwrap())
-                .issue(request)
-                .await
+            let request = sidegate_proto::v1::IssueRequest { csr: Key::new().csr, join_token: String::new() };
+            sidegate_proto::v1::identity_client::IdentityClient::new(channel.unwrap()).issue(request).await
         });
         assert_ne!(
             refusal.await.unwrap().unwrap_err().code(),
@@ -79,10 +66,7 @@ async fn a_certificate_of_another_ca_does_not_pass_the_handshake() {
         );
     }
     let (_, metrics) = mesh.request("/metrics", "localhost").await;
-    assert!(
-        metrics.contains("sidegate_handshake_failures_total{reason="),
-        "{metrics}"
-    );
+    assert!(metrics.contains("sidegate_handshake_failures_total{reason="), "{metrics}");
 }
 
 #[tokio::test]
@@ -90,19 +74,8 @@ async fn the_names_in_a_request_are_ignored() {
     let mesh = Mesh::started().await;
     let key = Key::asking_for(&["admin.shop.test", "orders"]);
     let response = issue(&mesh, None, key.csr, "payments").await.unwrap();
-    let chain: Vec<_> = response
-        .certificate_chain
-        .into_iter()
-        .map(CertificateDer::from)
-        .collect();
-    let svid = verify(
-        &chain,
-        Usage::Server,
-        &mesh.trust(),
-        &SvidLimits::default(),
-        UnixTime::now(),
-    )
-    .unwrap();
+    let chain: Vec<_> = response.certificate_chain.into_iter().map(CertificateDer::from).collect();
+    let svid = verify(&chain, Usage::Server, &mesh.trust(), &SvidLimits::default(), UnixTime::now()).unwrap();
     assert_eq!(svid.id().as_str(), PAYMENTS);
     assert!(!chain[0].windows(15).any(|bytes| bytes == b"admin.shop.test"));
 }
@@ -131,9 +104,7 @@ async fn a_certificate_renews_to_the_same_identity_with_another_serial() {
 async fn a_token_and_a_certificate_together_are_refused() {
     let mesh = Mesh::started().await;
     let orders = join(&mesh, "orders").await;
-    let refusal = issue(&mesh, Some(&orders), Key::new().csr, "payments")
-        .await
-        .unwrap_err();
+    let refusal = issue(&mesh, Some(&orders), Key::new().csr, "payments").await.unwrap_err();
     assert_eq!(refusal.code(), Code::Unauthenticated, "{refusal}");
 }
 
@@ -152,9 +123,7 @@ async fn a_service_that_left_the_mesh_is_not_renewed() {
         selected.is_empty()
     })
     .await;
-    let refusal = issue(&mesh, Some(&payments), Key::new().csr, "")
-        .await
-        .unwrap_err();
+    let refusal = issue(&mesh, Some(&payments), Key::new().csr, "").await.unwrap_err();
     assert_eq!(refusal.code(), Code::Unauthenticated, "{refusal}");
 }
 
@@ -163,20 +132,12 @@ async fn plaintext_is_closed_and_counted() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let mesh = Mesh::started().await;
-    let mut stream = tokio::net::TcpStream::connect(mesh.running().grpc())
-        .await
-        .unwrap();
-    stream
-        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        .await
-        .unwrap();
+    let mut stream = tokio::net::TcpStream::connect(mesh.running().grpc()).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     // A TLS alert at most, then the end; a reset ends it too.
     let _ = stream.read_to_end(&mut answer).await;
     assert!(answer.len() <= 7, "{answer:?}");
     let (_, metrics) = mesh.request("/metrics", "localhost").await;
-    assert!(
-        metrics.contains("sidegate_handshake_failures_total{reason=\"tls\"} 1"),
-        "{metrics}"
-    );
+    assert!(metrics.contains("sidegate_handshake_failures_total{reason=\"tls\"} 1"), "{metrics}");
 }

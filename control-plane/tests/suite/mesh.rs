@@ -42,10 +42,7 @@ impl Mesh {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("policies")).unwrap();
-        let mesh = Self {
-            folder,
-            running: None,
-        };
+        let mesh = Self { folder, running: None };
         mesh.write("mesh.yaml", &mesh_yaml("6h"));
         mesh.write("policies/payments.yaml", ALLOW_ORDERS);
         mesh.write("policies/orders.yaml", ALLOW_WEB);
@@ -90,9 +87,7 @@ impl Mesh {
     pub(crate) fn trust(&self) -> TrustBundles {
         let pem = fs::read(self.running().root_certificate()).unwrap();
         let trust_domain = TrustDomain::parse("shop.test").unwrap();
-        [TrustBundle::from_pem(trust_domain, &pem).unwrap()]
-            .into_iter()
-            .collect()
+        [TrustBundle::from_pem(trust_domain, &pem).unwrap()].into_iter().collect()
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
@@ -121,10 +116,7 @@ impl Mesh {
             if expected(&document) {
                 return document;
             }
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "{path} never said it: {document}"
-            );
+            assert!(tokio::time::Instant::now() < deadline, "{path} never said it: {document}");
             tokio::task::yield_now().await;
         }
     }
@@ -133,9 +125,7 @@ impl Mesh {
 pub(crate) fn mesh_yaml(leaf_life: &str) -> String {
     let token = |token: &str| {
         let digest = Sha256::digest(token);
-        digest
-            .iter()
-            .fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+        digest.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
     };
     format!(
         r#"apiVersion: sidegate.dev/v1alpha1

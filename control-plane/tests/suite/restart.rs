@@ -57,20 +57,14 @@ async fn stopping_ends_open_streams() {
     let mut sidecar = Sidecar::subscribe(&mesh, &credentials, hello(&[])).await.unwrap();
     sidecar.acked_update().await;
     mesh.stop().await;
-    assert_eq!(
-        sidecar.end_or_update().await.unwrap_err().code(),
-        tonic::Code::Unavailable
-    );
+    assert_eq!(sidecar.end_or_update().await.unwrap_err().code(), tonic::Code::Unavailable);
 }
 
 #[test]
 fn a_configuration_with_errors_refuses_the_start_and_names_them_all() {
     let mesh = Mesh::new();
     let text = fs::read_to_string(mesh.path("mesh.yaml")).unwrap();
-    mesh.write(
-        "mesh.yaml",
-        &text.replace("shop.test", "Shop.test").replace("6h", "1s"),
-    );
+    mesh.write("mesh.yaml", &text.replace("shop.test", "Shop.test").replace("6h", "1s"));
     let output = Command::new(env!("CARGO_BIN_EXE_sidegate-control-plane"))
         .arg("--config")
         .arg(mesh.path("mesh.yaml"))
@@ -95,10 +89,7 @@ fn sigterm_ends_the_process_in_order() {
         .unwrap();
     let log = std::io::BufReader::new(process.stderr.take().unwrap());
     let mut lines = std::io::BufRead::lines(log).map(Result::unwrap);
-    assert!(
-        lines.any(|line| line.contains("\"listener\":\"api\"")),
-        "it never listened"
-    );
+    assert!(lines.any(|line| line.contains("\"listener\":\"api\"")), "it never listened");
     let id = rustix::process::Pid::from_child(&process);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
     assert_eq!(process.wait().unwrap().code(), Some(0));

@@ -38,20 +38,13 @@ impl Key {
     pub(crate) fn asking_for(names: &[&str]) -> Self {
         let pair = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-        let csr = CertificateParams::new(names)
-            .unwrap()
-            .serialize_request(&pair)
-            .unwrap();
+        let csr = CertificateParams::new(names).unwrap().serialize_request(&pair).unwrap();
         let csr = csr.der().to_vec();
         Self { pair, csr }
     }
 
     pub(crate) fn into_credentials(self, response: IssueResponse, trust: &TrustBundles) -> Credentials {
-        let chain = response
-            .certificate_chain
-            .into_iter()
-            .map(CertificateDer::from)
-            .collect();
+        let chain = response.certificate_chain.into_iter().map(CertificateDer::from).collect();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pair.serialize_der()));
         Credentials::new(chain, key, trust, UnixTime::now()).unwrap()
     }
@@ -71,9 +64,7 @@ pub(crate) async fn connect(mesh: &Mesh, credentials: Option<&Credentials>) -> R
             connector.connect(name, stream).await.map(TokioIo::new)
         }
     });
-    Endpoint::from_static("http://control-plane")
-        .connect_with_connector(connect)
-        .await
+    Endpoint::from_static("http://control-plane").connect_with_connector(connect).await
 }
 
 /// Asks for a certificate.
@@ -84,14 +75,8 @@ pub(crate) async fn issue(
     join_token: &str,
 ) -> Result<IssueResponse, Status> {
     let channel = connect(mesh, credentials).await.unwrap();
-    let request = IssueRequest {
-        csr,
-        join_token: join_token.to_owned(),
-    };
-    IdentityClient::new(channel)
-        .issue(request)
-        .await
-        .map(tonic::Response::into_inner)
+    let request = IssueRequest { csr, join_token: join_token.to_owned() };
+    IdentityClient::new(channel).issue(request).await.map(tonic::Response::into_inner)
 }
 
 /// Credentials by a service's join token, which is its name.
@@ -114,10 +99,7 @@ pub(crate) fn hello(services: &[&str]) -> Hello {
     Hello {
         instance: INSTANCE.to_owned(),
         release: "0.1.0".to_owned(),
-        inbound: vec![InboundPort {
-            address: "0.0.0.0:15106".to_owned(),
-            port: 8080,
-        }],
+        inbound: vec![InboundPort { address: "0.0.0.0:15106".to_owned(), port: 8080 }],
         services: services.iter().map(ToString::to_string).collect(),
         held: BTreeMap::new(),
     }
@@ -132,13 +114,8 @@ impl Sidecar {
         let channel = connect(mesh, Some(credentials)).await.unwrap();
         let (requests, stream) = mpsc::channel(4);
         requests.send(request(Message::Hello(hello))).await.unwrap();
-        let updates = DiscoveryClient::new(channel)
-            .subscribe(ReceiverStream::new(stream))
-            .await?;
-        Ok(Self {
-            requests,
-            updates: updates.into_inner(),
-        })
+        let updates = DiscoveryClient::new(channel).subscribe(ReceiverStream::new(stream)).await?;
+        Ok(Self { requests, updates: updates.into_inner() })
     }
 
     /// The next Update. Fails well before the control plane's own fallback could have noticed a change.
@@ -147,16 +124,11 @@ impl Sidecar {
     }
 
     pub(crate) async fn end_or_update(&mut self) -> Result<Option<Update>, Status> {
-        timeout(Duration::from_secs(5), self.updates.message())
-            .await
-            .expect("no update in time")
+        timeout(Duration::from_secs(5), self.updates.message()).await.expect("no update in time")
     }
 
     pub(crate) async fn ack(&self, update: &Update) {
-        self.answer(Message::Ack(Ack {
-            version: update.version,
-        }))
-        .await;
+        self.answer(Message::Ack(Ack { version: update.version })).await;
     }
 
     pub(crate) async fn nack(&self, update: &Update) {
@@ -188,15 +160,9 @@ pub(crate) fn names(update: &Update) -> Vec<&str> {
 
 /// What a sidecar holds that has this Update in force.
 pub(crate) fn held(update: &Update) -> BTreeMap<String, String> {
-    update
-        .set
-        .iter()
-        .map(|resource| (resource.name.clone(), resource.version.clone()))
-        .collect()
+    update.set.iter().map(|resource| (resource.name.clone(), resource.version.clone())).collect()
 }
 
 fn request(message: Message) -> SubscribeRequest {
-    SubscribeRequest {
-        message: Some(message),
-    }
+    SubscribeRequest { message: Some(message) }
 }

@@ -40,19 +40,13 @@ struct Trust {
 
 impl ClientVerifier {
     pub(super) fn new(bundles: Arc<TrustBundles>, clients: ClientAuth) -> Self {
-        Self {
-            trust: Trust::new(bundles),
-            clients,
-        }
+        Self { trust: Trust::new(bundles), clients }
     }
 }
 
 impl ServerVerifier {
     pub(super) fn new(bundles: Arc<TrustBundles>, expected: Expected) -> Self {
-        Self {
-            trust: Trust::new(bundles),
-            expected,
-        }
+        Self { trust: Trust::new(bundles), expected }
     }
 }
 
@@ -72,9 +66,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.trust
-            .verify(end_entity, intermediates, Usage::Client, now)
-            .map_err(refusal)?;
+        self.trust.verify(end_entity, intermediates, Usage::Client, now).map_err(refusal)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -110,10 +102,7 @@ impl ServerCertVerifier for ServerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let svid = self
-            .trust
-            .verify(end_entity, intermediates, Usage::Server, now)
-            .map_err(refusal)?;
+        let svid = self.trust.verify(end_entity, intermediates, Usage::Server, now).map_err(refusal)?;
         if !self.expected.admits(svid.id()) {
             return Err(refusal(SvidError::UnexpectedServerIdentity(svid.id().clone())));
         }
@@ -146,11 +135,7 @@ impl ServerCertVerifier for ServerVerifier {
 impl Trust {
     fn new(bundles: Arc<TrustBundles>) -> Self {
         let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        Self {
-            bundles,
-            limits: SvidLimits::default(),
-            algorithms,
-        }
+        Self { bundles, limits: SvidLimits::default(), algorithms }
     }
 
     fn verify(

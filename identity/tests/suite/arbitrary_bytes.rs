@@ -17,14 +17,7 @@ static GOOD: LazyLock<(Authority, Issued)> = LazyLock::new(|| {
 
 fn verifies(chain: &[Vec<u8>]) -> bool {
     let chain: Vec<_> = chain.iter().map(|der| der.as_slice().into()).collect();
-    verify(
-        &chain,
-        Usage::Client,
-        &GOOD.0.bundles(),
-        &SvidLimits::default(),
-        now(),
-    )
-    .is_ok()
+    verify(&chain, Usage::Client, &GOOD.0.bundles(), &SvidLimits::default(), now()).is_ok()
 }
 
 fn good_chain() -> Vec<Vec<u8>> {

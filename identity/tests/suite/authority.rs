@@ -51,13 +51,7 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer()).expect("rcgen signs");
         let mut intermediates = vec![certificate.der().clone()];
         intermediates.extend(self.intermediates.iter().cloned());
-        Self::new(
-            self.trust_domain.as_str(),
-            params,
-            key,
-            &certificate,
-            intermediates,
-        )
+        Self::new(self.trust_domain.as_str(), params, key, &certificate, intermediates)
     }
 
     fn new(
@@ -68,13 +62,7 @@ impl Authority {
         intermediates: Vec<CertificateDer<'static>>,
     ) -> Self {
         let trust_domain = TrustDomain::parse(trust_domain).expect("a trust domain");
-        Self {
-            trust_domain,
-            certificate: certificate.der().clone(),
-            intermediates,
-            params,
-            key,
-        }
+        Self { trust_domain, certificate: certificate.der().clone(), intermediates, params, key }
     }
 
     /// An SVID in good order: valid from a minute ago, for six hours.
@@ -88,10 +76,8 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.serial_number = Some(serial::compose(now().as_secs() * 1000, [7; 9]).to_vec().into());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.custom_extensions = vec![names(&[(URI, id.as_bytes())])];
         change(&mut params);
         let key = KeyPair::generate().expect("a key");

@@ -10,9 +10,7 @@ use crate::authority::{Authority, URI, names};
 
 fn fault_of(root: &Authority) -> AuthorityFault {
     match TrustBundle::from_der(root.trust_domain.clone(), [root.certificate.clone()]) {
-        Err(BundleError::Authority {
-            position: 1, fault, ..
-        }) => fault,
+        Err(BundleError::Authority { position: 1, fault, .. }) => fault,
         other => panic!("expected a refused authority, got {other:?}"),
     }
 }
@@ -28,17 +26,11 @@ fn pem(kind: &str, der: &[u8]) -> String {
         let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut text = String::new();
         for chunk in der.chunks(3) {
-            let bits = chunk
-                .iter()
-                .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
+            let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
                 << (8 * (3 - chunk.len()));
             for position in 0..4 {
                 let letter = alphabet[usize::try_from(bits >> (18 - 6 * position) & 63).unwrap()];
-                text.push(if position <= chunk.len() {
-                    char::from(letter)
-                } else {
-                    '='
-                });
+                text.push(if position <= chunk.len() { char::from(letter) } else { '=' });
             }
         }
         text
@@ -74,23 +66,11 @@ fn a_certificate_that_may_not_sign_cannot_enter_a_bundle() {
 /// Rule 13, for anchors that carry a SPIFFE ID.
 #[test]
 fn an_authority_with_a_workloads_or_a_foreign_name_cannot_enter_a_bundle() {
-    assert_eq!(
-        fault_of(&named("spiffe://shop.test/ca")),
-        AuthorityFault::IdWithPath
-    );
-    assert_eq!(
-        fault_of(&named("spiffe://bank.test")),
-        AuthorityFault::OtherTrustDomain
-    );
-    assert_eq!(
-        fault_of(&named("https://shop.test")),
-        AuthorityFault::Id(InvalidSpiffeId::Scheme)
-    );
+    assert_eq!(fault_of(&named("spiffe://shop.test/ca")), AuthorityFault::IdWithPath);
+    assert_eq!(fault_of(&named("spiffe://bank.test")), AuthorityFault::OtherTrustDomain);
+    assert_eq!(fault_of(&named("https://shop.test")), AuthorityFault::Id(InvalidSpiffeId::Scheme));
     let twice = Authority::root_with("shop.test", |ca| {
-        ca.custom_extensions = vec![names(&[
-            (URI, b"spiffe://shop.test"),
-            (URI, b"spiffe://bank.test"),
-        ])];
+        ca.custom_extensions = vec![names(&[(URI, b"spiffe://shop.test"), (URI, b"spiffe://bank.test")])];
     });
     assert_eq!(fault_of(&twice), AuthorityFault::SeveralIds);
     named("spiffe://shop.test").bundle();
@@ -99,18 +79,11 @@ fn an_authority_with_a_workloads_or_a_foreign_name_cannot_enter_a_bundle() {
 #[test]
 fn one_bad_certificate_refuses_the_whole_bundle() {
     let good = Authority::root("shop.test");
-    let error = TrustBundle::from_der(
-        good.trust_domain.clone(),
-        [good.certificate.clone(), vec![0x30, 0].into()],
-    )
-    .unwrap_err();
-    let BundleError::Authority { position, fault, .. } = &error else {
-        panic!("{error}")
-    };
-    assert_eq!(
-        (*position, *fault),
-        (2, AuthorityFault::Malformed(Malformed::Der))
-    );
+    let error =
+        TrustBundle::from_der(good.trust_domain.clone(), [good.certificate.clone(), vec![0x30, 0].into()])
+            .unwrap_err();
+    let BundleError::Authority { position, fault, .. } = &error else { panic!("{error}") };
+    assert_eq!((*position, *fault), (2, AuthorityFault::Malformed(Malformed::Der)));
 }
 
 #[test]
@@ -122,20 +95,14 @@ fn a_bundle_text_without_certificates_or_with_other_things_is_refused() {
     let with_key = pem("CERTIFICATE", &root.certificate) + &pem("PRIVATE KEY", root.own_key().secret_der());
     assert_eq!(read(&with_key), Err(BundleError::NotACertificate));
     let whole = pem("CERTIFICATE", &root.certificate);
-    assert!(
-        matches!(read(&whole[..whole.len() - 40]), Err(BundleError::Pem(_))),
-        "a file cut short"
-    );
+    assert!(matches!(read(&whole[..whole.len() - 40]), Err(BundleError::Pem(_))), "a file cut short");
 }
 
 #[test]
 fn a_bundle_over_its_limit_is_refused() {
     let root = Authority::root("shop.test");
     let many = |count| {
-        TrustBundle::from_der(
-            root.trust_domain.clone(),
-            std::iter::repeat_n(root.certificate.clone(), count),
-        )
+        TrustBundle::from_der(root.trust_domain.clone(), std::iter::repeat_n(root.certificate.clone(), count))
     };
     many(MAX_AUTHORITIES).unwrap();
     assert_eq!(many(MAX_AUTHORITIES + 1), Err(BundleError::TooMany));

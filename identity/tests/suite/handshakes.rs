@@ -95,22 +95,12 @@ fn one_of(ids: &[&str]) -> Expected {
 
 /// A server that is `payments`, and trusts `bundles`.
 fn payments(root: &Authority, bundles: TrustBundles) -> Arc<ServerConfig> {
-    server_config(
-        &credentials(&root.issue(PAYMENTS), root),
-        Arc::new(bundles),
-        ClientAuth::Required,
-        &[],
-    )
+    server_config(&credentials(&root.issue(PAYMENTS), root), Arc::new(bundles), ClientAuth::Required, &[])
 }
 
 /// A client with an SVID of its own that calls `payments`.
 fn caller(issued: &Issued, root: &Authority, bundles: TrustBundles) -> Arc<ClientConfig> {
-    client_config(
-        Some(&credentials(issued, root)),
-        Arc::new(bundles),
-        one_of(&[PAYMENTS]),
-        &[],
-    )
+    client_config(Some(&credentials(issued, root)), Arc::new(bundles), one_of(&[PAYMENTS]), &[])
 }
 
 /// A stock rustls client: it presents any chain, and accepts ours as any other client of ours does.
@@ -135,45 +125,23 @@ fn impostor(chain: &Issued, trusted: &Authority) -> Arc<ServerConfig> {
 #[test]
 fn two_workloads_of_one_trust_domain_know_each_other_after_the_handshake() {
     let root = Authority::root("shop.test");
-    let ended = handshake(
-        &caller(&root.issue(ORDERS), &root, root.bundles()),
-        &payments(&root, root.bundles()),
-    );
-    assert!(
-        ended.succeeded(),
-        "{:?} {:?}",
-        ended.client_error,
-        ended.server_error
-    );
+    let ended =
+        handshake(&caller(&root.issue(ORDERS), &root, root.bundles()), &payments(&root, root.bundles()));
+    assert!(ended.succeeded(), "{:?} {:?}", ended.client_error, ended.server_error);
     let chain = ended.server.peer_certificates().unwrap();
-    let peer = verify(
-        chain,
-        Usage::Client,
-        &root.bundles(),
-        &SvidLimits::default(),
-        now(),
-    )
-    .unwrap();
+    let peer = verify(chain, Usage::Client, &root.bundles(), &SvidLimits::default(), now()).unwrap();
     assert_eq!(peer.id(), &id(ORDERS));
 }
 
 #[test]
 fn a_handshake_is_tls_1_3_with_a_post_quantum_key_exchange() {
     let root = Authority::root("shop.test");
-    let ended = handshake(
-        &caller(&root.issue(ORDERS), &root, root.bundles()),
-        &payments(&root, root.bundles()),
-    );
+    let ended =
+        handshake(&caller(&root.issue(ORDERS), &root, root.bundles()), &payments(&root, root.bundles()));
     for side in [&ended.client, &ended.server] {
         assert_eq!(side.protocol_version(), Some(ProtocolVersion::TLSv1_3));
-        assert_eq!(
-            side.negotiated_key_exchange_group().unwrap().name(),
-            NamedGroup::X25519MLKEM768
-        );
-        assert_eq!(
-            side.negotiated_cipher_suite().unwrap().suite(),
-            CipherSuite::TLS13_AES_128_GCM_SHA256
-        );
+        assert_eq!(side.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+        assert_eq!(side.negotiated_cipher_suite().unwrap().suite(), CipherSuite::TLS13_AES_128_GCM_SHA256);
     }
 }
 
@@ -191,10 +159,7 @@ fn a_client_without_a_certificate_is_refused() {
     let anonymous = client_config(None, Arc::new(root.bundles()), one_of(&[PAYMENTS]), &[]);
     let ended = handshake(&anonymous, &payments(&root, root.bundles()));
     assert_eq!(ended.server_refusal(), &SvidError::NoCertificate);
-    assert_eq!(
-        ended.client_error,
-        Some(Error::AlertReceived(AlertDescription::CertificateRequired))
-    );
+    assert_eq!(ended.client_error, Some(Error::AlertReceived(AlertDescription::CertificateRequired)));
 }
 
 #[test]
@@ -213,10 +178,7 @@ fn where_certificates_are_optional_none_is_accepted_but_a_bad_one_is_not() {
 #[test]
 fn the_same_identity_under_a_foreign_authority_is_refused() {
     let (root, foreign) = (Authority::root("shop.test"), Authority::root("shop.test"));
-    let ended = handshake(
-        &forger(&foreign.issue(ORDERS), &root),
-        &payments(&root, root.bundles()),
-    );
+    let ended = handshake(&forger(&foreign.issue(ORDERS), &root), &payments(&root, root.bundles()));
     assert!(matches!(ended.server_refusal(), SvidError::Untrusted { .. }));
     assert_eq!(ended.server_refusal().code(), Code::UntrustedCertificate);
 }
@@ -224,10 +186,8 @@ fn the_same_identity_under_a_foreign_authority_is_refused() {
 #[test]
 fn an_identity_of_a_trust_domain_that_is_not_trusted_is_refused() {
     let (root, stranger) = (Authority::root("shop.test"), Authority::root("evil.test"));
-    let ended = handshake(
-        &forger(&stranger.issue("spiffe://evil.test/a"), &root),
-        &payments(&root, root.bundles()),
-    );
+    let ended =
+        handshake(&forger(&stranger.issue("spiffe://evil.test/a"), &root), &payments(&root, root.bundles()));
     assert!(matches!(ended.server_refusal(), SvidError::UnknownTrustDomain(_)));
 }
 
@@ -235,15 +195,9 @@ fn an_identity_of_a_trust_domain_that_is_not_trusted_is_refused() {
 fn the_root_of_another_trusted_domain_cannot_vouch_for_ours_in_either_direction() {
     let (shop, bank) = (Authority::root("shop.test"), Authority::root("bank.test"));
     let both: TrustBundles = [shop.bundle(), bank.bundle()].into_iter().collect();
-    let ended = handshake(
-        &forger(&bank.issue(ORDERS), &shop),
-        &payments(&shop, both.clone()),
-    );
+    let ended = handshake(&forger(&bank.issue(ORDERS), &shop), &payments(&shop, both.clone()));
     assert!(matches!(ended.server_refusal(), SvidError::Untrusted { .. }));
-    let ended = handshake(
-        &caller(&shop.issue(ORDERS), &shop, both),
-        &impostor(&bank.issue(PAYMENTS), &shop),
-    );
+    let ended = handshake(&caller(&shop.issue(ORDERS), &shop, both), &impostor(&bank.issue(PAYMENTS), &shop));
     assert!(matches!(ended.client_refusal(), SvidError::Untrusted { .. }));
 }
 
@@ -251,15 +205,9 @@ fn the_root_of_another_trusted_domain_cannot_vouch_for_ours_in_either_direction(
 fn a_server_of_another_identity_is_refused_by_its_client() {
     let root = Authority::root("shop.test");
     let client = caller(&root.issue(ORDERS), &root, root.bundles());
-    let ended = handshake(
-        &client,
-        &impostor(&root.issue("spiffe://shop.test/ns/shop/sa/intruder"), &root),
-    );
+    let ended = handshake(&client, &impostor(&root.issue("spiffe://shop.test/ns/shop/sa/intruder"), &root));
     let wrong = id("spiffe://shop.test/ns/shop/sa/intruder");
-    assert_eq!(
-        ended.client_refusal(),
-        &SvidError::UnexpectedServerIdentity(wrong)
-    );
+    assert_eq!(ended.client_refusal(), &SvidError::UnexpectedServerIdentity(wrong));
     assert_eq!(ended.client_refusal().code(), Code::UnexpectedServerIdentity);
 }
 
@@ -269,10 +217,7 @@ fn a_client_that_expects_nobody_refuses_every_server() {
     let own = credentials(&root.issue(ORDERS), &root);
     let client = client_config(Some(&own), Arc::new(root.bundles()), one_of(&[]), &[]);
     let ended = handshake(&client, &payments(&root, root.bundles()));
-    assert_eq!(
-        ended.client_refusal(),
-        &SvidError::UnexpectedServerIdentity(id(PAYMENTS))
-    );
+    assert_eq!(ended.client_refusal(), &SvidError::UnexpectedServerIdentity(id(PAYMENTS)));
 }
 
 #[test]
@@ -290,20 +235,13 @@ fn expired_certificates_are_refused_in_both_directions() {
 #[test]
 fn a_stolen_certificate_without_its_key_is_refused() {
     let root = Authority::root("shop.test");
-    let (victim, thief) = (
-        root.issue(ORDERS),
-        root.issue("spiffe://shop.test/ns/shop/sa/thief"),
-    );
+    let (victim, thief) = (root.issue(ORDERS), root.issue("spiffe://shop.test/ns/shop/sa/thief"));
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&thief.key()).unwrap();
     let mut config = ClientConfig::clone(&forger(&victim, &root));
     let stolen = rustls::sign::CertifiedKey::new(victim.chain, key);
     config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(stolen));
     let ended = handshake(&Arc::new(config), &payments(&root, root.bundles()));
-    assert!(
-        matches!(ended.server_error, Some(Error::InvalidCertificate(_))),
-        "{:?}",
-        ended.server_error
-    );
+    assert!(matches!(ended.server_error, Some(Error::InvalidCertificate(_))), "{:?}", ended.server_error);
 }
 
 /// A session that resumed would not present its certificate again, and so outlive it.
@@ -317,9 +255,7 @@ fn a_second_connection_with_the_same_configurations_is_a_full_handshake() {
         assert!(ended.succeeded());
         assert_eq!(ended.client.handshake_kind(), Some(HandshakeKind::Full));
         assert_eq!(ended.server.handshake_kind(), Some(HandshakeKind::Full));
-        let Connection::Client(client) = &ended.client else {
-            unreachable!("it is the client")
-        };
+        let Connection::Client(client) = &ended.client else { unreachable!("it is the client") };
         assert_eq!(client.tls13_tickets_received(), 0);
     }
 }
@@ -332,10 +268,7 @@ fn a_client_that_would_resume_is_given_no_ticket() {
     config.resumption = rustls::client::Resumption::default();
     let (client, server) = (Arc::new(config), payments(&root, root.bundles()));
     for _ in 0..2 {
-        assert_eq!(
-            handshake(&client, &server).server.handshake_kind(),
-            Some(HandshakeKind::Full)
-        );
+        assert_eq!(handshake(&client, &server).server.handshake_kind(), Some(HandshakeKind::Full));
     }
 }
 
@@ -348,11 +281,7 @@ fn a_tls_1_2_client_is_refused() {
     assert!(matches!(error, Error::PeerIncompatible(_)), "{error}");
     let mut answer = Vec::new();
     server.write_tls(&mut answer).unwrap();
-    assert_eq!(
-        answer,
-        [0x15, 3, 3, 0, 2, 2, 70],
-        "a fatal alert: protocol_version"
-    );
+    assert_eq!(answer, [0x15, 3, 3, 0, 2, 2, 70], "a fatal alert: protocol_version");
 }
 
 #[test]
@@ -365,10 +294,7 @@ fn a_client_hello_names_no_server_and_offers_nothing_but_tls_1_3() {
     client.write_tls(&mut hello).unwrap();
     let contains = |needle: &[u8]| hello.windows(needle.len()).any(|window| window == needle);
     assert!(!contains(b"payments.shop.internal"));
-    assert!(
-        contains(&[0, 43, 0, 3, 2, 3, 4]),
-        "supported_versions holds 1.3 alone"
-    );
+    assert!(contains(&[0, 43, 0, 3, 2, 3, 4]), "supported_versions holds 1.3 alone");
 }
 
 #[test]
@@ -376,19 +302,10 @@ fn no_common_application_protocol_ends_the_handshake() {
     let root = Authority::root("shop.test");
     let own = credentials(&root.issue(PAYMENTS), &root);
     let bundles = Arc::new(root.bundles());
-    let server = server_config(
-        &own,
-        Arc::clone(&bundles),
-        ClientAuth::Required,
-        &[b"h2", b"http/1.1"],
-    );
+    let server = server_config(&own, Arc::clone(&bundles), ClientAuth::Required, &[b"h2", b"http/1.1"]);
     let calling = |alpn| client_config(Some(&own), Arc::clone(&bundles), one_of(&[PAYMENTS]), alpn);
     let ended = handshake(&calling(&[b"http/1.1", b"h2"]), &server);
-    assert_eq!(
-        ended.server.alpn_protocol(),
-        Some(b"h2".as_slice()),
-        "the server's order counts"
-    );
+    assert_eq!(ended.server.alpn_protocol(), Some(b"h2".as_slice()), "the server's order counts");
     let ended = handshake(&calling(&[b"smtp"]), &server);
     assert_eq!(ended.server_error, Some(Error::NoApplicationProtocol));
 }
@@ -398,14 +315,9 @@ fn credentials_that_peers_would_refuse_are_not_taken_into_use() {
     let (root, foreign) = (Authority::root("shop.test"), Authority::root("shop.test"));
     let take = |issued: Issued| {
         let key = issued.key();
-        Credentials::new(issued.chain, key, &root.bundles(), now())
-            .map(|_| ())
-            .unwrap_err()
+        Credentials::new(issued.chain, key, &root.bundles(), now()).map(|_| ()).unwrap_err()
     };
-    assert!(matches!(
-        take(foreign.issue(ORDERS)),
-        CredentialsError::Svid(SvidError::Untrusted { .. })
-    ));
+    assert!(matches!(take(foreign.issue(ORDERS)), CredentialsError::Svid(SvidError::Untrusted { .. })));
     let expired = root.issue_with(ORDERS, |leaf| leaf.not_after = moment(-1));
     assert_eq!(take(expired), CredentialsError::Svid(SvidError::NotValidNow));
 }
@@ -430,10 +342,7 @@ fn credentials_show_whose_they_are_and_nothing_of_the_key() {
 
 #[test]
 fn an_error_that_is_not_about_the_peers_certificate_has_no_peer_error() {
-    assert_eq!(
-        peer_error(&Error::AlertReceived(AlertDescription::CertificateUnknown)),
-        None
-    );
+    assert_eq!(peer_error(&Error::AlertReceived(AlertDescription::CertificateUnknown)), None);
     assert_eq!(peer_error(&Error::NoApplicationProtocol), None);
 }
 

@@ -49,10 +49,7 @@ fn refusal_under(root: &Authority, intermediate: &Authority) -> SvidError {
 fn an_svid_in_good_order_is_accepted_and_says_whose_it_is() {
     let svid = accepted(|_| {});
     assert_eq!(svid.id(), &id(PAYMENTS));
-    assert_eq!(
-        svid.not_after().as_secs() - svid.not_before().as_secs(),
-        6 * 3600 + 60
-    );
+    assert_eq!(svid.not_after().as_secs() - svid.not_before().as_secs(), 6 * 3600 + 60);
     assert_eq!(svid.serial().len(), 16);
     let issued = svid.issued_at().expect("the serial number says when");
     assert!(now().as_secs() - issued.as_secs() < 60);
@@ -82,10 +79,7 @@ fn an_authority_of_another_trusted_domain_does_not_vouch_for_ours() {
 #[test]
 fn an_identity_of_an_unknown_trust_domain_is_refused() {
     let error = refusal_of_id("spiffe://other.test/ns/shop/sa/payments");
-    assert_eq!(
-        error,
-        SvidError::UnknownTrustDomain(id("spiffe://other.test/ns/shop/sa/payments"))
-    );
+    assert_eq!(error, SvidError::UnknownTrustDomain(id("spiffe://other.test/ns/shop/sa/payments")));
     let root = Authority::root("shop.test");
     let error = judge(&root.issue(PAYMENTS), &TrustBundles::default()).unwrap_err();
     assert_eq!(error, SvidError::UnknownTrustDomain(id(PAYMENTS)));
@@ -103,11 +97,7 @@ fn a_bundle_without_authorities_vouches_for_nobody() {
 /// Rule 2: exactly one URI name.
 #[test]
 fn two_uri_names_are_refused_whatever_their_schemes() {
-    for second in [
-        "spiffe://shop.test/ns/shop/sa/admin",
-        PAYMENTS,
-        "https://shop.test/",
-    ] {
+    for second in ["spiffe://shop.test/ns/shop/sa/admin", PAYMENTS, "https://shop.test/"] {
         let error = refusal(|leaf| {
             leaf.custom_extensions[0] = names(&[(URI, PAYMENTS.as_bytes()), (URI, second.as_bytes())]);
         });
@@ -118,10 +108,7 @@ fn two_uri_names_are_refused_whatever_their_schemes() {
 /// Rule 3: a URI name must be present.
 #[test]
 fn a_certificate_without_a_uri_name_is_refused() {
-    assert_eq!(
-        refusal(|leaf| leaf.custom_extensions.clear()),
-        SvidError::UriNames(0)
-    );
+    assert_eq!(refusal(|leaf| leaf.custom_extensions.clear()), SvidError::UriNames(0));
     let dns_only = refusal(|leaf| leaf.custom_extensions[0] = names(&[(DNS, b"payments.shop.test")]));
     assert_eq!(dns_only, SvidError::UriNames(0));
 }
@@ -136,10 +123,7 @@ fn a_dns_name_that_spells_a_spiffe_id_is_no_identity() {
 /// Rule 3: the scheme is spiffe.
 #[test]
 fn a_uri_of_another_scheme_is_refused() {
-    assert_eq!(
-        refusal_of_id("https://shop.test/ns/shop/sa/payments"),
-        InvalidSpiffeId::Scheme.into()
-    );
+    assert_eq!(refusal_of_id("https://shop.test/ns/shop/sa/payments"), InvalidSpiffeId::Scheme.into());
 }
 
 /// Rule 3, positive twin: names of other kinds may stand beside the one URI.
@@ -152,10 +136,7 @@ fn a_dns_name_beside_the_uri_is_accepted() {
 /// Rule 4: the ID of a leaf has a path.
 #[test]
 fn a_leaf_named_after_the_trust_domain_itself_is_refused() {
-    assert_eq!(
-        refusal_of_id("spiffe://shop.test"),
-        SvidError::NoPath(id("spiffe://shop.test"))
-    );
+    assert_eq!(refusal_of_id("spiffe://shop.test"), SvidError::NoPath(id("spiffe://shop.test")));
 }
 
 /// Rule 5: the leaf is no CA.
@@ -191,8 +172,7 @@ fn a_leaf_without_key_usage_is_refused() {
 fn a_leaf_whose_key_usage_is_not_critical_is_refused() {
     let error = refusal(|leaf| {
         leaf.key_usages.clear();
-        leaf.custom_extensions
-            .push(extension(KEY_USAGE, false, vec![0x03, 0x02, 0x07, 0x80]));
+        leaf.custom_extensions.push(extension(KEY_USAGE, false, vec![0x03, 0x02, 0x07, 0x80]));
     });
     assert_eq!(error, SvidError::KeyUsage);
 }
@@ -212,10 +192,7 @@ fn a_leaf_for_one_side_of_tls_only_is_refused_on_both_sides() {
         ExtendedKeyUsagePurpose::ClientAuth,
         ExtendedKeyUsagePurpose::Any,
     ] {
-        assert_eq!(
-            refusal(|leaf| leaf.extended_key_usages = vec![only]),
-            SvidError::ExtendedKeyUsage
-        );
+        assert_eq!(refusal(|leaf| leaf.extended_key_usages = vec![only]), SvidError::ExtendedKeyUsage);
     }
 }
 
@@ -236,16 +213,9 @@ fn a_trust_domain_with_strange_characters_is_refused() {
         "spiffe://shop.test#a/b",
         "spiffe://*.test/a",
     ] {
-        assert_eq!(
-            refusal_of_id(uri),
-            InvalidSpiffeId::TrustDomainCharacter.into(),
-            "{uri}"
-        );
+        assert_eq!(refusal_of_id(uri), InvalidSpiffeId::TrustDomainCharacter.into(), "{uri}");
     }
-    assert_eq!(
-        refusal_of_id("spiffe:///a"),
-        InvalidSpiffeId::EmptyTrustDomain.into()
-    );
+    assert_eq!(refusal_of_id("spiffe:///a"), InvalidSpiffeId::EmptyTrustDomain.into());
     let long = format!("spiffe://{}/a", "a".repeat(256));
     assert_eq!(refusal_of_id(&long), InvalidSpiffeId::LongTrustDomain.into());
 }
@@ -263,51 +233,31 @@ fn a_path_that_is_not_canonical_is_refused() {
         ("/ns/b?q", InvalidSpiffeId::PathCharacter),
         ("/ns/b#f", InvalidSpiffeId::PathCharacter),
     ] {
-        assert_eq!(
-            refusal_of_id(&format!("spiffe://shop.test{path}")),
-            fault.into(),
-            "{path}"
-        );
+        assert_eq!(refusal_of_id(&format!("spiffe://shop.test{path}")), fault.into(), "{path}");
     }
 }
 
 /// Rule 11: at most 2048 bytes.
 #[test]
 fn an_id_of_2049_bytes_is_refused_and_one_of_2048_is_not() {
-    let longest = format!(
-        "spiffe://shop.test/{}",
-        "a".repeat(2048 - "spiffe://shop.test/".len())
-    );
+    let longest = format!("spiffe://shop.test/{}", "a".repeat(2048 - "spiffe://shop.test/".len()));
     let root = Authority::root("shop.test");
     judge(&root.issue(&longest), &root.bundles()).unwrap();
-    assert_eq!(
-        refusal_of_id(&format!("{longest}a")),
-        InvalidSpiffeId::TooLong.into()
-    );
+    assert_eq!(refusal_of_id(&format!("{longest}a")), InvalidSpiffeId::TooLong.into());
 }
 
 /// Rule 12: upper case in scheme or trust domain is refused rather than folded.
 #[test]
 fn upper_case_in_scheme_or_trust_domain_is_refused() {
-    assert_eq!(
-        refusal_of_id("SPIFFE://shop.test/a"),
-        InvalidSpiffeId::Scheme.into()
-    );
-    assert_eq!(
-        refusal_of_id("spiffe://Shop.test/a"),
-        InvalidSpiffeId::TrustDomainCharacter.into()
-    );
+    assert_eq!(refusal_of_id("SPIFFE://shop.test/a"), InvalidSpiffeId::Scheme.into());
+    assert_eq!(refusal_of_id("spiffe://Shop.test/a"), InvalidSpiffeId::TrustDomainCharacter.into());
 }
 
 /// Rule 12: the path is case-sensitive.
 #[test]
 fn paths_that_differ_in_case_are_different_identities() {
     let root = Authority::root("shop.test");
-    let shouted = judge(
-        &root.issue("spiffe://shop.test/ns/shop/sa/Payments"),
-        &root.bundles(),
-    )
-    .unwrap();
+    let shouted = judge(&root.issue("spiffe://shop.test/ns/shop/sa/Payments"), &root.bundles()).unwrap();
     assert_ne!(shouted.id(), &id(PAYMENTS));
 }
 
@@ -335,10 +285,7 @@ fn an_intermediate_that_is_no_ca_is_refused() {
 #[test]
 fn an_intermediate_that_may_not_sign_certificates_is_refused() {
     let root = Authority::root("shop.test");
-    for usages in [
-        vec![],
-        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign],
-    ] {
+    for usages in [vec![], vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign]] {
         let error = refusal_under(&root, &root.intermediate_with(|ca| ca.key_usages = usages));
         assert_eq!(error, SvidError::Intermediate(AuthorityFault::NoCertSign));
     }
@@ -355,11 +302,7 @@ fn an_intermediate_with_a_workloads_or_a_foreign_name_is_refused() {
     ] {
         let intermediate =
             root.intermediate_with(|ca| ca.custom_extensions = vec![names(&[(URI, uri.as_bytes())])]);
-        assert_eq!(
-            refusal_under(&root, &intermediate),
-            SvidError::Intermediate(fault),
-            "{uri}"
-        );
+        assert_eq!(refusal_under(&root, &intermediate), SvidError::Intermediate(fault), "{uri}");
     }
 }
 
@@ -370,28 +313,14 @@ fn a_trusted_authority_cannot_present_its_own_certificate() {
         ca.custom_extensions = vec![names(&[(URI, b"spiffe://shop.test")])];
     });
     let chain = [root.certificate.clone()];
-    let error = verify(
-        &chain,
-        Usage::Client,
-        &root.bundles(),
-        &SvidLimits::default(),
-        now(),
-    )
-    .unwrap_err();
+    let error = verify(&chain, Usage::Client, &root.bundles(), &SvidLimits::default(), now()).unwrap_err();
     assert_eq!(error, SvidError::NoPath(id("spiffe://shop.test")));
 
     let root = Authority::root("shop.test");
     let intermediate =
         root.intermediate_with(|ca| ca.custom_extensions = vec![names(&[(URI, PAYMENTS.as_bytes())])]);
     let chain = [intermediate.certificate];
-    let error = verify(
-        &chain,
-        Usage::Client,
-        &root.bundles(),
-        &SvidLimits::default(),
-        now(),
-    )
-    .unwrap_err();
+    let error = verify(&chain, Usage::Client, &root.bundles(), &SvidLimits::default(), now()).unwrap_err();
     assert_eq!(error, SvidError::LeafIsCa);
 }
 
@@ -412,9 +341,7 @@ fn a_valid_authority_counts_beside_an_expired_one() {
     let old = Authority::root_with("shop.test", |ca| ca.not_after = moment(-1));
     let new = Authority::root("shop.test");
     let both = [old.certificate.clone(), new.certificate.clone()];
-    let bundles = [TrustBundle::from_der(new.trust_domain.clone(), both).unwrap()]
-        .into_iter()
-        .collect();
+    let bundles = [TrustBundle::from_der(new.trust_domain.clone(), both).unwrap()].into_iter().collect();
     judge(&new.issue(PAYMENTS), &bundles).unwrap();
     judge(&old.issue(PAYMENTS), &bundles).unwrap_err();
 }
@@ -454,10 +381,7 @@ fn a_leaf_that_lives_longer_than_the_limit_is_refused() {
         }
     };
     accepted(lasting(25 * 3600));
-    assert_eq!(
-        refusal(lasting(25 * 3600 + 1)),
-        SvidError::LifeTooLong(limit + Duration::from_secs(1))
-    );
+    assert_eq!(refusal(lasting(25 * 3600 + 1)), SvidError::LifeTooLong(limit + Duration::from_secs(1)));
     let ten_years = refusal(lasting(10 * 365 * 24 * 3600));
     assert_eq!(ten_years.reason(), "life_too_long");
 }
@@ -501,10 +425,7 @@ fn a_second_uri_in_constructed_form_is_seen() {
     let error = refusal(|leaf| {
         leaf.custom_extensions[0] = names(&[(URI, PAYMENTS.as_bytes()), (URI | 0x20, PAYMENTS.as_bytes())]);
     });
-    assert!(
-        matches!(error, SvidError::Malformed(_) | SvidError::UriNames(2)),
-        "{error}"
-    );
+    assert!(matches!(error, SvidError::Malformed(_) | SvidError::UriNames(2)), "{error}");
 }
 
 /// Rule 20: webpki and x509-parser read a lone URI in constructed form differently.
@@ -549,10 +470,7 @@ fn a_nul_in_any_alternative_name_is_refused() {
 fn bytes_after_the_certificate_are_refused() {
     let root = Authority::root("shop.test");
     let bent = root.issue(PAYMENTS).bent(|der| der.push(0));
-    assert_eq!(
-        judge(&bent, &root.bundles()),
-        Err(Malformed::TrailingBytes.into())
-    );
+    assert_eq!(judge(&bent, &root.bundles()), Err(Malformed::TrailingBytes.into()));
 }
 
 /// Rule 20: nothing follows the value inside an extension.
@@ -570,13 +488,11 @@ fn bytes_after_the_names_within_their_extension_are_refused() {
 #[test]
 fn an_extension_given_twice_is_refused() {
     let error = refusal(|leaf| {
-        leaf.custom_extensions
-            .push(names(&[(URI, b"spiffe://shop.test/ns/shop/sa/admin")]));
+        leaf.custom_extensions.push(names(&[(URI, b"spiffe://shop.test/ns/shop/sa/admin")]));
     });
     assert_eq!(error, Malformed::DuplicateExtension.into());
     let error = refusal(|leaf| {
-        leaf.custom_extensions
-            .push(extension(KEY_USAGE, true, vec![0x03, 0x02, 0x07, 0x80]));
+        leaf.custom_extensions.push(extension(KEY_USAGE, true, vec![0x03, 0x02, 0x07, 0x80]));
     });
     assert_eq!(error, Malformed::DuplicateExtension.into());
 }
@@ -586,8 +502,7 @@ fn an_extension_given_twice_is_refused() {
 fn an_extension_that_cannot_be_read_is_refused() {
     let error = refusal(|leaf| {
         leaf.key_usages.clear();
-        leaf.custom_extensions
-            .push(extension(KEY_USAGE, true, tlv(0x04, b"?")));
+        leaf.custom_extensions.push(extension(KEY_USAGE, true, tlv(0x04, b"?")));
     });
     assert_eq!(error, Malformed::Extension.into());
 }
@@ -609,23 +524,14 @@ fn a_chain_of_more_than_16_kib_is_refused_unread() {
     let root = Authority::root("shop.test");
     let mut issued = root.issue(PAYMENTS);
     issued.chain.push(vec![0; 16 * 1024].into());
-    assert!(matches!(
-        judge(&issued, &root.bundles()),
-        Err(SvidError::ChainTooLarge(_))
-    ));
+    assert!(matches!(judge(&issued, &root.bundles()), Err(SvidError::ChainTooLarge(_))));
 }
 
 /// Nothing presented is nothing proved.
 #[test]
 fn an_empty_chain_is_refused_as_no_certificate() {
-    let error = verify(
-        &[],
-        Usage::Client,
-        &TrustBundles::default(),
-        &SvidLimits::default(),
-        now(),
-    )
-    .unwrap_err();
+    let error =
+        verify(&[], Usage::Client, &TrustBundles::default(), &SvidLimits::default(), now()).unwrap_err();
     assert_eq!(error, SvidError::NoCertificate);
     assert_eq!(error.code(), Code::NoClientCertificate);
 }

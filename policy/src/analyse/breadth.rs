@@ -10,11 +10,7 @@ pub(super) fn any_caller(entry: &Entry<'_>, known: &Surroundings<'_>) -> Option<
     }
     let what = entry.form.operations.iter().flatten().find_map(excess)?;
     let why = format!("without `from` it matches any verified peer, and {what}");
-    Some(entry.finding(
-        Lint::AnyCaller,
-        why,
-        "name the callers in `from`, or limit it to reading some paths",
-    ))
+    Some(entry.finding(Lint::AnyCaller, why, "name the callers in `from`, or limit it to reading some paths"))
 }
 
 /// What an operation permits beyond reading some paths.

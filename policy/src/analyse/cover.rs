@@ -39,9 +39,7 @@ pub(super) struct Asked<'r> {
 
 impl<'a> Scope<'a> {
     pub(super) fn of(known: &Surroundings<'a>) -> Self {
-        Self {
-            root_namespace: known.root_namespace,
-        }
+        Self { root_namespace: known.root_namespace }
     }
 
     /// Whether `wide` selects every workload that `narrow` selects.
@@ -56,9 +54,7 @@ impl<'a> Scope<'a> {
     pub(super) fn overlap(self, one: &AuthorizationPolicy, other: &AuthorizationPolicy) -> bool {
         let of_other = other.spec.selector.as_ref();
         let agrees = |(key, value): (&String, &String)| {
-            of_other
-                .and_then(|it| it.get(key))
-                .is_none_or(|other| other == value)
+            of_other.and_then(|it| it.get(key)).is_none_or(|other| other == value)
         };
         (one.metadata.namespace == other.metadata.namespace || self.is_root(one) || self.is_root(other))
             && one.spec.selector.iter().flatten().all(agrees)
@@ -71,26 +67,16 @@ impl<'a> Scope<'a> {
 
 impl<'r> Form<'r> {
     pub(super) fn of(rule: &'r Rule, local: Option<&'r TrustDomain>) -> Self {
-        let callers = |peer| Callers {
-            peer,
-            local,
-            listed: listed(peer, local),
-        };
+        let callers = |peer| Callers { peer, local, listed: listed(peer, local) };
         Self {
-            peers: rule
-                .from
-                .as_ref()
-                .map(|peers| peers.iter().map(callers).collect()),
+            peers: rule.from.as_ref().map(|peers| peers.iter().map(callers).collect()),
             operations: rule.to.as_ref().map(|to| to.iter().map(Asked::of).collect()),
         }
     }
 
     pub(super) fn covers(&self, narrow: &Self) -> bool {
-        each_within(
-            self.operations.as_deref(),
-            narrow.operations.as_deref(),
-            Asked::covers,
-        ) && each_within(self.peers.as_deref(), narrow.peers.as_deref(), Callers::covers)
+        each_within(self.operations.as_deref(), narrow.operations.as_deref(), Asked::covers)
+            && each_within(self.peers.as_deref(), narrow.peers.as_deref(), Callers::covers)
     }
 }
 
@@ -99,9 +85,9 @@ fn each_within<T>(wide: Option<&[T]>, narrow: Option<&[T]>, covers: impl Fn(&T, 
     match (wide, narrow) {
         (None, _) => true,
         (Some(_), None) => false,
-        (Some(wide), Some(narrow)) => narrow
-            .iter()
-            .all(|narrow| wide.iter().any(|wide| covers(wide, narrow))),
+        (Some(wide), Some(narrow)) => {
+            narrow.iter().all(|narrow| wide.iter().any(|wide| covers(wide, narrow)))
+        }
     }
 }
 
@@ -119,9 +105,7 @@ impl Callers<'_> {
         if let Some(listed) = &narrow.listed {
             // A source that matches nobody lies within every other; to say so would mislead.
             return !listed.is_empty()
-                && listed
-                    .iter()
-                    .all(|id| takes(self.peer, id, self.local) == Some(true));
+                && listed.iter().all(|id| takes(self.peer, id, self.local) == Some(true));
         }
         self.peer.principals.is_none()
             && self.takes_accounts_of(narrow.peer)
@@ -130,10 +114,7 @@ impl Callers<'_> {
     }
 
     fn takes_accounts_of(&self, narrow: &Peer) -> bool {
-        within(
-            self.peer.service_accounts.as_ref(),
-            narrow.service_accounts.as_ref(),
-        )
+        within(self.peer.service_accounts.as_ref(), narrow.service_accounts.as_ref())
     }
 
     fn takes_namespaces_of(&self, narrow: &Peer) -> bool {
@@ -170,14 +151,9 @@ fn listed(peer: &Peer, local: Option<&TrustDomain>) -> Option<BTreeSet<SpiffeId>
     let named: Vec<SpiffeId> = if let Some(principals) = &peer.principals {
         principals.to_vec()
     } else {
-        let domains = peer
-            .trust_domains
-            .as_deref()
-            .or(local.map(std::slice::from_ref))?;
+        let domains = peer.trust_domains.as_deref().or(local.map(std::slice::from_ref))?;
         let accounts = peer.service_accounts.as_ref()?;
-        let pairs = domains
-            .iter()
-            .flat_map(|domain| accounts.iter().map(move |it| (domain, it)));
+        let pairs = domains.iter().flat_map(|domain| accounts.iter().map(move |it| (domain, it)));
         pairs
             .map(|(domain, it)| SpiffeId::for_workload(domain, it.namespace.as_str(), it.name.as_str()))
             .collect::<Result<_, _>>()
@@ -200,10 +176,7 @@ fn takes(peer: &Peer, id: &SpiffeId, local: Option<&TrustDomain>) -> Option<bool
             list.iter()
                 .any(|it| Some(it.namespace.as_str()) == namespace && Some(it.name.as_str()) == account)
         })
-        && peer
-            .namespaces
-            .as_ref()
-            .is_none_or(|list| list.iter().any(|it| Some(it.as_str()) == namespace));
+        && peer.namespaces.as_ref().is_none_or(|list| list.iter().any(|it| Some(it.as_str()) == namespace));
     if others { of_domain } else { Some(false) }
 }
 
@@ -225,9 +198,7 @@ impl<'r> Asked<'r> {
     /// Whether it is limited to methods that read (RFC 9110 §9.2.1).
     pub(super) fn only_reads(&self) -> bool {
         const SAFE: [&str; 4] = ["GET", "HEAD", "OPTIONS", "TRACE"];
-        self.methods
-            .as_ref()
-            .is_some_and(|methods| methods.iter().all(|method| SAFE.contains(method)))
+        self.methods.as_ref().is_some_and(|methods| methods.iter().all(|method| SAFE.contains(method)))
     }
 
     fn covers(&self, narrow: &Self) -> bool {
@@ -239,11 +210,7 @@ impl<'r> Asked<'r> {
         let (hosts, of_narrow) = (&self.operation.hosts, &narrow.operation.hosts);
         methods
             && within(self.operation.ports.as_ref(), narrow.operation.ports.as_ref())
-            && each_within(
-                self.paths.as_deref(),
-                narrow.paths.as_deref(),
-                PathPattern::covers,
-            )
+            && each_within(self.paths.as_deref(), narrow.paths.as_deref(), PathPattern::covers)
             && each_within(hosts.as_deref(), of_narrow.as_deref(), HostPattern::covers)
     }
 }

@@ -19,11 +19,7 @@ pub(super) fn selecting_nothing(set: &PolicySet, known: &Surroundings<'_>) -> Ve
         root_namespace: known.root_namespace,
     });
     let selecting: BTreeSet<&Arc<str>> = workloads
-        .flat_map(|workload| {
-            set.selecting(&workload)
-                .map(crate::Sourced::name)
-                .collect::<Vec<_>>()
-        })
+        .flat_map(|workload| set.selecting(&workload).map(crate::Sourced::name).collect::<Vec<_>>())
         .collect();
     let finding = |sourced: &crate::Sourced| Finding {
         lint: Lint::SelectsNothing,
@@ -34,33 +30,22 @@ pub(super) fn selecting_nothing(set: &PolicySet, known: &Surroundings<'_>) -> Ve
         related: None,
         why: match &sourced.policy().spec.selector {
             Some(labels) => {
-                let labels: Vec<String> = labels
-                    .iter()
-                    .map(|(key, value)| format!("{key}: {value}"))
-                    .collect();
+                let labels: Vec<String> =
+                    labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
                 format!("no service in its reach has the labels {{{}}}", labels.join(", "))
             }
-            None => format!(
-                "no service is in namespace {}",
-                sourced.policy().metadata.namespace
-            ),
+            None => format!("no service is in namespace {}", sourced.policy().metadata.namespace),
         },
         fix: "correct the namespace or the labels, or delete the policy".to_owned(),
     };
-    set.iter()
-        .filter(|sourced| !selecting.contains(sourced.name()))
-        .map(finding)
-        .collect()
+    set.iter().filter(|sourced| !selecting.contains(sourced.name())).map(finding).collect()
 }
 
 /// Accounts, namespaces and identities of the own trust domain that no service has. Of other domains nothing is known.
 pub(super) fn unknown_principal(entry: &Entry<'_>, known: &Surroundings<'_>) -> Option<Finding> {
     let (services, domain) = (known.services?, known.trust_domain?);
     let peers = entry.rule.from.as_ref()?;
-    let mut unknown: Vec<String> = peers
-        .iter()
-        .flat_map(|peer| strangers(peer, services, domain))
-        .collect();
+    let mut unknown: Vec<String> = peers.iter().flat_map(|peer| strangers(peer, services, domain)).collect();
     unknown.sort();
     unknown.dedup();
     if unknown.is_empty() {
@@ -81,11 +66,7 @@ fn strangers(peer: &Peer, services: &[Service<'_>], domain: &TrustDomain) -> Vec
         .filter(|id| id.trust_domain() == domain.as_str() && !is_there(&|it| it.identity == *id))
         .map(ToString::to_string)
         .collect();
-    if peer
-        .trust_domains
-        .as_ref()
-        .is_some_and(|list| list.iter().any(|it| it != domain))
-    {
+    if peer.trust_domains.as_ref().is_some_and(|list| list.iter().any(|it| it != domain)) {
         return strangers;
     }
     let accounts = peer.service_accounts.iter().flat_map(|list| list.iter());

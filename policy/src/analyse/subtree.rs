@@ -20,20 +20,17 @@ pub(super) fn prefix(entry: &Entry<'_>, entries: &[Entry<'_>], known: &Surroundi
         .filter(|other| other.action() == Action::Deny || !other.is_over(known))
         .partition(|other| other.action() == Action::Deny);
     let is_denied = |path: &str| denied.iter().copied().flat_map(paths).any(|it| it.matches(path));
-    paths(entry)
-        .filter(|path| looks_like_a_prefix(path))
-        .find_map(|path| {
-            let (rule, passed) = allowed.iter().find_map(|rule| {
-                let passed = paths(rule).find_map(|pattern| continuation(path, pattern));
-                Some((*rule, passed.filter(|passed| !is_denied(passed))?))
-            })?;
-            let why = format!(
-                "`{path}` is that path alone; `{passed}` is matched by {rule}, and no Deny rule names it"
-            );
-            let fix =
-                format!("write `{path}/**` for the path and all below it, and name other paths in full");
-            Some(entry.finding(Lint::PrefixWithoutBoundary, why, fix).beside(rule))
-        })
+    paths(entry).filter(|path| looks_like_a_prefix(path)).find_map(|path| {
+        let (rule, passed) = allowed.iter().find_map(|rule| {
+            let passed = paths(rule).find_map(|pattern| continuation(path, pattern));
+            Some((*rule, passed.filter(|passed| !is_denied(passed))?))
+        })?;
+        let why = format!(
+            "`{path}` is that path alone; `{passed}` is matched by {rule}, and no Deny rule names it"
+        );
+        let fix = format!("write `{path}/**` for the path and all below it, and name other paths in full");
+        Some(entry.finding(Lint::PrefixWithoutBoundary, why, fix).beside(rule))
+    })
 }
 
 fn paths<'e>(entry: &'e Entry<'_>) -> impl Iterator<Item = &'e PathPattern> {
@@ -53,11 +50,7 @@ fn continuation(denied: &PathPattern, pattern: &PathPattern) -> Option<String> {
     if pattern.matches(&below) {
         return Some(below);
     }
-    let is_text = !pattern.is_open()
-        && pattern
-            .segments()
-            .iter()
-            .all(|segment| segment.literal().is_some());
+    let is_text = !pattern.is_open() && pattern.segments().iter().all(|segment| segment.literal().is_some());
     let goes_on = pattern.as_str() != denied.as_str() && pattern.as_str().starts_with(denied.as_str());
     (is_text && goes_on).then(|| pattern.as_str().to_owned())
 }

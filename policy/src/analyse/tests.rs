@@ -22,14 +22,7 @@ fn lint_with(text: &str, services: Option<&[Service<'_>]>) -> Vec<Finding> {
 /// `id policy/rule`, one per finding.
 fn lint(policies: &[(&str, &str)]) -> Vec<String> {
     let text: String = policies.iter().map(|(name, spec)| policy(name, spec)).collect();
-    let shown = |it: Finding| {
-        format!(
-            "{} {}/{}",
-            it.lint.id(),
-            it.policy,
-            it.rule.as_deref().unwrap_or("-")
-        )
-    };
+    let shown = |it: Finding| format!("{} {}/{}", it.lint.id(), it.policy, it.rule.as_deref().unwrap_or("-"));
     lint_with(&text, None).into_iter().map(shown).collect()
 }
 
@@ -45,10 +38,7 @@ fn what_a_deny_refuses_whole_is_found_and_what_it_refuses_in_part_is_not() {
         "{action: Deny, rules: [{name: d, expires: 2020-01-01, from: [{principals: [\"spiffe://shop.test/ns/shop/sa/web\"]}]}]}",
     ] {
         let found = lint(&[("a", allow), ("d", deny)]);
-        assert!(
-            found.contains(&"covered-by-deny shop/a/r".to_owned()),
-            "{deny}: {found:?}"
-        );
+        assert!(found.contains(&"covered-by-deny shop/a/r".to_owned()), "{deny}: {found:?}");
     }
     for deny in [
         "{action: Deny, mode: Shadow, rules: [{name: d, to: [{paths: [/admin/**]}]}]}",
@@ -103,12 +93,7 @@ fn a_rule_that_is_over_is_found_from_its_day_on() {
 
 #[test]
 fn anybody_may_read_some_paths_and_no_more() {
-    for to in [
-        "{ports: [80]}",
-        "{methods: [GET], paths: [/**]}",
-        "{paths: [/cart]}",
-        "{methods: [GET]}",
-    ] {
+    for to in ["{ports: [80]}", "{methods: [GET], paths: [/**]}", "{paths: [/cart]}", "{methods: [GET]}"] {
         let rule = format!("{{action: Allow, rules: [{{name: r, to: [{to}]}}]}}");
         assert_eq!(lint(&[("a", &rule)]), ["any-caller shop/a/r"], "{to}");
         let named = rule.replace("name: r,", "name: r, from: [{namespaces: [shop]}],");
@@ -131,30 +116,19 @@ fn a_denied_path_is_no_prefix_of_what_is_allowed_below_and_beside_it() {
         let found = lint(&[("a", &allow(path)), ("d", &deny("/admin"))]);
         assert_eq!(found, ["prefix-without-boundary shop/d/d"], "{path}");
         let over = allow(path).replace("name: r,", "name: r, expires: 2020-01-01,");
-        assert_eq!(
-            lint(&[("a", &over), ("d", &deny("/admin"))]),
-            ["expired-rule shop/a/r"],
-            "{path}"
-        );
+        assert_eq!(lint(&[("a", &over), ("d", &deny("/admin"))]), ["expired-rule shop/a/r"], "{path}");
     }
     assert_eq!(lint(&[("a", &allow("/**")), ("d", &deny("/admin/**"))]), NOTHING);
     assert_eq!(lint(&[("a", &allow("/cart")), ("d", &deny("/admin"))]), NOTHING);
     let both = deny("/admin, /admin/, \"/admin/{id}\", /administrator");
-    assert_eq!(
-        lint(&[("a", &allow("/**")), ("d", &both)]),
-        ["prefix-without-boundary shop/d/d"]
-    );
+    assert_eq!(lint(&[("a", &allow("/**")), ("d", &both)]), ["prefix-without-boundary shop/d/d"]);
 }
 
 #[test]
 fn policies_are_compared_with_the_services_that_are_there() {
     let identity = SpiffeId::parse("spiffe://shop.test/ns/shop/sa/web").unwrap();
     let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
-    let services = [Service {
-        identity: &identity,
-        namespace: "shop",
-        labels: &labels,
-    }];
+    let services = [Service { identity: &identity, namespace: "shop", labels: &labels }];
     let text = policy(
         "a",
         "{selector: {app: wbe}, action: Allow, rules: [{name: r, from: [{namespaces: [shop]}]}]}",

@@ -25,11 +25,7 @@ pub(crate) struct Fields<'d> {
 
 impl<'d> Cursor<'d> {
     pub(crate) fn root(file: &'d str, node: &'d Node) -> Self {
-        Self {
-            file,
-            path: String::new(),
-            node,
-        }
+        Self { file, path: String::new(), node }
     }
 
     pub(crate) fn line(&self) -> Option<u32> {
@@ -47,15 +43,9 @@ impl<'d> Cursor<'d> {
             return Err(self.not_a("a map of fields"));
         };
         if entries.is_empty() {
-            return Err(self.error(
-                Code::PolicyIncomplete,
-                "is empty; leave it out if any value is meant",
-            ));
+            return Err(self.error(Code::PolicyIncomplete, "is empty; leave it out if any value is meant"));
         }
-        match entries
-            .iter()
-            .find(|(key, _)| !known.contains(&key.name.as_str()))
-        {
+        match entries.iter().find(|(key, _)| !known.contains(&key.name.as_str())) {
             Some((key, _)) => Err(error_at(
                 self.file,
                 &join(&self.path, &key.name),
@@ -63,12 +53,7 @@ impl<'d> Cursor<'d> {
                 Code::PolicyUnknownField,
                 unknown_field(&key.name, known),
             )),
-            None => Ok(Fields {
-                file: self.file,
-                path: self.path.clone(),
-                at: self.node.at,
-                entries,
-            }),
+            None => Ok(Fields { file: self.file, path: self.path.clone(), at: self.node.at, entries }),
         }
     }
 
@@ -79,14 +64,7 @@ impl<'d> Cursor<'d> {
         };
         self.count(entries.len(), max)?;
         let pair = |(key, node): &'d (super::Key, Node)| {
-            (
-                key.name.as_str(),
-                Cursor {
-                    file: self.file,
-                    path: join(&self.path, &key.name),
-                    node,
-                },
-            )
+            (key.name.as_str(), Cursor { file: self.file, path: join(&self.path, &key.name), node })
         };
         Ok(entries.iter().map(pair).collect())
     }
@@ -97,11 +75,7 @@ impl<'d> Cursor<'d> {
             return Err(self.not_a("a list"));
         };
         self.count(items.len(), max)?;
-        let item = |(index, node)| Cursor {
-            file: self.file,
-            path: format!("{}[{index}]", self.path),
-            node,
-        };
+        let item = |(index, node)| Cursor { file: self.file, path: format!("{}[{index}]", self.path), node };
         Ok(items.iter().enumerate().map(item).collect())
     }
 
@@ -129,8 +103,7 @@ impl<'d> Cursor<'d> {
         T: FromStr<Err: fmt::Display>,
     {
         let text = self.text()?;
-        text.parse()
-            .map_err(|reason| self.error(Code::PolicyBadValue, format!("{}: {reason}", quoted(text))))
+        text.parse().map_err(|reason| self.error(Code::PolicyBadValue, format!("{}: {reason}", quoted(text))))
     }
 
     /// A word of a closed list.
@@ -168,31 +141,22 @@ impl<'d> Cursor<'d> {
     fn count(&self, len: usize, max: usize) -> Result<(), PolicyError> {
         match len {
             0 => Err(self.empty()),
-            len if len > max => Err(self.error(
-                Code::PolicyTooLarge,
-                format!("{len} entries; at most {max} are allowed"),
-            )),
+            len if len > max => {
+                Err(self.error(Code::PolicyTooLarge, format!("{len} entries; at most {max} are allowed")))
+            }
             _ => Ok(()),
         }
     }
 
     fn empty(&self) -> PolicyError {
-        self.error(
-            Code::PolicyIncomplete,
-            "is empty; leave it out if any value is meant",
-        )
+        self.error(Code::PolicyIncomplete, "is empty; leave it out if any value is meant")
     }
 
     fn not_a(&self, expected: &str) -> PolicyError {
         match &self.node.value {
-            Value::Null => self.error(
-                Code::PolicyIncomplete,
-                format!("has no value; expected {expected}"),
-            ),
-            value => self.error(
-                Code::PolicyBadValue,
-                format!("expected {expected}, found {}", seen(value, expected)),
-            ),
+            Value::Null => self.error(Code::PolicyIncomplete, format!("has no value; expected {expected}")),
+            value => self
+                .error(Code::PolicyBadValue, format!("expected {expected}, found {}", seen(value, expected))),
         }
     }
 }
@@ -200,23 +164,13 @@ impl<'d> Cursor<'d> {
 impl<'d> Fields<'d> {
     pub(crate) fn optional(&self, name: &str) -> Option<Cursor<'d>> {
         let (_, node) = self.entries.iter().find(|(key, _)| key.name == name)?;
-        Some(Cursor {
-            file: self.file,
-            path: join(&self.path, name),
-            node,
-        })
+        Some(Cursor { file: self.file, path: join(&self.path, name), node })
     }
 
     pub(crate) fn required(&self, name: &str) -> Result<Cursor<'d>, PolicyError> {
         self.optional(name).ok_or_else(|| {
             let message = format!("field `{name}` is missing");
-            error_at(
-                self.file,
-                &join(&self.path, name),
-                self.at,
-                Code::PolicyIncomplete,
-                message,
-            )
+            error_at(self.file, &join(&self.path, name), self.at, Code::PolicyIncomplete, message)
         })
     }
 
@@ -247,23 +201,13 @@ fn error_at(file: &str, path: &str, at: Position, code: Code, message: String) -
 
 fn join(path: &str, name: &str) -> String {
     // A key is the author's text: what could be mistaken for a path is quoted.
-    let plain = name
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     let name = if plain { name.to_owned() } else { quoted(name) };
-    if path.is_empty() {
-        name
-    } else {
-        format!("{path}.{name}")
-    }
+    if path.is_empty() { name } else { format!("{path}.{name}") }
 }
 
 fn seen(value: &Value, expected: &str) -> String {
-    let quote = if expected == "text" {
-        "; write it in quotes"
-    } else {
-        ""
-    };
+    let quote = if expected == "text" { "; write it in quotes" } else { "" };
     match value {
         Value::Null => "nothing".to_owned(),
         Value::Bool(value) => format!("the boolean {value}{quote}"),
@@ -276,12 +220,7 @@ fn seen(value: &Value, expected: &str) -> String {
 }
 
 fn unknown_field(name: &str, known: &[&str]) -> String {
-    format!(
-        "unknown field {}{}; known here: {}",
-        quoted(name),
-        did_you_mean(name, known),
-        known.join(", ")
-    )
+    format!("unknown field {}{}; known here: {}", quoted(name), did_you_mean(name, known), known.join(", "))
 }
 
 /// The author's text in a message: escaped, and no longer than a line.
@@ -332,14 +271,8 @@ mod tests {
 
     #[test]
     fn the_nearest_word_is_proposed_and_a_far_one_is_not() {
-        assert_eq!(
-            did_you_mean("acton", &["action", "mode"]),
-            ", did you mean `action`?"
-        );
-        assert_eq!(
-            did_you_mean("ipblocks", &["ipBlocks"]),
-            ", did you mean `ipBlocks`?"
-        );
+        assert_eq!(did_you_mean("acton", &["action", "mode"]), ", did you mean `action`?");
+        assert_eq!(did_you_mean("ipblocks", &["ipBlocks"]), ", did you mean `ipBlocks`?");
         assert_eq!(did_you_mean("jwt", &["from", "to", "expires"]), "");
     }
 

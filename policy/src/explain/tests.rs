@@ -2,35 +2,19 @@ use super::*;
 use crate::{PolicySet, Source, Workload, parse_yaml};
 
 fn compile(text: &str) -> Policies {
-    PolicySet::new(parse_yaml("a.yaml", text, Some("shop")).unwrap())
-        .unwrap()
-        .compile(&Workload {
-            namespace: "shop",
-            labels: &[].into(),
-            trust_domain: "shop.test",
-            root_namespace: None,
-        })
+    PolicySet::new(parse_yaml("a.yaml", text, Some("shop")).unwrap()).unwrap().compile(&Workload {
+        namespace: "shop",
+        labels: &[].into(),
+        trust_domain: "shop.test",
+        root_namespace: None,
+    })
 }
 
 fn explained(policies: &Policies, method: &str, path: &str) -> String {
     let caller = "spiffe://shop.test/ns/shop/sa/web".parse().unwrap();
-    let source = Source {
-        identity: Some(&caller),
-        ip: [10, 0, 0, 7].into(),
-    };
-    let http = Some(Http {
-        method,
-        host: "pay",
-        path,
-    });
-    policies
-        .explain(&Request {
-            source,
-            port: 8080,
-            http,
-            now: 0,
-        })
-        .to_string()
+    let source = Source { identity: Some(&caller), ip: [10, 0, 0, 7].into() };
+    let http = Some(Http { method, host: "pay", path });
+    policies.explain(&Request { source, port: 8080, http, now: 0 }).to_string()
 }
 
 #[test]
@@ -71,8 +55,5 @@ spec: {action: Deny, mode: Shadow, rules: [{name: admin, to: [{paths: [/admin/**
         explained(&policies, "GET", "/admin"),
         "allowed by rule all of shop/allow (a.yaml:5); would be denied by rule admin of shop/tighter"
     );
-    assert_eq!(
-        explained(&policies, "GET", "/"),
-        "allowed by rule all of shop/allow (a.yaml:5)"
-    );
+    assert_eq!(explained(&policies, "GET", "/"), "allowed by rule all of shop/allow (a.yaml:5)");
 }

@@ -40,18 +40,12 @@ impl Callers {
     fn of_peer(peer: &Peer, local: Option<&TrustDomain>) -> Vec<Self> {
         let test = PeerTest::of(peer, local);
         let Some(ids) = exact_ids(peer, local) else {
-            return vec![Self {
-                id: None,
-                test: Some(Arc::new(test)),
-            }];
+            return vec![Self { id: None, test: Some(Arc::new(test)) }];
         };
         let rest = test.without_identity();
         ids.into_iter()
             .filter(|id| test.takes_identity(id))
-            .map(|id| Self {
-                id: Some(id),
-                test: rest.clone(),
-            })
+            .map(|id| Self { id: Some(id), test: rest.clone() })
             .collect()
     }
 }
@@ -97,10 +91,7 @@ impl PeerTest {
     /// What is left to ask of an identity that this test takes.
     fn without_identity(&self) -> Option<Arc<Self>> {
         let ip_blocks = self.ip_blocks.clone()?;
-        Some(Arc::new(Self {
-            ip_blocks: Some(ip_blocks),
-            ..Self::default()
-        }))
+        Some(Arc::new(Self { ip_blocks: Some(ip_blocks), ..Self::default() }))
     }
 }
 
@@ -112,20 +103,14 @@ fn exact_ids(peer: &Peer, local: Option<&TrustDomain>) -> Option<Vec<SpiffeId>> 
         (None, accounts) => accounts,
         (Some(principals), None) => Some(principals.to_vec()),
         // Both conditions must hold.
-        (Some(principals), Some(accounts)) => Some(
-            accounts
-                .into_iter()
-                .filter(|id| principals.contains(id))
-                .collect(),
-        ),
+        (Some(principals), Some(accounts)) => {
+            Some(accounts.into_iter().filter(|id| principals.contains(id)).collect())
+        }
     }
 }
 
 fn account_ids(peer: &Peer, local: Option<&TrustDomain>) -> Vec<SpiffeId> {
-    let domains = peer
-        .trust_domains
-        .as_deref()
-        .unwrap_or(local.map_or(&[], std::slice::from_ref));
+    let domains = peer.trust_domains.as_deref().unwrap_or(local.map_or(&[], std::slice::from_ref));
     let accounts = peer.service_accounts.as_deref().unwrap_or_default();
     let ids = domains.iter().flat_map(|domain| {
         accounts

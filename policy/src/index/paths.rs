@@ -41,10 +41,11 @@ impl PathIndex {
             self.doubtful.push(candidate.clone());
         }
         match &clause.path {
-            Some(pattern) => self
-                .paths
-                .get_or_insert_with(|| Node::before(pattern.segments()))
-                .add(pattern.segments(), pattern.is_open(), candidate),
+            Some(pattern) => self.paths.get_or_insert_with(|| Node::before(pattern.segments())).add(
+                pattern.segments(),
+                pattern.is_open(),
+                candidate,
+            ),
             None if clause.asks_http() => self.pathless.push(candidate),
             None => self.plain.push(candidate),
         }
@@ -71,10 +72,7 @@ impl Node {
     /// A node for a pattern alone: all of the literals ahead are its prefix.
     fn before(segments: &[Segment]) -> Self {
         let prefix = segments.iter().map_while(Segment::literal).cloned().collect();
-        Self {
-            prefix,
-            ..Self::default()
-        }
+        Self { prefix, ..Self::default() }
     }
 
     fn add(&mut self, segments: &[Segment], open: bool, candidate: Candidate) {
@@ -83,10 +81,9 @@ impl Node {
             None => self.here.push(candidate),
             Some((first, rest)) => {
                 let child = match first {
-                    Segment::Literal(literal) => self
-                        .literals
-                        .entry(Arc::clone(literal))
-                        .or_insert_with(|| Self::before(rest)),
+                    Segment::Literal(literal) => {
+                        self.literals.entry(Arc::clone(literal)).or_insert_with(|| Self::before(rest))
+                    }
                     Segment::Any => self.any.get_or_insert_with(|| Box::new(Self::before(rest))),
                 };
                 child.add(rest, open, candidate);
@@ -102,10 +99,7 @@ impl Node {
         if let Some(first) = left.next() {
             let prefix = left.collect();
             let shared = mem::take(&mut self.prefix);
-            let below = Self {
-                prefix,
-                ..mem::take(self)
-            };
+            let below = Self { prefix, ..mem::take(self) };
             self.prefix = shared;
             self.literals.insert(first, below);
         }
@@ -170,13 +164,10 @@ mod tests {
     fn pattern() -> impl Strategy<Value = PathPattern> {
         let end = select(&["", "/", "/**"]);
         (vec(select(&["a", "b", "{}"]), 0..6), end).prop_map(|(segments, end)| {
-            let named = segments
-                .iter()
-                .enumerate()
-                .map(|(index, segment)| match *segment {
-                    "{}" => format!("/{{x{index}}}"),
-                    literal => format!("/{literal}"),
-                });
+            let named = segments.iter().enumerate().map(|(index, segment)| match *segment {
+                "{}" => format!("/{{x{index}}}"),
+                literal => format!("/{literal}"),
+            });
             let text: String = named.collect::<String>() + end;
             let text = if text.is_empty() { "/" } else { &text };
             text.parse().unwrap()
@@ -195,19 +186,11 @@ mod tests {
             mode: Mode::Enforce,
             name: name.shared(),
             source: "s".into(),
-            rule: Rule {
-                name,
-                from: None,
-                to: None,
-                expires: None,
-            },
+            rule: Rule { name, from: None, to: None, expires: None },
         };
         Candidate {
             rank,
-            clause: Arc::new(Clause {
-                path: Some(pattern.clone()),
-                ..Clause::unconditional(Arc::new(rule))
-            }),
+            clause: Arc::new(Clause { path: Some(pattern.clone()), ..Clause::unconditional(Arc::new(rule)) }),
             peer: None,
         }
     }

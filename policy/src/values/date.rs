@@ -31,9 +31,7 @@ impl FromStr for Date {
             .then(|| time::Date::parse(text, FORM).ok())
             .flatten()
             .map(Self)
-            .ok_or(InvalidValue::because(
-                "expected a day of the calendar, as in 2027-01-31",
-            ))
+            .ok_or(InvalidValue::because("expected a day of the calendar, as in 2027-01-31"))
     }
 }
 

@@ -65,8 +65,7 @@ fn is_host_name(text: &str) -> bool {
 fn are_labels(text: &str) -> bool {
     const LONGEST: usize = 63;
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    text.split('.')
-        .all(|label| !label.is_empty() && label.len() <= LONGEST && label.bytes().all(inner))
+    text.split('.').all(|label| !label.is_empty() && label.len() <= LONGEST && label.bytes().all(inner))
 }
 
 #[cfg(test)]

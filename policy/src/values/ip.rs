@@ -30,11 +30,7 @@ impl FromStr for IpBlock {
         let net = parse(text)?;
         if net.trunc() != net {
             // 10.0.0.1/8 could mean one address or sixteen million.
-            let message = format!(
-                "has bits beyond its prefix; write {} or {}",
-                net.trunc(),
-                net.addr()
-            );
+            let message = format!("has bits beyond its prefix; write {} or {}", net.trunc(), net.addr());
             return Err(message.into());
         }
         unmapped(net).map(Self)
@@ -61,9 +57,7 @@ fn unmapped(net: IpNet) -> Result<IpNet, InvalidValue> {
         .checked_sub(MAPPED_PREFIX)
         .and_then(|prefix| Ipv4Net::new(v4, prefix).ok())
         .map(IpNet::V4)
-        .ok_or(InvalidValue::because(
-            "an IPv4-mapped block needs a prefix of at least 96; write it as IPv4",
-        ))
+        .ok_or(InvalidValue::because("an IPv4-mapped block needs a prefix of at least 96; write it as IPv4"))
 }
 
 impl fmt::Display for IpBlock {

@@ -38,10 +38,7 @@ impl FromStr for Name {
             return Err(format!("longer than {} bytes", limits::NAME_BYTES).into());
         }
         let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-        let starts = text
-            .bytes()
-            .next()
-            .is_some_and(|byte| byte.is_ascii_alphanumeric());
+        let starts = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
         if starts && text.bytes().all(inner) {
             Ok(Self(text.into()))
         } else {
@@ -62,13 +59,10 @@ impl FromStr for ServiceAccount {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let (namespace, name) = text.split_once('/').ok_or(InvalidValue::because(
-            "expected namespace/name, as in shop/orders",
-        ))?;
-        Ok(Self {
-            namespace: namespace.parse()?,
-            name: name.parse()?,
-        })
+        let (namespace, name) = text
+            .split_once('/')
+            .ok_or(InvalidValue::because("expected namespace/name, as in shop/orders"))?;
+        Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
     }
 }
 
@@ -94,10 +88,7 @@ mod tests {
 
     #[test]
     fn a_service_account_is_exactly_two_names() {
-        assert_eq!(
-            "shop/orders".parse::<ServiceAccount>().unwrap().to_string(),
-            "shop/orders"
-        );
+        assert_eq!("shop/orders".parse::<ServiceAccount>().unwrap().to_string(), "shop/orders");
         for bad in ["orders", "shop/", "/orders", "a/b/c", "shop/*", "*"] {
             assert!(bad.parse::<ServiceAccount>().is_err(), "{bad:?}");
         }

@@ -105,25 +105,15 @@ impl FromStr for PathPattern {
         if text.len() > limits::PATTERN_BYTES {
             return Err(format!("longer than {} bytes", limits::PATTERN_BYTES).into());
         }
-        let path = text
-            .strip_prefix('/')
-            .ok_or(InvalidValue::because("a path begins with `/`"))?;
+        let path = text.strip_prefix('/').ok_or(InvalidValue::because("a path begins with `/`"))?;
         let (closed, open) = match path.strip_suffix("**") {
             Some("") => (None, true),
             // Without the slash it is `/a**`, which the segment refuses.
             Some(before) if before.ends_with('/') => (before.strip_suffix('/'), true),
             _ => (Some(path), false),
         };
-        let segments = closed
-            .map(|path| parse_segments(path, open))
-            .transpose()?
-            .unwrap_or_default()
-            .into();
-        Ok(Self {
-            text: text.into(),
-            segments,
-            open,
-        })
+        let segments = closed.map(|path| parse_segments(path, open)).transpose()?.unwrap_or_default().into();
+        Ok(Self { text: text.into(), segments, open })
     }
 }
 
@@ -134,9 +124,7 @@ fn parse_segments(path: &str, open: bool) -> Result<Vec<Segment>, InvalidValue> 
     while let Some(text) = rest.next() {
         // Only the very last segment may be empty: `/` and `/a/` are paths, `/a//b` never is after normalisation.
         if text.is_empty() && (rest.peek().is_some() || open) {
-            return Err(InvalidValue::because(
-                "has an empty segment; a normalised path never has one",
-            ));
+            return Err(InvalidValue::because("has an empty segment; a normalised path never has one"));
         }
         segments.push(parse_segment(text, &mut names)?);
     }
@@ -147,9 +135,7 @@ fn parse_segment<'t>(text: &'t str, names: &mut Vec<&'t str>) -> Result<Segment,
     if let Some(name) = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
         let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if name.is_empty() || !name.bytes().all(inner) {
-            return Err(InvalidValue::because(
-                "`{name}` needs a name of letters, digits, `-` or `_`",
-            ));
+            return Err(InvalidValue::because("`{name}` needs a name of letters, digits, `-` or `_`"));
         }
         if names.contains(&name) {
             return Err(format!("`{{{name}}}` stands twice; name the segments apart").into());
@@ -164,9 +150,7 @@ fn parse_segment<'t>(text: &'t str, names: &mut Vec<&'t str>) -> Result<Segment,
 /// Refuses what a normalised path never holds: such a pattern would match nothing, and its author believes otherwise.
 fn check_literal(text: &str) -> Result<(), InvalidValue> {
     if text == "." || text == ".." {
-        return Err(InvalidValue::because(
-            "has a dot segment; a normalised path never has one",
-        ));
+        return Err(InvalidValue::because("has a dot segment; a normalised path never has one"));
     }
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -183,9 +167,7 @@ fn check_literal(text: &str) -> Result<(), InvalidValue> {
                 return Err(format!("`{}` never stands in a normalised path", char::from(byte)).into());
             }
             byte if !byte.is_ascii_graphic() => {
-                return Err(InvalidValue::because(
-                    "a path is printable ASCII; write other bytes as %XX",
-                ));
+                return Err(InvalidValue::because("a path is printable ASCII; write other bytes as %XX"));
             }
             _ => {}
         }
@@ -198,15 +180,13 @@ fn check_escape(high: Option<u8>, low: Option<u8>) -> Result<(), InvalidValue> {
         byte.filter(|byte| !byte.is_ascii_lowercase())
             .and_then(|byte| char::from(byte).to_digit(16))
             .and_then(|digit| u8::try_from(digit).ok())
-            .ok_or(InvalidValue::because(
-                "`%` is followed by two hexadecimal digits in upper case",
-            ))
+            .ok_or(InvalidValue::because("`%` is followed by two hexadecimal digits in upper case"))
     };
     let byte = digit(high)? << 4 | digit(low)?;
     match byte {
-        0 | b'/' | b'\\' => Err(InvalidValue::because(
-            "an escaped NUL, `/` or `\\` never stands in a normalised path",
-        )),
+        0 | b'/' | b'\\' => {
+            Err(InvalidValue::because("an escaped NUL, `/` or `\\` never stands in a normalised path"))
+        }
         b'-' | b'.' | b'_' | b'~' => Err(plain(byte)),
         byte if byte.is_ascii_alphanumeric() => Err(plain(byte)),
         _ => Ok(()),
@@ -242,16 +222,7 @@ mod tests {
     #[test]
     fn an_exact_pattern_matches_that_path_alone() {
         assert!(matches("/charge", "/charge"));
-        for other in [
-            "/charge/",
-            "/charges",
-            "/Charge",
-            "/charge/1",
-            "/",
-            "",
-            "charge",
-            "/x/charge",
-        ] {
+        for other in ["/charge/", "/charges", "/Charge", "/charge/1", "/", "", "charge", "/x/charge"] {
             assert!(!matches("/charge", other), "{other:?}");
         }
         assert!(matches("/", "/"));

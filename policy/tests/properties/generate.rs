@@ -18,23 +18,9 @@ const IDENTITIES: &[&str] = &[
 const ACCOUNTS: &[&str] = &["shop/web", "shop/orders", "bank/web", "bank/orders"];
 const NAMESPACES: &[&str] = &["shop", "bank"];
 const DOMAINS: &[&str] = &["shop.test", "evil.test"];
-const BLOCKS: &[&str] = &[
-    "10.0.0.0/8",
-    "10.1.0.0/16",
-    "::ffff:10.1.2.3",
-    "0.0.0.0/0",
-    "::/0",
-    "fd00::/8",
-    "10.1.2.2/31",
-];
-const ADDRESSES: &[&str] = &[
-    "10.1.2.3",
-    "::ffff:10.1.2.3",
-    "10.1.2.4",
-    "11.0.0.1",
-    "fd00::1",
-    "::1",
-];
+const BLOCKS: &[&str] =
+    &["10.0.0.0/8", "10.1.0.0/16", "::ffff:10.1.2.3", "0.0.0.0/0", "::/0", "fd00::/8", "10.1.2.2/31"];
+const ADDRESSES: &[&str] = &["10.1.2.3", "::ffff:10.1.2.3", "10.1.2.4", "11.0.0.1", "fd00::1", "::1"];
 const METHODS: &[&str] = &["GET", "POST"];
 const PATTERNS: &[&str] = &[
     "/",
@@ -75,16 +61,8 @@ const PATHS: &[&str] = &[
     "/Pay/Charge",
 ];
 const HOST_PATTERNS: &[&str] = &["shop.test", "*.shop.test", "*.test", "A.shop.test"];
-const HOSTS: &[&str] = &[
-    "shop.test",
-    "a.shop.test",
-    "A.Shop.test",
-    "a.b.shop.test",
-    "myshop.test",
-    ".test",
-    "",
-    "test",
-];
+const HOSTS: &[&str] =
+    &["shop.test", "a.shop.test", "A.Shop.test", "a.b.shop.test", "myshop.test", ".test", "", "test"];
 const SERVICES: &[&str] = &["shop.Pay", "Pay"];
 const CALLS: &[&str] = &["Charge", "Refund"];
 const PORTS: &[u16] = &[8080, 9090];
@@ -103,18 +81,12 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn after(self, seconds: u64) -> Self {
-        Self {
-            now: self.now + seconds,
-            ..self
-        }
+        Self { now: self.now + seconds, ..self }
     }
 
     pub(crate) fn request(&self) -> Request<'_> {
         Request {
-            source: Source {
-                identity: self.identity.as_ref(),
-                ip: self.ip,
-            },
+            source: Source { identity: self.identity.as_ref(), ip: self.ip },
             port: self.port,
             http: self.http.map(|(method, host, path)| Http { method, host, path }),
             now: self.now,
@@ -126,20 +98,15 @@ impl Asked {
 pub(crate) fn asked() -> impl Strategy<Value = Asked> {
     let http = (select(&["GET", "POST", "get"]), select(HOSTS), select(PATHS));
     let identity = prop_oneof![9 => select(IDENTITIES).prop_map(Some), 1 => Just(None)];
-    (
-        identity,
-        select(ADDRESSES),
-        select(PORTS),
-        option::weighted(0.8, http),
-        select(MOMENTS),
-    )
-        .prop_map(|(identity, ip, port, http, now)| Asked {
+    (identity, select(ADDRESSES), select(PORTS), option::weighted(0.8, http), select(MOMENTS)).prop_map(
+        |(identity, ip, port, http, now)| Asked {
             identity: identity.map(|id| SpiffeId::parse(id).expect("the world has valid IDs")),
             ip: ip.parse().expect("the world has valid addresses"),
             port,
             http,
             now,
-        })
+        },
+    )
 }
 
 /// Any policies, each under a name of its own.
@@ -189,11 +156,7 @@ fn rule() -> impl Strategy<Value = Value> {
     let from = option::weighted(0.7, vec(peer(), 1..3));
     let to = option::weighted(0.7, vec(operation(), 1..3));
     (from, to, option::weighted(0.2, Just("2027-01-31"))).prop_map(|(from, to, expires)| {
-        let to = if from.is_none() && to.is_none() {
-            Some(vec![json!({"paths": ["/**"]})])
-        } else {
-            to
-        };
+        let to = if from.is_none() && to.is_none() { Some(vec![json!({"paths": ["/**"]})]) } else { to };
         fields([
             ("from", from.map(Value::from)),
             ("to", to.map(Value::from)),
@@ -239,12 +202,7 @@ fn operation() -> impl Strategy<Value = Value> {
     ];
     (asked, some(0.2, HOST_PATTERNS), ports).prop_map(|([first, second], hosts, ports)| {
         or_else(
-            fields([
-                first,
-                second,
-                ("hosts", hosts.map(Value::from)),
-                ("ports", ports.map(Value::from)),
-            ]),
+            fields([first, second, ("hosts", hosts.map(Value::from)), ("ports", ports.map(Value::from))]),
             json!({"ports": PORTS}),
         )
     })
@@ -252,25 +210,16 @@ fn operation() -> impl Strategy<Value = Value> {
 
 fn grpc() -> impl Strategy<Value = Value> {
     (select(SERVICES), option::of(select(CALLS))).prop_map(|(service, method)| {
-        fields([
-            ("service", Some(service.into())),
-            ("method", method.map(Value::from)),
-        ])
+        fields([("service", Some(service.into())), ("method", method.map(Value::from))])
     })
 }
 
 fn fields<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
-    let given = fields
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Value::Object(given.collect::<Map<_, _>>())
 }
 
 /// An empty map is no source and no operation.
 fn or_else(value: Value, other: Value) -> Value {
-    if value.as_object().is_some_and(Map::is_empty) {
-        other
-    } else {
-        value
-    }
+    if value.as_object().is_some_and(Map::is_empty) { other } else { value }
 }

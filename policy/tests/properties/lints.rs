@@ -76,11 +76,7 @@ fn lint(set: &[Sourced], known: bool) -> Vec<Finding> {
 }
 
 fn as_the_only_allow(set: &[Sourced], finding: &Finding) -> Sourced {
-    let mut document = document(
-        set.iter()
-            .find(|it| *it.name() == finding.policy)
-            .expect("its policy"),
-    );
+    let mut document = document(set.iter().find(|it| *it.name() == finding.policy).expect("its policy"));
     document["spec"]["action"] = json!("Allow");
     rules(&mut document).retain(|rule| is_of(rule, finding));
     parsed(&document)
@@ -109,9 +105,7 @@ fn document(sourced: &Sourced) -> Value {
 }
 
 fn rules(document: &mut Value) -> &mut Vec<Value> {
-    document["spec"]["rules"]
-        .as_array_mut()
-        .expect("rules are a list")
+    document["spec"]["rules"].as_array_mut().expect("rules are a list")
 }
 
 fn parsed(document: &Value) -> Sourced {

@@ -144,18 +144,10 @@ fn the_small_world_reaches_every_verdict_and_a_shadow_that_differs() {
     let mut runner = TestRunner::deterministic();
     let mut seen = BTreeSet::new();
     for _ in 0..3000 {
-        let (set, asked) = (policies(6), asked())
-            .new_tree(&mut runner)
-            .expect("nothing is rejected")
-            .current();
+        let (set, asked) =
+            (policies(6), asked()).new_tree(&mut runner).expect("nothing is rejected").current();
         let policies = compile(&set);
-        let Decision {
-            verdict,
-            code,
-            shadow,
-            path_pattern,
-            ..
-        } = policies.judge(&asked.request());
+        let Decision { verdict, code, shadow, path_pattern, .. } = policies.judge(&asked.request());
         seen.insert(code.map_or("Allow", Code::id));
         if shadow.is_some_and(|shadow| shadow != verdict) {
             seen.insert("differs");
@@ -164,9 +156,7 @@ fn the_small_world_reaches_every_verdict_and_a_shadow_that_differs() {
             seen.insert("gRPC");
         }
     }
-    let wanted = [
-        "Allow", "SG0201", "SG0202", "SG0203", "SG0204", "SG0205", "SG0206", "differs", "gRPC",
-    ];
+    let wanted = ["Allow", "SG0201", "SG0202", "SG0203", "SG0204", "SG0205", "SG0206", "differs", "gRPC"];
     assert_eq!(seen, BTreeSet::from(wanted));
 }
 
@@ -178,9 +168,7 @@ fn compile(set: &[Sourced]) -> Policies {
         trust_domain: "shop.test",
         root_namespace: Some("sidegate"),
     };
-    PolicySet::new(set.to_vec())
-        .expect("names are unique")
-        .compile(&workload)
+    PolicySet::new(set.to_vec()).expect("names are unique").compile(&workload)
 }
 
 fn naively(set: &[Sourced], asked: &generate::Asked, shadow_too: bool) -> Judged {
@@ -205,8 +193,7 @@ fn shadowed(set: &[Sourced]) -> bool {
         root_namespace: Some("sidegate"),
     };
     let set = PolicySet::new(set.to_vec()).expect("names are unique");
-    set.selecting(&workload)
-        .any(|it| it.policy().spec.mode == Mode::Shadow)
+    set.selecting(&workload).any(|it| it.policy().spec.mode == Mode::Shadow)
 }
 
 fn judged(decision: &Decision<'_>) -> Judged {
@@ -219,11 +206,7 @@ fn judged(decision: &Decision<'_>) -> Judged {
 }
 
 fn verdict(judged: &Judged) -> Verdict {
-    if judged.code == "Allow" {
-        Verdict::Allow
-    } else {
-        Verdict::Deny
-    }
+    if judged.code == "Allow" { Verdict::Allow } else { Verdict::Deny }
 }
 
 fn labels() -> BTreeMap<String, String> {

@@ -42,49 +42,27 @@ pub(crate) fn judge(
         .filter(|policy| shadow_too || policy.spec.mode == Mode::Enforce)
         .collect();
     selected.sort_by_key(|policy| full_name(policy));
-    let of = |action: Action| {
-        selected
-            .iter()
-            .copied()
-            .filter(move |policy| policy.spec.action == action)
-    };
+    let of = |action: Action| selected.iter().copied().filter(move |policy| policy.spec.action == action);
 
     if request.source.identity.is_none() {
-        return Judged {
-            code: "SG0206",
-            ..Judged::default()
-        };
+        return Judged { code: "SG0206", ..Judged::default() };
     }
     if selected.is_empty() {
-        return Judged {
-            code: "SG0201",
-            ..Judged::default()
-        };
+        return Judged { code: "SG0201", ..Judged::default() };
     }
-    let denies: Vec<_> = of(Action::Deny)
-        .flat_map(|policy| answers(policy, place, request))
-        .collect();
+    let denies: Vec<_> = of(Action::Deny).flat_map(|policy| answers(policy, place, request)).collect();
     if let Some(judged) = matching(&denies, "SG0203").or_else(|| doubtful(&denies)) {
         return judged;
     }
     for policy in of(Action::Require) {
         let rules = answers(policy, place, request);
         if matching(&rules, "met").is_none() {
-            let unmet = Judged {
-                code: "SG0204",
-                policy: Some(full_name(policy)),
-                ..Judged::default()
-            };
+            let unmet = Judged { code: "SG0204", policy: Some(full_name(policy)), ..Judged::default() };
             return doubtful(&rules).unwrap_or(unmet);
         }
     }
-    let allows: Vec<_> = of(Action::Allow)
-        .flat_map(|policy| answers(policy, place, request))
-        .collect();
-    matching(&allows, "Allow").unwrap_or(Judged {
-        code: "SG0202",
-        ..Judged::default()
-    })
+    let allows: Vec<_> = of(Action::Allow).flat_map(|policy| answers(policy, place, request)).collect();
+    matching(&allows, "Allow").unwrap_or(Judged { code: "SG0202", ..Judged::default() })
 }
 
 fn full_name(policy: &AuthorizationPolicy) -> String {
@@ -96,9 +74,7 @@ fn selects(policy: &AuthorizationPolicy, place: &Place<'_>) -> bool {
     let in_scope = namespace == place.namespace || Some(namespace) == place.root_namespace;
     let labelled = match &policy.spec.selector {
         None => true,
-        Some(labels) => labels
-            .iter()
-            .all(|(key, value)| place.labels.get(key) == Some(value)),
+        Some(labels) => labels.iter().all(|(key, value)| place.labels.get(key) == Some(value)),
     };
     in_scope && labelled
 }
@@ -107,11 +83,7 @@ type Answered = (String, String, Answer);
 
 fn answers(policy: &AuthorizationPolicy, place: &Place<'_>, request: &Request<'_>) -> Vec<Answered> {
     let rule = |rule: &Rule| {
-        (
-            full_name(policy),
-            rule.name.to_string(),
-            answer(policy.spec.action, rule, place, request),
-        )
+        (full_name(policy), rule.name.to_string(), answer(policy.spec.action, rule, place, request))
     };
     policy.spec.rules.iter().map(rule).collect()
 }
@@ -129,15 +101,8 @@ fn matching(rules: &[Answered], code: &'static str) -> Option<Judged> {
 }
 
 fn doubtful(rules: &[Answered]) -> Option<Judged> {
-    let (policy, rule, _) = rules
-        .iter()
-        .find(|(_, _, answer)| *answer == Answer::CannotTell)?;
-    Some(Judged {
-        code: "SG0205",
-        policy: Some(policy.clone()),
-        rule: Some(rule.clone()),
-        pattern: None,
-    })
+    let (policy, rule, _) = rules.iter().find(|(_, _, answer)| *answer == Answer::CannotTell)?;
+    Some(Judged { code: "SG0205", policy: Some(policy.clone()), rule: Some(rule.clone()), pattern: None })
 }
 
 fn answer(action: Action, rule: &Rule, place: &Place<'_>, request: &Request<'_>) -> Answer {
@@ -155,10 +120,7 @@ fn answer(action: Action, rule: &Rule, place: &Place<'_>, request: &Request<'_>)
     let Some(operations) = &rule.to else {
         return Answer::Yes(None);
     };
-    let answers: Vec<Answer> = operations
-        .iter()
-        .map(|operation| asks(operation, request))
-        .collect();
+    let answers: Vec<Answer> = operations.iter().map(|operation| asks(operation, request)).collect();
     let yes = answers.iter().find(|answer| matches!(answer, Answer::Yes(_)));
     let doubt = answers.iter().find(|answer| **answer == Answer::CannotTell);
     yes.or(doubt).cloned().unwrap_or(Answer::No)
@@ -169,10 +131,7 @@ fn is_from(peer: &Peer, place: &Place<'_>, request: &Request<'_>) -> bool {
         return false;
     };
     let id = identity.as_str();
-    let domain = id
-        .strip_prefix("spiffe://")
-        .and_then(|rest| rest.split('/').next())
-        .unwrap_or_default();
+    let domain = id.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next()).unwrap_or_default();
     let account = match id.split('/').skip(3).collect::<Vec<_>>().as_slice() {
         ["ns", namespace, "sa", account] => Some((*namespace, *account)),
         _ => None,
@@ -186,31 +145,23 @@ fn is_from(peer: &Peer, place: &Place<'_>, request: &Request<'_>) -> bool {
         None => None,
     };
     let in_domain = domains.is_none_or(|domains| domains.iter().any(|given| given == domain));
-    let principal = peer
-        .principals
+    let principal = peer.principals.as_ref().is_none_or(|list| list.iter().any(|it| it.as_str() == id));
+    let service_account = peer
+        .service_accounts
         .as_ref()
-        .is_none_or(|list| list.iter().any(|it| it.as_str() == id));
-    let service_account = peer.service_accounts.as_ref().is_none_or(|list| {
-        list.iter()
-            .any(|it| account == Some((it.namespace.as_str(), it.name.as_str())))
-    });
+        .is_none_or(|list| list.iter().any(|it| account == Some((it.namespace.as_str(), it.name.as_str()))));
     let namespace = peer.namespaces.as_ref().is_none_or(|list| {
-        list.iter()
-            .any(|it| account.map(|(namespace, _)| namespace) == Some(it.as_str()))
+        list.iter().any(|it| account.map(|(namespace, _)| namespace) == Some(it.as_str()))
     });
-    let address = peer.ip_blocks.as_ref().is_none_or(|list| {
-        list.iter()
-            .any(|block| holds(&block.to_string(), request.source.ip))
-    });
+    let address = peer
+        .ip_blocks
+        .as_ref()
+        .is_none_or(|list| list.iter().any(|block| holds(&block.to_string(), request.source.ip)));
     in_domain && principal && service_account && namespace && address
 }
 
 fn asks(operation: &Operation, request: &Request<'_>) -> Answer {
-    if operation
-        .ports
-        .as_ref()
-        .is_some_and(|list| list.iter().all(|port| *port != request.port))
-    {
+    if operation.ports.as_ref().is_some_and(|list| list.iter().all(|port| *port != request.port)) {
         return Answer::No;
     }
     let wants_http = operation.methods.is_some()
@@ -218,20 +169,14 @@ fn asks(operation: &Operation, request: &Request<'_>) -> Answer {
         || operation.hosts.is_some()
         || operation.grpc.is_some();
     let Some(http) = request.http else {
-        return if wants_http {
-            Answer::CannotTell
-        } else {
-            Answer::Yes(None)
-        };
+        return if wants_http { Answer::CannotTell } else { Answer::Yes(None) };
     };
-    let method = operation
-        .methods
+    let method =
+        operation.methods.as_ref().is_none_or(|list| list.iter().any(|it| it.as_str() == http.method));
+    let host = operation
+        .hosts
         .as_ref()
-        .is_none_or(|list| list.iter().any(|it| it.as_str() == http.method));
-    let host = operation.hosts.as_ref().is_none_or(|list| {
-        list.iter()
-            .any(|it| host_matches(&it.to_string(), &http.host.to_lowercase()))
-    });
+        .is_none_or(|list| list.iter().any(|it| host_matches(&it.to_string(), &http.host.to_lowercase())));
     if !method || !host {
         return Answer::No;
     }
@@ -281,11 +226,7 @@ fn segments_match(pattern: &[&str], path: &[&str]) -> bool {
         (["**"], _) | ([], []) => true,
         ([], _) | (_, []) => false,
         ([first, pattern @ ..], [segment, path @ ..]) => {
-            let one = if first.starts_with('{') {
-                !segment.is_empty()
-            } else {
-                first == segment
-            };
+            let one = if first.starts_with('{') { !segment.is_empty() } else { first == segment };
             one && segments_match(pattern, path)
         }
     }
@@ -301,10 +242,7 @@ fn holds(block: &str, ip: IpAddr) -> bool {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        bytes
-            .iter()
-            .flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1 == 1))
-            .collect()
+        bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1 == 1)).collect()
     };
     let (network, ip) = (bits(network), bits(ip.to_canonical()));
     network.len() == ip.len() && network.iter().zip(&ip).take(prefix).all(|(a, b)| a == b)

@@ -36,10 +36,7 @@ impl Lifeline {
 
     /// Tells of `part` when dropped.
     pub(super) fn end(&self, part: Part) -> Held {
-        Held {
-            part,
-            lifeline: self.clone(),
-        }
+        Held { part, lifeline: self.clone() }
     }
 
     /// Tells of `part` when `future` ends.

@@ -44,9 +44,7 @@ impl Reload {
         let mut last_error = None;
         loop {
             let result = self.apply();
-            self.metrics
-                .files_refused
-                .store(result.is_err(), Ordering::Relaxed);
+            self.metrics.files_refused.store(result.is_err(), Ordering::Relaxed);
             match result {
                 Ok(()) if last_error.take().is_some() => {
                     tracing::info!("the newest files are in force again");
@@ -81,15 +79,8 @@ impl Reload {
             return Ok(());
         }
         if let Some(field) = self.config.needs_restart(&next) {
-            let message = format!(
-                "{}: {field} has changed, which needs a restart",
-                self.path.display()
-            );
-            return Err(Refused {
-                code: Code::ConfigStale,
-                message,
-                effect: LAST_GOOD,
-            });
+            let message = format!("{}: {field} has changed, which needs a restart", self.path.display());
+            return Err(Refused { code: Code::ConfigStale, message, effect: LAST_GOOD });
         }
         self.publisher.config(next.clone());
         tracing::info!("configuration applied");
@@ -107,11 +98,7 @@ impl Reload {
             return Err(Refused {
                 code: error.code(),
                 message: error.to_string(),
-                effect: if applied.is_withdrawn {
-                    WITHDRAWN
-                } else {
-                    LAST_GOOD
-                },
+                effect: if applied.is_withdrawn { WITHDRAWN } else { LAST_GOOD },
             });
         }
         if applied.has_changed {

@@ -19,11 +19,7 @@ pub(crate) struct Admission(Judgement);
 impl<T> Permit<T> {
     /// Visible to `authorize` and nobody else: this line is promise 1.
     pub(super) fn new(subject: T, peer: SpiffeId, admission: Admission) -> Self {
-        Self {
-            subject,
-            peer,
-            admission,
-        }
+        Self { subject, peer, admission }
     }
 
     /// Under which policy and rule.

@@ -22,16 +22,10 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let file: ConfigFile =
         serde_saphyr::from_str_with_options(text, yaml_options()).map_err(|error| syntax(path, &error))?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut faults = Faults {
-        folder,
-        list: Vec::new(),
-    };
+    let mut faults = Faults { folder, list: Vec::new() };
     match (file.resolve(&mut faults), faults.list) {
         (Some(config), faults) if faults.is_empty() => Ok(config),
-        (_, faults) => Err(ConfigError::Values {
-            path: path.to_owned(),
-            faults,
-        }),
+        (_, faults) => Err(ConfigError::Values { path: path.to_owned(), faults }),
     }
 }
 
@@ -188,15 +182,10 @@ impl ConfigFile {
     /// The typed configuration, or `None` with at least one fault.
     fn resolve(self, faults: &mut Faults<'_>) -> Option<Config> {
         let trust_domain = faults.take("trustDomain", TrustDomain::parse(&self.trust_domain));
-        let workload = trust_domain
-            .as_ref()
-            .and_then(|domain| self.workload.resolve(domain, faults));
+        let workload = trust_domain.as_ref().and_then(|domain| self.workload.resolve(domain, faults));
         let in_files = self.control_plane.is_none();
         let source = resolve_source(self.control_plane, self.identity, self.policies, faults);
-        let namespace = workload
-            .as_ref()
-            .map_or("", |workload| &workload.namespace)
-            .to_owned();
+        let namespace = workload.as_ref().map_or("", |workload| &workload.namespace).to_owned();
         let inbound = faults.each("inbound", self.inbound, InboundFile::resolve);
         let outbound = faults.each("outbound", self.outbound, |port, field, faults| {
             port.resolve(field, &namespace, in_files, faults)
@@ -204,19 +193,10 @@ impl ConfigFile {
         if inbound.is_empty() && outbound.is_empty() && faults.list.is_empty() {
             faults.push("inbound", "neither inbound nor outbound ports: nothing to do");
         }
-        if !in_files
-            && workload
-                .as_ref()
-                .is_some_and(|workload| !workload.labels.is_empty())
-        {
-            faults.push(
-                "workload.labels",
-                "labels come from the control plane; remove them here",
-            );
+        if !in_files && workload.as_ref().is_some_and(|workload| !workload.labels.is_empty()) {
+            faults.push("workload.labels", "labels come from the control plane; remove them here");
         }
-        let admin = self
-            .admin
-            .and_then(|admin| faults.parse::<SocketAddr>("admin.listen", &admin.listen));
+        let admin = self.admin.and_then(|admin| faults.parse::<SocketAddr>("admin.listen", &admin.listen));
         let limits = self.limits.resolve(&mut faults.list);
         if limits.idle_timeout >= limits.head_timeout {
             faults.push(
@@ -226,12 +206,12 @@ impl ConfigFile {
         }
         let workers = match self.workers {
             None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            Some(count) => NonZeroUsize::new(count)
-                .filter(|count| count.get() <= MOST_WORKERS)
-                .or_else(|| {
+            Some(count) => {
+                NonZeroUsize::new(count).filter(|count| count.get() <= MOST_WORKERS).or_else(|| {
                     faults.push("workers", format!("{count} is not between 1 and {MOST_WORKERS}"));
                     None
-                })?,
+                })?
+            }
         };
         Some(Config {
             trust_domain: trust_domain?,
@@ -287,28 +267,20 @@ impl OutboundFile {
         faults: &mut Faults<'_>,
     ) -> Option<Outbound> {
         let listen = faults.parse(&format!("{field}.listen"), &self.listen);
-        let service = if self.service.contains('/') {
-            self.service
-        } else {
-            format!("{namespace}/{}", self.service)
-        };
+        let service =
+            if self.service.contains('/') { self.service } else { format!("{namespace}/{}", self.service) };
         let service = faults.parse(&format!("{field}.service"), &service);
         let target = match (in_files, self.identities, self.endpoints) {
             (true, Some(identities), Some(endpoints)) => Some(Target {
-                identities: faults.each(
-                    &format!("{field}.identities"),
-                    identities,
-                    |text, field, faults| faults.take(field, SpiffeId::parse(&text)),
-                ),
+                identities: faults.each(&format!("{field}.identities"), identities, |text, field, faults| {
+                    faults.take(field, SpiffeId::parse(&text))
+                }),
                 endpoints: faults.each(&format!("{field}.endpoints"), endpoints, |text, field, faults| {
                     faults.parse(field, &text)
                 }),
             }),
             (true, ..) => {
-                faults.push(
-                    field,
-                    "without a control plane `identities` and `endpoints` are needed",
-                );
+                faults.push(field, "without a control plane `identities` and `endpoints` are needed");
                 None
             }
             (false, None, None) => None,
@@ -338,17 +310,11 @@ fn resolve_source(
 ) -> Option<Source> {
     match (control_plane, identity, policies) {
         (Some(control_plane), None, None) => {
-            let has_port = control_plane
-                .address
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| {
-                    !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
-                });
+            let has_port = control_plane.address.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+            });
             if !has_port {
-                faults.push(
-                    "controlPlane.address",
-                    format!("{:?} is not host:port", control_plane.address),
-                );
+                faults.push("controlPlane.address", format!("{:?} is not host:port", control_plane.address));
             }
             Some(Source::ControlPlane(ControlPlane {
                 address: control_plane.address,
@@ -380,10 +346,7 @@ struct Faults<'a> {
 
 impl Faults<'_> {
     fn push(&mut self, field: &str, message: impl Into<String>) {
-        self.list.push(Fault {
-            field: field.to_owned(),
-            message: message.into(),
-        });
+        self.list.push(Fault { field: field.to_owned(), message: message.into() });
     }
 
     fn take<T, E: std::fmt::Display>(&mut self, field: &str, result: Result<T, E>) -> Option<T> {
@@ -415,15 +378,8 @@ fn yaml_options() -> serde_saphyr::Options {
 }
 
 fn syntax(path: &Path, error: &serde_saphyr::Error) -> ConfigError {
-    let (line, column) = error
-        .location()
-        .map_or((1, 1), |location| (location.line(), location.column()));
-    ConfigError::Syntax {
-        path: path.to_owned(),
-        line,
-        column,
-        message: error.to_string(),
-    }
+    let (line, column) = error.location().map_or((1, 1), |location| (location.line(), location.column()));
+    ConfigError::Syntax { path: path.to_owned(), line, column, message: error.to_string() }
 }
 
 /// More threads than any machine of today has cores.

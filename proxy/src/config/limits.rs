@@ -140,12 +140,7 @@ impl LimitsFile {
         };
         let mut streams = limits.streams as usize;
         number("connections", self.connections, &mut limits.connections, 1);
-        number(
-            "connectionsPerSource",
-            self.connections_per_source,
-            &mut limits.connections_per_source,
-            1,
-        );
+        number("connectionsPerSource", self.connections_per_source, &mut limits.connections_per_source, 1);
         number("handshakes", self.handshakes, &mut limits.handshakes, 1);
         // hyper's read buffer has a floor of 8 KiB.
         number("headerBytes", self.header_bytes, &mut limits.header_bytes, 8_192);
@@ -153,18 +148,8 @@ impl LimitsFile {
         number("pathBytes", self.path_bytes, &mut limits.path_bytes, 16);
         number("streams", self.streams, &mut streams, 1);
         number("requests", self.requests, &mut limits.requests, 1);
-        number(
-            "idleConnections",
-            self.idle_connections,
-            &mut limits.idle_connections,
-            1,
-        );
-        number(
-            "snapshotBytes",
-            self.snapshot_bytes,
-            &mut limits.snapshot_bytes,
-            65_536,
-        );
+        number("idleConnections", self.idle_connections, &mut limits.idle_connections, 1);
+        number("snapshotBytes", self.snapshot_bytes, &mut limits.snapshot_bytes, 65_536);
         number("edgeCells", self.edge_cells, &mut limits.edge_cells, 16);
         limits.streams = u32::try_from(streams).unwrap_or(limits.streams);
 
@@ -172,33 +157,15 @@ impl LimitsFile {
             let Some(value) = value else { return };
             match duration(&value) {
                 Ok(time) if !time.is_zero() => *into = time,
-                Ok(_) => faults.push(Fault {
-                    field: format!("limits.{field}"),
-                    message: "is zero".into(),
-                }),
-                Err(message) => faults.push(Fault {
-                    field: format!("limits.{field}"),
-                    message,
-                }),
+                Ok(_) => faults.push(Fault { field: format!("limits.{field}"), message: "is zero".into() }),
+                Err(message) => faults.push(Fault { field: format!("limits.{field}"), message }),
             }
         };
-        time(
-            "handshakeTimeout",
-            self.handshake_timeout,
-            &mut limits.handshake_timeout,
-        );
+        time("handshakeTimeout", self.handshake_timeout, &mut limits.handshake_timeout);
         time("detectTimeout", self.detect_timeout, &mut limits.detect_timeout);
         time("headTimeout", self.head_timeout, &mut limits.head_timeout);
-        time(
-            "connectTimeout",
-            self.connect_timeout,
-            &mut limits.connect_timeout,
-        );
-        time(
-            "responseTimeout",
-            self.response_timeout,
-            &mut limits.response_timeout,
-        );
+        time("connectTimeout", self.connect_timeout, &mut limits.connect_timeout);
+        time("responseTimeout", self.response_timeout, &mut limits.response_timeout);
         time("idleTimeout", self.idle_timeout, &mut limits.idle_timeout);
         time("drainTimeout", self.drain_timeout, &mut limits.drain_timeout);
         limits

@@ -27,22 +27,8 @@ macro_rules! kind {
     };
 }
 
-kind!(
-    Time,
-    "duration",
-    "Numbers with their units, more than nothing.",
-    "500ms",
-    "30s",
-    "1m 30s",
-    "6h"
-);
-kind!(
-    Address,
-    "address",
-    "An IP address and a port.",
-    "127.0.0.1:15106",
-    "[::1]:15106"
-);
+kind!(Time, "duration", "Numbers with their units, more than nothing.", "500ms", "30s", "1m 30s", "6h");
+kind!(Address, "address", "An IP address and a port.", "127.0.0.1:15106", "[::1]:15106");
 kind!(
     HostPort,
     "host-and-port",
@@ -63,12 +49,7 @@ kind!(
     "A SPIFFE trust domain without its scheme: `a` to `z`, `0` to `9`, `.`, `-` and `_`.",
     "shop.test"
 );
-kind!(
-    Id,
-    "spiffe-id",
-    "The URI of an identity.",
-    "spiffe://shop.test/ns/shop/sa/payments"
-);
+kind!(Id, "spiffe-id", "The URI of an identity.", "spiffe://shop.test/ns/shop/sa/payments");
 kind!(
     Name,
     "service-name",

@@ -39,15 +39,10 @@ fn faults(text: &str) -> Vec<String> {
 #[test]
 fn a_sidecar_of_a_control_plane_takes_paths_relative_to_its_file() {
     let config = parse(WITH_CONTROL_PLANE).unwrap();
-    assert_eq!(
-        config.workload.identity.as_str(),
-        "spiffe://shop.test/ns/shop/sa/orders"
-    );
+    assert_eq!(config.workload.identity.as_str(), "spiffe://shop.test/ns/shop/sa/orders");
     assert_eq!(config.outbound[0].service.as_str(), "shop/payments");
     assert_eq!(config.cache.as_deref(), Some(Path::new("/etc/sidegate/cache/")));
-    let Source::ControlPlane(control_plane) = config.source else {
-        panic!("{:?}", config.source)
-    };
+    let Source::ControlPlane(control_plane) = config.source else { panic!("{:?}", config.source) };
     assert_eq!(control_plane.trust_bundle, Path::new("/etc/sidegate/root.pem"));
 }
 
@@ -55,19 +50,14 @@ fn a_sidecar_of_a_control_plane_takes_paths_relative_to_its_file() {
 fn a_sidecar_of_files_names_its_peers() {
     let config = parse(WITH_FILES).unwrap();
     let target = config.outbound[0].target.as_ref().unwrap();
-    assert_eq!(
-        target.identities[0].as_str(),
-        "spiffe://shop.test/ns/shop/sa/ledger"
-    );
+    assert_eq!(target.identities[0].as_str(), "spiffe://shop.test/ns/shop/sa/ledger");
     assert_eq!(config.inbound[0].forward.to_string(), "localhost:8080");
 }
 
 #[test]
 fn an_unknown_field_is_an_error_with_its_line() {
     let text = format!("{WITH_FILES}\nlimit: {{connections: 5}}\n");
-    let Err(ConfigError::Syntax { line, message, .. }) = parse(&text) else {
-        panic!("accepted")
-    };
+    let Err(ConfigError::Syntax { line, message, .. }) = parse(&text) else { panic!("accepted") };
     assert_eq!(line, 15);
     assert!(message.contains("limit"), "{message}");
 }
@@ -87,33 +77,20 @@ fn all_bad_values_are_reported_together() {
         .replace("127.0.0.1:15120", "localhost:15120");
     assert_eq!(
         faults(&text),
-        [
-            "controlPlane.address",
-            "inbound[0].listen",
-            "inbound[0].forward",
-            "admin.listen"
-        ]
+        ["controlPlane.address", "inbound[0].listen", "inbound[0].forward", "admin.listen"]
     );
 }
 
 #[test]
 fn two_sources_of_truth_are_refused() {
-    assert_eq!(
-        faults(&format!("{WITH_CONTROL_PLANE}policies: policies/\n")),
-        ["controlPlane"]
-    );
-    assert_eq!(
-        faults(&WITH_FILES.replace("policies: policies/", "")),
-        ["controlPlane"]
-    );
+    assert_eq!(faults(&format!("{WITH_CONTROL_PLANE}policies: policies/\n")), ["controlPlane"]);
+    assert_eq!(faults(&WITH_FILES.replace("policies: policies/", "")), ["controlPlane"]);
 }
 
 #[test]
 fn endpoints_belong_to_file_mode_alone() {
-    let text = WITH_CONTROL_PLANE.replace(
-        "service: payments",
-        "service: payments, endpoints: ['10.0.0.7:1']",
-    );
+    let text =
+        WITH_CONTROL_PLANE.replace("service: payments", "service: payments, endpoints: ['10.0.0.7:1']");
     assert_eq!(faults(&text), ["outbound[0]"]);
     let text = WITH_FILES.replace("  endpoints: ['10.0.0.7:15106']", "");
     assert_eq!(faults(&text), ["outbound[0]"]);
@@ -121,17 +98,8 @@ fn endpoints_belong_to_file_mode_alone() {
 
 #[test]
 fn no_limit_can_be_switched_off() {
-    for limits in [
-        "connections: 0",
-        "handshakeTimeout: 0s",
-        "headers: 0",
-        "responseTimeout: forever",
-    ] {
-        assert_eq!(
-            faults(&format!("{WITH_FILES}limits: {{{limits}}}\n")).len(),
-            1,
-            "{limits}"
-        );
+    for limits in ["connections: 0", "handshakeTimeout: 0s", "headers: 0", "responseTimeout: forever"] {
+        assert_eq!(faults(&format!("{WITH_FILES}limits: {{{limits}}}\n")).len(), 1, "{limits}");
     }
 }
 
@@ -171,10 +139,8 @@ fn what_a_control_plane_was_told_needs_a_restart_and_is_free_without_one() {
 fn the_schema_says_what_the_file_may_say_of_limits() {
     let schema = schema().to_value();
     let limits = schema["$defs"]["Limits"]["properties"].as_object().unwrap();
-    let defaults: Vec<_> = limits
-        .iter()
-        .map(|(field, limit)| format!("{field}: {}", limit["default"]))
-        .collect();
+    let defaults: Vec<_> =
+        limits.iter().map(|(field, limit)| format!("{field}: {}", limit["default"])).collect();
     let config = parse(&with_limits(&defaults.join(", "))).unwrap();
     assert_eq!(config.limits, Limits::default());
 

@@ -60,33 +60,22 @@ impl Cache {
         let Some(bytes) = self.read(RESOURCES)? else {
             return Ok(Resumed::default());
         };
-        let damaged = |file: &str, reason: String| CacheError::Damaged {
-            path: self.folder.join(file),
-            reason,
-        };
+        let damaged =
+            |file: &str, reason: String| CacheError::Damaged { path: self.folder.join(file), reason };
         let saved =
             v1::Update::decode(bytes.as_slice()).map_err(|error| damaged(RESOURCES, error.to_string()))?;
         let resources = Resources::from_list(saved.set);
-        let mesh = resources
-            .mesh_state()
-            .map_err(|refusal| damaged(RESOURCES, refusal.to_string()))?;
+        let mesh = resources.mesh_state().map_err(|refusal| damaged(RESOURCES, refusal.to_string()))?;
         let credentials = match self.read(CREDENTIALS)? {
             None => None,
             Some(pem) => self.credentials(&pem, &mesh.trust)?,
         };
-        Ok(Resumed {
-            credentials,
-            resources,
-        })
+        Ok(Resumed { credentials, resources })
     }
 
     /// Replaces the saved resources.
     pub(super) fn save_resources(&self, resources: &Resources) -> Result<(), CacheError> {
-        let saved = v1::Update {
-            version: 0,
-            set: resources.to_list(),
-            removed: Vec::new(),
-        };
+        let saved = v1::Update { version: 0, set: resources.to_list(), removed: Vec::new() };
         self.write(RESOURCES, &saved.encode_to_vec())
     }
 
@@ -128,11 +117,7 @@ impl Cache {
             let path = path.to_owned();
             move |cause| CacheError::Io { path, cause }
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.folder)
-            .map_err(error(&self.folder))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(error(&self.folder))?;
         check_private(&self.folder, 0o700)?;
         let beside = self.folder.join(format!("{name}.new"));
         // What a crash left behind; `create_new` then makes sure that the file is ours.
@@ -146,33 +131,23 @@ impl Cache {
             .mode(0o600)
             .open(&beside)
             .map_err(error(&beside))?;
-        file.write_all(bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(error(&beside))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(error(&beside))?;
         let path = self.folder.join(name);
         fs::rename(&beside, &path).map_err(error(&path))?;
-        File::open(&self.folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(error(&self.folder))
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(error(&self.folder))
     }
 }
 
 /// Not a link, of this user alone.
 fn check_private(path: &Path, must: u32) -> Result<(), CacheError> {
-    let found = fs::symlink_metadata(path).map_err(|cause| CacheError::Io {
-        path: path.to_owned(),
-        cause,
-    })?;
+    let found =
+        fs::symlink_metadata(path).map_err(|cause| CacheError::Io { path: path.to_owned(), cause })?;
     let mode = found.mode() & 0o7777;
     let is_ours = found.uid() == rustix::process::geteuid().as_raw();
     if mode & 0o077 == 0 && is_ours && !found.is_symlink() {
         Ok(())
     } else {
-        Err(CacheError::Open {
-            path: path.to_owned(),
-            mode,
-            must,
-        })
+        Err(CacheError::Open { path: path.to_owned(), mode, must })
     }
 }
 
@@ -221,10 +196,8 @@ mod tests {
         leaf.subject_alt_names = vec![SanType::URI(PAYMENTS.try_into().unwrap())];
         leaf.is_ca = IsCa::ExplicitNoCa;
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        leaf.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        leaf.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         leaf.not_before = OffsetDateTime::now_utc() - time::Duration::MINUTE;
         leaf.not_after = OffsetDateTime::now_utc() + time::Duration::HOUR;
         let key = KeyPair::generate().unwrap();
@@ -247,10 +220,7 @@ mod tests {
             enforcement: v1::Enforcement::Enforce.into(),
             report_interval_ms: 1_000,
         };
-        let bundle = v1::TrustBundle {
-            trust_domain: "shop.test".to_owned(),
-            authorities: vec![authority],
-        };
+        let bundle = v1::TrustBundle { trust_domain: "shop.test".to_owned(), authorities: vec![authority] };
         let resource = |name: &str, kind| v1::Resource {
             name: name.to_owned(),
             version: "1".to_owned(),
@@ -273,11 +243,7 @@ mod tests {
         assert_eq!(resumed.credentials.unwrap().svid().id().as_str(), PAYMENTS);
         assert_eq!(resumed.resources.len(), 2);
         for (path, mode) in [("", 0o700), (RESOURCES, 0o600), (CREDENTIALS, 0o600)] {
-            assert_eq!(
-                fs::metadata(cache.folder.join(path)).unwrap().mode() & 0o777,
-                mode,
-                "{path}"
-            );
+            assert_eq!(fs::metadata(cache.folder.join(path)).unwrap().mode() & 0o777, mode, "{path}");
         }
     }
 
@@ -294,10 +260,7 @@ mod tests {
         for (path, mode) in [("", 0o755), (RESOURCES, 0o620), (CREDENTIALS, 0o644)] {
             let (_root, cache) = saved(PAYMENTS);
             chmod(&cache.folder.join(path), mode);
-            assert!(
-                matches!(cache.load(), Err(CacheError::Open { .. })),
-                "{path} {mode:o}"
-            );
+            assert!(matches!(cache.load(), Err(CacheError::Open { .. })), "{path} {mode:o}");
         }
     }
 

@@ -100,9 +100,7 @@ impl Connector {
         if credentials.is_none_or(|own| vouches_for(&configured, own)) {
             Ok(channel)
         } else {
-            Err(ConnectError::OtherRoot {
-                address: self.address.clone(),
-            })
+            Err(ConnectError::OtherRoot { address: self.address.clone() })
         }
     }
 
@@ -116,9 +114,7 @@ impl Connector {
         // Connected here rather than inside the channel: the reason of a failed handshake stays readable, and a lost
         // connection is noticed rather than replaced unseen.
         let stream = timeout(CONNECT_TIMEOUT, async {
-            let tcp = TcpStream::connect(&self.address)
-                .await
-                .map_err(|cause| DialError::other(&cause))?;
+            let tcp = TcpStream::connect(&self.address).await.map_err(|cause| DialError::other(&cause))?;
             tcp.set_nodelay(true).map_err(|cause| DialError::other(&cause))?;
             tls::originate(tcp, config).await.map_err(|cause| DialError {
                 is_untrusted: cause.code() == Code::UntrustedCertificate,
@@ -151,26 +147,18 @@ impl Connector {
     }
 
     async fn configured(&self) -> Result<TrustBundles, String> {
-        let pem = tokio::fs::read(&self.bootstrap_file)
-            .await
-            .map_err(|error| error.to_string())?;
+        let pem = tokio::fs::read(&self.bootstrap_file).await.map_err(|error| error.to_string())?;
         bundles(&self.trust_domain, &pem)
     }
 
     fn failed(&self, reason: String) -> ConnectError {
-        ConnectError::Failed {
-            address: self.address.clone(),
-            reason,
-        }
+        ConnectError::Failed { address: self.address.clone(), reason }
     }
 }
 
 impl DialError {
     fn other(cause: &dyn std::fmt::Display) -> Self {
-        Self {
-            reason: cause.to_string(),
-            is_untrusted: false,
-        }
+        Self { reason: cause.to_string(), is_untrusted: false }
     }
 }
 

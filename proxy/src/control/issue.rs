@@ -58,10 +58,7 @@ pub(super) async fn run(client: &Client, renewed: watch::Sender<Option<Credentia
         rest(client, life).await;
     }
     loop {
-        let current = renewed
-            .borrow()
-            .clone()
-            .filter(|own| !attests_by_token && is_alive(own));
+        let current = renewed.borrow().clone().filter(|own| !attests_by_token && is_alive(own));
         match issue(client, current.as_ref()).await {
             Ok(credentials) => {
                 (failures, attests_by_token) = (0, false);
@@ -115,18 +112,13 @@ async fn pass(wait: Duration, wall_clock: impl Fn() -> SystemTime) {
 async fn issue(client: &Client, current: Option<&Credentials>) -> Result<Credentials, IssueError> {
     let join_token = match (current, &client.join_token) {
         (Some(_), _) => String::new(),
-        (None, Some(path)) => tokio::fs::read_to_string(path)
-            .await
-            .map_err(IssueError::Token)?
-            .trim()
-            .to_owned(),
+        (None, Some(path)) => {
+            tokio::fs::read_to_string(path).await.map_err(IssueError::Token)?.trim().to_owned()
+        }
         (None, None) => return Err(IssueError::NoToken),
     };
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let csr = CertificateParams::default()
-        .serialize_request(&key)?
-        .der()
-        .to_vec();
+    let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
     let channel = client.connector.connect(current).await?;
     let mut request = tonic::Request::new(v1::IssueRequest { csr, join_token });
     request.set_timeout(TIMEOUT);
@@ -149,11 +141,8 @@ fn take_into_use(
         .map(|bundle| resources::bundle(&bundle))
         .collect::<Result<_, _>>()
         .map_err(|refusal| IssueError::Bundles(refusal.message))?;
-    let chain: Vec<CertificateDer<'static>> = issued
-        .certificate_chain
-        .into_iter()
-        .map(CertificateDer::from)
-        .collect();
+    let chain: Vec<CertificateDer<'static>> =
+        issued.certificate_chain.into_iter().map(CertificateDer::from).collect();
     let pkcs8 = Zeroizing::new(key.serialize_der());
     let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pkcs8.to_vec()));
     let credentials = Credentials::new(chain, private, &trust, UnixTime::now())?;
@@ -178,10 +167,9 @@ impl IssueError {
     /// Whether another proof of who this is may help.
     fn is_of_the_proof(&self) -> bool {
         match self {
-            Self::Refused(status) => matches!(
-                status.code(),
-                tonic::Code::Unauthenticated | tonic::Code::PermissionDenied
-            ),
+            Self::Refused(status) => {
+                matches!(status.code(), tonic::Code::Unauthenticated | tonic::Code::PermissionDenied)
+            }
             Self::Connect(error) => matches!(error, ConnectError::OtherRoot { .. }),
             Self::NoToken | Self::Token(_) => true,
             Self::NotNow(_)

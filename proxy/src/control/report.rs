@@ -75,10 +75,7 @@ impl Reporter<'_> {
 
     fn collect(&mut self) {
         let covers = self.covered_until.elapsed();
-        let (cells, mut dropped) = self
-            .client
-            .edges
-            .take_deltas(&self.client.config.workload.identity);
+        let (cells, mut dropped) = self.client.edges.take_deltas(&self.client.config.workload.identity);
         self.covered_until = Instant::now();
         let mut batches = batches(cells);
         if batches.is_empty() && dropped > 0 {
@@ -144,10 +141,7 @@ impl Reporter<'_> {
             let counts = batch.cells.iter().map(|cell| cell.count);
             counts.fold(batch.dropped, u64::saturating_add)
         });
-        self.client
-            .metrics
-            .ledger_dropped
-            .fetch_add(observations, Ordering::Relaxed);
+        self.client.metrics.ledger_dropped.fetch_add(observations, Ordering::Relaxed);
         tracing::warn!(%reason, observations, "the control plane refused a report: dropped");
     }
 }
@@ -175,9 +169,7 @@ fn batches(cells: Vec<v1::EdgeCell>) -> Vec<Vec<v1::EdgeCell>> {
 /// What a report may cover; a gap beyond that, after a long outage, makes the shown rate too high for one interval.
 fn covers_ms(covers: Duration) -> u32 {
     let longest = u32::try_from(LONGEST_COVER.as_millis()).unwrap_or(u32::MAX);
-    u32::try_from(covers.as_millis())
-        .unwrap_or(u32::MAX)
-        .clamp(1, longest)
+    u32::try_from(covers.as_millis()).unwrap_or(u32::MAX).clamp(1, longest)
 }
 
 /// Whether the refusal is of what the batch says, so that the same batch would be refused again.
@@ -212,10 +204,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_bounded_in_cells_and_in_bytes_and_none_is_empty() {
-        let cell = |text: usize| v1::EdgeCell {
-            route: "a".repeat(text),
-            ..v1::EdgeCell::default()
-        };
+        let cell = |text: usize| v1::EdgeCell { route: "a".repeat(text), ..v1::EdgeCell::default() };
         assert!(batches(Vec::new()).is_empty());
         let many = batches(vec![cell(0); MOST_CELLS + 1]);
         assert_eq!(many.iter().map(Vec::len).collect::<Vec<_>>(), [MOST_CELLS, 1]);

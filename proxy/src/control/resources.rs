@@ -31,11 +31,7 @@ pub(crate) struct Refusal {
 impl Resources {
     /// From a full list, as the cache keeps it.
     pub(super) fn from_list(list: Vec<v1::Resource>) -> Self {
-        Self(
-            list.into_iter()
-                .map(|resource| (resource.name.clone(), resource))
-                .collect(),
-        )
+        Self(list.into_iter().map(|resource| (resource.name.clone(), resource)).collect())
     }
 
     /// All of them, in the order of their names.
@@ -45,10 +41,7 @@ impl Resources {
 
     /// Name to version: what a `Hello` says is held.
     pub(super) fn versions(&self) -> BTreeMap<String, String> {
-        self.0
-            .iter()
-            .map(|(name, resource)| (name.clone(), resource.version.clone()))
-            .collect()
+        self.0.iter().map(|(name, resource)| (name.clone(), resource.version.clone())).collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -61,12 +54,7 @@ impl Resources {
         for name in &update.removed {
             next.0.remove(name);
         }
-        next.0.extend(
-            update
-                .set
-                .into_iter()
-                .map(|resource| (resource.name.clone(), resource)),
-        );
+        next.0.extend(update.set.into_iter().map(|resource| (resource.name.clone(), resource)));
         next
     }
 
@@ -162,10 +150,9 @@ fn enforcement(value: i32) -> Result<Enforcement, Refusal> {
     match v1::Enforcement::try_from(value) {
         Ok(v1::Enforcement::Enforce) => Ok(Enforcement::Enforce),
         Ok(v1::Enforcement::Observe) => Ok(Enforcement::Observe),
-        Ok(v1::Enforcement::Unspecified) | Err(_) => Err(Refusal::new(
-            "settings: enforcement",
-            format!("{value} is not a known enforcement"),
-        )),
+        Ok(v1::Enforcement::Unspecified) | Err(_) => {
+            Err(Refusal::new("settings: enforcement", format!("{value} is not a known enforcement")))
+        }
     }
 }
 
@@ -192,19 +179,11 @@ fn named(name: &str, kind: &str, content: &str) -> Result<(), Refusal> {
 
 impl Refusal {
     fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            code: Code::SnapshotRefused,
-            message: message.into(),
-        }
+        Self { path: path.into(), code: Code::SnapshotRefused, message: message.into() }
     }
 
     fn within(mut self, name: &str) -> Self {
-        self.path = if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{name}: {}", self.path)
-        };
+        self.path = if self.path.is_empty() { name.to_owned() } else { format!("{name}: {}", self.path) };
         self
     }
 }
@@ -221,11 +200,7 @@ mod tests {
         "spec":{"action":"Allow","rules":[{"from":[{"serviceAccounts":["shop/orders"]}]}]}}"#;
 
     fn resource(name: &str, kind: Kind) -> v1::Resource {
-        v1::Resource {
-            name: name.to_owned(),
-            version: "1".to_owned(),
-            kind: Some(kind),
-        }
+        v1::Resource { name: name.to_owned(), version: "1".to_owned(), kind: Some(kind) }
     }
 
     fn settings(enforcement: v1::Enforcement) -> v1::Resource {
@@ -239,10 +214,7 @@ mod tests {
     }
 
     fn policy(name: &str, document: &str) -> v1::Resource {
-        let policy = v1::Policy {
-            document: document.to_owned(),
-            source: "policies/a.yaml:1".to_owned(),
-        };
+        let policy = v1::Policy { document: document.to_owned(), source: "policies/a.yaml:1".to_owned() };
         resource(name, Kind::Policy(policy))
     }
 
@@ -251,9 +223,7 @@ mod tests {
             identities: identities.iter().map(ToString::to_string).collect(),
             endpoints: endpoints
                 .iter()
-                .map(|address| v1::Endpoint {
-                    address: (*address).to_owned(),
-                })
+                .map(|address| v1::Endpoint { address: (*address).to_owned() })
                 .collect(),
         };
         resource("service/shop/payments", Kind::Service(service))
@@ -262,9 +232,7 @@ mod tests {
     fn refused(resources: Vec<v1::Resource>) -> Refusal {
         let mut all = vec![settings(v1::Enforcement::Enforce)];
         all.extend(resources);
-        Resources::from_list(all)
-            .mesh_state()
-            .expect_err("must be refused")
+        Resources::from_list(all).mesh_state().expect_err("must be refused")
     }
 
     #[test]
@@ -284,31 +252,18 @@ mod tests {
     fn one_element_that_is_not_understood_refuses_all_with_its_path() {
         let unknown_field = POLICY.replace("\"action\"", "\"onlyOnTuesdays\":true,\"action\"");
         for (resources, path) in [
-            (
-                vec![policy("policy/shop/callers", &unknown_field)],
-                "policy/shop/callers: spec.onlyOnTuesdays",
-            ),
+            (vec![policy("policy/shop/callers", &unknown_field)], "policy/shop/callers: spec.onlyOnTuesdays"),
             (vec![policy("policy/shop/other", POLICY)], "policy/shop/other"),
             (
                 vec![service(&["spiffe://shop.test/ns//sa/payments"], &[])],
                 "service/shop/payments: identities[0]",
             ),
+            (vec![service(&[], &["payments:15106"])], "service/shop/payments: endpoints[0].address"),
             (
-                vec![service(&[], &["payments:15106"])],
-                "service/shop/payments: endpoints[0].address",
-            ),
-            (
-                vec![v1::Resource {
-                    name: "route/shop/a".to_owned(),
-                    version: String::new(),
-                    kind: None,
-                }],
+                vec![v1::Resource { name: "route/shop/a".to_owned(), version: String::new(), kind: None }],
                 "route/shop/a: kind",
             ),
-            (
-                vec![settings(v1::Enforcement::Unspecified)],
-                "settings: enforcement",
-            ),
+            (vec![settings(v1::Enforcement::Unspecified)], "settings: enforcement"),
         ] {
             assert_eq!(refused(resources).path, path);
         }
@@ -330,9 +285,6 @@ mod tests {
             set: vec![service(&[], &[])],
             removed: vec!["policy/shop/callers".to_owned()],
         });
-        assert_eq!(
-            next.versions().into_keys().collect::<Vec<_>>(),
-            ["service/shop/payments", "settings"]
-        );
+        assert_eq!(next.versions().into_keys().collect::<Vec<_>>(), ["service/shop/payments", "settings"]);
     }
 }

@@ -46,12 +46,7 @@ struct Subscriber<'a> {
 
 /// Keeps a stream open until draining has begun, and then says goodbye.
 pub(super) async fn run(client: &Client, credentials: watch::Receiver<Option<Credentials>>, held: Resources) {
-    let mut subscriber = Subscriber {
-        client,
-        held,
-        stream: None,
-        failures: 0,
-    };
+    let mut subscriber = Subscriber { client, held, stream: None, failures: 0 };
     tokio::select! {
         biased;
         () = client.drain.begun() => {}
@@ -126,11 +121,7 @@ impl Subscriber<'_> {
                     port: port.forward.port().into(),
                 })
                 .collect(),
-            services: config
-                .outbound
-                .iter()
-                .map(|port| port.service.to_string())
-                .collect(),
+            services: config.outbound.iter().map(|port| port.service.to_string()).collect(),
             held: self.held.versions(),
         }
     }
@@ -187,9 +178,7 @@ impl Subscriber<'_> {
 /// An answer never waits: the control plane sends nothing while one is due, so there is room.
 fn say(answers: &mpsc::Sender<v1::SubscribeRequest>, message: Message) -> Result<(), StreamError> {
     let message = Some(message);
-    answers
-        .try_send(v1::SubscribeRequest { message })
-        .map_err(|_| StreamError::Ended)
+    answers.try_send(v1::SubscribeRequest { message }).map_err(|_| StreamError::Ended)
 }
 
 /// Puts an update in force whole, or refuses it whole.

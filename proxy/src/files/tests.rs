@@ -36,12 +36,7 @@ impl Sidecar {
             identities: ['spiffe://shop.test/ns/shop/sa/orders']}]\n";
         let config = Config::parse(&folder.path().join("proxy.yaml"), text).unwrap();
         let publisher = Publisher::new(config.clone(), Arc::new(Metrics::default()));
-        let sidecar = Self {
-            folder,
-            config,
-            in_force: InForce::default(),
-            publisher,
-        };
+        let sidecar = Self { folder, config, in_force: InForce::default(), publisher };
         let (chain, key) = authority.svid(PAYMENTS);
         sidecar.write("bundle.pem", &authority.0.pem());
         sidecar.write("svid.pem", &chain);
@@ -99,10 +94,8 @@ impl Root {
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         (params.not_before, params.not_after) = validity();
         let certificate = params.signed_by(&key, &self.0).unwrap();

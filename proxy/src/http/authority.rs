@@ -60,12 +60,7 @@ impl Authority {
             None => None,
             Some(digits) => Some(parse_port(digits).ok_or_else(malformed)?),
         };
-        let host = if host.starts_with('[') {
-            ipv6(host)
-        } else {
-            name(host)
-        }
-        .ok_or_else(malformed)?;
+        let host = if host.starts_with('[') { ipv6(host) } else { name(host) }.ok_or_else(malformed)?;
         Ok(Self { host, port })
     }
 }
@@ -80,11 +75,7 @@ impl fmt::Display for Authority {
 }
 
 fn split_port(text: &str) -> Option<(&str, Option<&str>)> {
-    let after_host = if text.starts_with('[') {
-        text.find(']')?.checked_add(1)?
-    } else {
-        0
-    };
+    let after_host = if text.starts_with('[') { text.find(']')?.checked_add(1)? } else { 0 };
     match text.get(after_host..)?.find(':') {
         None => Some((text, None)),
         Some(colon) => {
@@ -96,11 +87,7 @@ fn split_port(text: &str) -> Option<(&str, Option<&str>)> {
 
 fn parse_port(digits: &str) -> Option<u16> {
     let plain = (1..=5).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if plain {
-        digits.parse().ok().filter(|port| *port != 0)
-    } else {
-        None
-    }
+    if plain { digits.parse().ok().filter(|port| *port != 0) } else { None }
 }
 
 /// No zone: it means something on one host only.
@@ -114,9 +101,7 @@ fn name(host: &str) -> Option<String> {
     let is_label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
     (host.len() <= 253 && host.split('.').all(is_label)).then(|| host.to_ascii_lowercase())
 }
@@ -132,10 +117,7 @@ mod tests {
 
     #[test]
     fn case_and_a_trailing_dot_do_not_make_another_host() {
-        assert_eq!(
-            agree(None, &["Payments.Shop.:8080"]).as_deref(),
-            Ok("payments.shop:8080")
-        );
+        assert_eq!(agree(None, &["Payments.Shop.:8080"]).as_deref(), Ok("payments.shop:8080"));
         assert_eq!(agree(Some("payments"), &["PAYMENTS"]).as_deref(), Ok("payments"));
     }
 
@@ -149,14 +131,8 @@ mod tests {
     fn a_request_without_exactly_one_authority_is_refused() {
         assert_eq!(agree(None, &[]), Err(BadAuthority::Missing));
         assert_eq!(agree(None, &["a", "a"]), Err(BadAuthority::Doubled));
-        assert!(matches!(
-            agree(Some("a.test"), &["evil.test"]),
-            Err(BadAuthority::Disagree(..))
-        ));
-        assert!(matches!(
-            agree(Some("a.test"), &["a.test:80"]),
-            Err(BadAuthority::Disagree(..))
-        ));
+        assert!(matches!(agree(Some("a.test"), &["evil.test"]), Err(BadAuthority::Disagree(..))));
+        assert!(matches!(agree(Some("a.test"), &["a.test:80"]), Err(BadAuthority::Disagree(..))));
     }
 
     #[test]
@@ -184,10 +160,7 @@ mod tests {
             "*",
             "a%2eb",
         ] {
-            assert!(
-                matches!(agree(None, &[host]), Err(BadAuthority::Malformed(_))),
-                "{host:?}"
-            );
+            assert!(matches!(agree(None, &[host]), Err(BadAuthority::Malformed(_))), "{host:?}");
         }
     }
 }

@@ -57,9 +57,7 @@ impl ResponseBody {
 
     /// What this sidecar answers by itself.
     pub(crate) fn text(text: String) -> Self {
-        Self::Text {
-            body: Full::from(text),
-        }
+        Self::Text { body: Full::from(text) }
     }
 }
 
@@ -75,8 +73,7 @@ impl Body for RequestBody {
         let mut frame = ready!(this.body.poll_frame(cx));
         if let Some(Ok(frame)) = &mut frame {
             if let Some(bytes) = frame.data_ref() {
-                this.count
-                    .set(this.count.get().saturating_add(bytes.len() as u64));
+                this.count.set(this.count.get().saturating_add(bytes.len() as u64));
             }
             clean(frame);
         }

@@ -15,10 +15,8 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Removes hop-by-hop fields. `Err` names the security header that `Connection` asked to remove, or shows a
 /// `Connection` field that cannot be read.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), String> {
-    let keeps_trailers = headers
-        .get_all(TE)
-        .iter()
-        .any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let keeps_trailers =
+        headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     for name in listed_by_connection(headers)? {
         headers.remove(name);
     }
@@ -66,12 +64,8 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     if crumbs.next().is_none() || crumbs.next().is_none() {
         return;
     }
-    let joined = headers
-        .get_all(COOKIE)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect::<Vec<_>>()
-        .join(&b"; "[..]);
+    let joined =
+        headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
     if let Ok(value) = HeaderValue::from_bytes(&joined) {
         headers.insert(COOKIE, value);
     }
@@ -113,9 +107,7 @@ pub(crate) fn insert_websocket(headers: &mut HeaderMap) {
 fn listed_by_connection(headers: &HeaderMap) -> Result<Vec<HeaderName>, String> {
     let mut listed = Vec::new();
     for value in headers.get_all(CONNECTION) {
-        let list = value
-            .to_str()
-            .map_err(|_| "Connection holds bytes that are not ASCII".to_owned())?;
+        let list = value.to_str().map_err(|_| "Connection holds bytes that are not ASCII".to_owned())?;
         for option in list.split(',').map(str::trim).filter(|option| !option.is_empty()) {
             let name = HeaderName::try_from(option)
                 .map_err(|_| format!("Connection lists {option:?}, which is no header name"))?;
@@ -176,20 +168,9 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     HeaderName::from_static("http2-settings"),
 ];
 /// RFC 7239, RFC 9440, and what Envoy and nginx write.
-const IDENTITY: [&str; 5] = [
-    "forwarded",
-    "x-real-ip",
-    "x-client-cert",
-    "client-cert",
-    "client-cert-chain",
-];
-const OVERRIDES: [&str; 5] = [
-    "x-rewrite-url",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-http-path-override",
-];
+const IDENTITY: [&str; 5] = ["forwarded", "x-real-ip", "x-client-cert", "client-cert", "client-cert-chain"];
+const OVERRIDES: [&str; 5] =
+    ["x-rewrite-url", "x-http-method", "x-http-method-override", "x-method-override", "x-http-path-override"];
 const OVERRIDE_PREFIXES: [&str; 2] = ["x-original-", "x-envoy-"];
 const IDENTITY_PREFIXES: [&str; 3] = ["x-forwarded-", "x-sidegate-", "x-ssl-client-"];
 
@@ -200,10 +181,7 @@ mod tests {
     fn fields(list: &[(&str, &str)]) -> HeaderMap {
         list.iter()
             .map(|(name, value)| {
-                (
-                    HeaderName::try_from(*name).unwrap(),
-                    HeaderValue::from_str(value).unwrap(),
-                )
+                (HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap())
             })
             .collect()
     }
@@ -233,13 +211,7 @@ mod tests {
 
     #[test]
     fn connection_cannot_be_used_to_strip_a_security_header() {
-        for listed in [
-            "authorization",
-            "Cookie",
-            "close, X-Forwarded-For",
-            "x_sidegate_peer",
-            "host",
-        ] {
+        for listed in ["authorization", "Cookie", "close, X-Forwarded-For", "x_sidegate_peer", "host"] {
             let mut headers = fields(&[("connection", listed), ("authorization", "Bearer x")]);
             assert!(remove_hop_by_hop(&mut headers).is_err(), "{listed}");
         }
@@ -297,10 +269,7 @@ mod tests {
             (&[][..], Upgrade::None),
             (&[("upgrade", "h2c")], Upgrade::None),
             (&[("upgrade", "WebSocket")], Upgrade::WebSocket),
-            (
-                &[("upgrade", "websocket"), ("upgrade", "websocket")],
-                Upgrade::Other,
-            ),
+            (&[("upgrade", "websocket"), ("upgrade", "websocket")], Upgrade::Other),
             (&[("upgrade", "h2c, websocket")], Upgrade::Other),
             (&[("upgrade", "tls/1.0")], Upgrade::Other),
         ] {

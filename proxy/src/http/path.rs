@@ -107,9 +107,7 @@ fn check_utf8(canonical: &str) -> Result<(), BadPath> {
         rest = after.get(2..).ok_or(BadPath::Percent)?;
     }
     bytes.extend_from_slice(rest.as_bytes());
-    std::str::from_utf8(&bytes)
-        .map(|_| ())
-        .map_err(|_| BadPath::NotUtf8)
+    std::str::from_utf8(&bytes).map(|_| ()).map_err(|_| BadPath::NotUtf8)
 }
 
 fn refuse_ambiguous_segments(path: &str) -> Result<(), BadPath> {
@@ -180,9 +178,7 @@ fn triplet(text: &str) -> Option<u8> {
     }
 }
 
-const HEX: [char; 16] = [
-    '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
-];
+const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
 
 #[cfg(test)]
 mod tests {
@@ -200,18 +196,9 @@ mod tests {
 
     #[test]
     fn plain_paths_stay_as_they_are_in_both_modes() {
-        for path in [
-            "/",
-            "/a",
-            "/a/",
-            "/a/b.c/~d",
-            "/...",
-            "/a..b",
-            "/a:b@c!$&'()*+,=",
-            "/%C3%A9",
-            "/%20",
-            "/a{b}",
-        ] {
+        for path in
+            ["/", "/a", "/a/", "/a/b.c/~d", "/...", "/a..b", "/a:b@c!$&'()*+,=", "/%C3%A9", "/%20", "/a{b}"]
+        {
             assert_eq!(strict(path).as_deref(), Ok(path));
             assert_eq!(compatible(path).as_deref(), Ok(path));
         }

@@ -64,12 +64,7 @@ impl<B: Body> Checked<B> {
         for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, HOST] {
             parts.headers.remove(name);
         }
-        Ok(Self {
-            parts,
-            authority,
-            body,
-            is_websocket,
-        })
+        Ok(Self { parts, authority, body, is_websocket })
     }
 
     /// The method, compared exactly.
@@ -99,12 +94,7 @@ impl<B: Body> Checked<B> {
 
     /// As HTTP/1.1: origin-form and one `Host` (RFC 9112 §3.2.1), cookies in one line, one framing.
     pub(crate) fn into_http1(self) -> Request<B> {
-        let Self {
-            mut parts,
-            authority,
-            body,
-            is_websocket,
-        } = self;
+        let Self { mut parts, authority, body, is_websocket } = self;
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         if let Ok(host) = HeaderValue::try_from(authority.to_string()) {
@@ -121,26 +111,16 @@ impl<B: Body> Checked<B> {
             }
         } else if !body.is_end_stream() {
             // hyper would drop the unsized body of a GET without a word.
-            parts
-                .headers
-                .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         Request::from_parts(parts, body)
     }
 
     /// As HTTP/2: `:scheme`, `:authority` and `:path` (RFC 9113 §8.3.1).
     pub(crate) fn into_http2(self) -> Result<Request<B>, Error> {
-        let Self {
-            mut parts,
-            authority,
-            body,
-            is_websocket,
-        } = self;
+        let Self { mut parts, authority, body, is_websocket } = self;
         if is_websocket {
-            return Err(Error::bad_request(
-                Code::UnsupportedRequest,
-                "a WebSocket to an HTTP/2 application",
-            ));
+            return Err(Error::bad_request(Code::UnsupportedRequest, "a WebSocket to an HTTP/2 application"));
         }
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
@@ -187,20 +167,13 @@ fn refuse_lookalike_method(method: &Method) -> Result<(), Error> {
 /// hyper holds the head to its buffer's size; HTTP/2 fields count after HPACK has expanded them, crumbs included.
 fn refuse_oversize(parts: &Parts, limits: &Limits) -> Result<(), Error> {
     let too_large = |limit: &str, seen: usize, most: usize| {
-        Err(Error::bad_request(
-            Code::HeadersTooLarge,
-            format!("{limit}: {seen} is over {most}"),
-        ))
+        Err(Error::bad_request(Code::HeadersTooLarge, format!("{limit}: {seen} is over {most}")))
     };
     let count = parts.headers.len();
     if count > limits.headers {
         return too_large("limits.headers", count, limits.headers);
     }
-    let bytes: usize = parts
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
+    let bytes: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if bytes > limits.header_bytes {
         return too_large("limits.headerBytes", bytes, limits.header_bytes);
     }
@@ -239,11 +212,7 @@ fn canonical_target(parts: &Parts, mode: PathMode) -> Result<Uri, Error> {
         return Ok(Uri::from_static("*"));
     }
     // An absolute-form target may leave its path out (RFC 9112 §3.2.2).
-    let sent = if sent.is_empty() && parts.uri.authority().is_some() {
-        "/"
-    } else {
-        sent
-    };
+    let sent = if sent.is_empty() && parts.uri.authority().is_some() { "/" } else { sent };
     let canonical = path::normalize(sent, mode).map_err(|error| bad(format!("{sent:?}: {error}")))?;
     let target = match parts.uri.query() {
         None => PathAndQuery::try_from(canonical.as_ref()),
@@ -256,9 +225,8 @@ fn canonical_target(parts: &Parts, mode: PathMode) -> Result<Uri, Error> {
     Ok(Uri::from(target))
 }
 
-const KNOWN_METHODS: [&str; 9] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
-];
+const KNOWN_METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 
 #[cfg(test)]
 mod tests;

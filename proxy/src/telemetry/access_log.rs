@@ -68,25 +68,15 @@ pub(crate) struct Writer(JoinHandle<()>);
 impl AccessLog {
     /// Lines go nowhere.
     pub(crate) fn off() -> Self {
-        Self {
-            queue: None,
-            lost: Arc::default(),
-        }
+        Self { queue: None, lost: Arc::default() }
     }
 
     /// Lines go to `out`.
     pub(crate) fn to(out: impl Write + Send + 'static) -> io::Result<(Self, Writer)> {
         let (queue, lines) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write(&lines, out))?;
-        Ok((
-            Self {
-                queue: Some(queue),
-                lost: Arc::default(),
-            },
-            Writer(thread),
-        ))
+        let thread =
+            std::thread::Builder::new().name("access-log".into()).spawn(move || write(&lines, out))?;
+        Ok((Self { queue: Some(queue), lost: Arc::default() }, Writer(thread)))
     }
 
     /// Whether anybody reads: what costs an allocation is made only then.
@@ -142,9 +132,7 @@ fn put(out: &mut impl Write, line: &Line) -> io::Result<()> {
 
 /// On the writer's thread, not on a worker's.
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    let text = OffsetDateTime::from(*time)
-        .format(&Rfc3339)
-        .map_err(S::Error::custom)?;
+    let text = OffsetDateTime::from(*time).format(&Rfc3339).map_err(S::Error::custom)?;
     serializer.serialize_str(&text)
 }
 

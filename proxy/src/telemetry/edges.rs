@@ -99,10 +99,7 @@ impl EdgeShard {
     /// Every cell's totals. Texts are shared, so the worker waits for a copy of numbers at most.
     fn totals(&self) -> Vec<(Key, Cell)> {
         let cells = self.lock();
-        let totals = cells
-            .seen
-            .iter()
-            .map(|(key, counted)| (key.clone(), counted.total.clone()));
+        let totals = cells.seen.iter().map(|(key, counted)| (key.clone(), counted.total.clone()));
         totals.collect()
     }
 
@@ -127,15 +124,8 @@ impl EdgeShard {
 impl Edges {
     /// A shard per worker, each of at most `limit` cells.
     pub(crate) fn new(workers: usize, limit: usize) -> Self {
-        let shard = || {
-            Arc::new(EdgeShard {
-                limit,
-                cells: Mutex::default(),
-            })
-        };
-        Self {
-            shards: (0..workers).map(|_| shard()).collect(),
-        }
+        let shard = || Arc::new(EdgeShard { limit, cells: Mutex::default() });
+        Self { shards: (0..workers).map(|_| shard()).collect() }
     }
 
     /// The shard that worker `index` writes.
@@ -166,16 +156,10 @@ impl Edges {
             let (added, dropped_here) = shard.take_additions();
             dropped += dropped_here;
             for (key, cell) in added {
-                deltas
-                    .entry(key.seen_by(own))
-                    .and_modify(|sum| sum.merge(&cell))
-                    .or_insert(cell);
+                deltas.entry(key.seen_by(own)).and_modify(|sum| sum.merge(&cell)).or_insert(cell);
             }
         }
-        (
-            deltas.iter().map(|(key, cell)| delta(key, cell)).collect(),
-            dropped,
-        )
+        (deltas.iter().map(|(key, cell)| delta(key, cell)).collect(), dropped)
     }
 }
 
@@ -210,10 +194,7 @@ impl Cell {
         self.sent = self.sent.saturating_add(seen.sent);
         let class = usize::from(seen.status.unwrap_or(0) / 100);
         self.classes[if class < self.classes.len() { class } else { 0 }] += 1;
-        let bucket = LATENCY_BOUNDS
-            .iter()
-            .position(|bound| seen.duration <= *bound)
-            .unwrap_or(BUCKETS - 1);
+        let bucket = LATENCY_BOUNDS.iter().position(|bound| seen.duration <= *bound).unwrap_or(BUCKETS - 1);
         self.latency[bucket] += 1;
         let micros = u64::try_from(seen.duration.as_micros()).unwrap_or(u64::MAX);
         self.latency_sum = self.latency_sum.saturating_add(micros);
@@ -274,10 +255,7 @@ fn delta(key: &Key, added: &Cell) -> v1::EdgeCell {
         }
         .into(),
         verdict: verdict(judgement.verdict).into(),
-        code: judgement
-            .code
-            .map(|code| code.id().to_owned())
-            .unwrap_or_default(),
+        code: judgement.code.map(|code| code.id().to_owned()).unwrap_or_default(),
         policy: text(&judgement.policy),
         rule: text(&judgement.rule),
         shadow: judgement.shadow.map_or(v1::Verdict::Unspecified, verdict).into(),
@@ -337,10 +315,7 @@ mod tests {
     fn key(port: u16) -> Key {
         Key {
             direction: Direction::Inbound,
-            ends: Ends {
-                source: None,
-                destination: None,
-            },
+            ends: Ends { source: None, destination: None },
             port,
             carried: Carried::Http1,
             tls: TlsState::Mutual,
@@ -364,13 +339,7 @@ mod tests {
     fn a_delta_is_handed_out_once() {
         let edges = Edges::new(1, 16);
         edges.shard(0).record(&key(1), SEEN);
-        edges.shard(0).record(
-            &key(1),
-            Observation {
-                status: Some(503),
-                ..SEEN
-            },
-        );
+        edges.shard(0).record(&key(1), Observation { status: Some(503), ..SEEN });
         let (first, _) = edges.take_deltas(&own());
         assert_eq!((first[0].count, first[0].errors, first[0].bytes_sent), (2, 1, 40));
         assert_eq!(first[0].latency.iter().sum::<u64>(), 2);
@@ -393,29 +362,19 @@ mod tests {
     #[test]
     fn a_status_outside_the_classes_does_not_break_the_count() {
         let edges = Edges::new(1, 2);
-        edges.shard(0).record(
-            &key(1),
-            Observation {
-                status: Some(999),
-                ..SEEN
-            },
-        );
+        edges.shard(0).record(&key(1), Observation { status: Some(999), ..SEEN });
         edges.each(|_, cell| assert_eq!(cell.classes, [1, 0, 0, 0, 0, 0]));
     }
 
     #[test]
     fn what_was_seen_before_the_first_certificate_is_reported_as_this_workloads() {
-        for (direction, source, destination) in [
-            (Direction::Inbound, "", own().as_str()),
-            (Direction::Outbound, own().as_str(), ""),
-        ] {
+        for (direction, source, destination) in
+            [(Direction::Inbound, "", own().as_str()), (Direction::Outbound, own().as_str(), "")]
+        {
             let edges = Edges::new(1, 2);
             edges.shard(0).record(&Key { direction, ..key(1) }, SEEN);
             let (deltas, _) = edges.take_deltas(&own());
-            assert_eq!(
-                (deltas[0].source.as_str(), deltas[0].destination.as_str()),
-                (source, destination)
-            );
+            assert_eq!((deltas[0].source.as_str(), deltas[0].destination.as_str()), (source, destination));
         }
     }
 
@@ -440,10 +399,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_leaves_the_end_after_the_beginning() {
-        let mut cell = Cell {
-            first_seen_ms: 2_000,
-            ..Cell::default()
-        };
+        let mut cell = Cell { first_seen_ms: 2_000, ..Cell::default() };
         cell.add(SEEN, 2_000);
         cell.add(SEEN, 1_000);
         assert_eq!((cell.first_seen_ms, cell.last_seen_ms), (2_000, 2_000));

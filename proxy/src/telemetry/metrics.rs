@@ -148,11 +148,7 @@ impl Sums<'_> {
         let (source, destination) = names(&key.ends);
         let judgement = &key.judgement;
         for (class, count) in cell.classes.iter().enumerate().filter(|(_, count)| **count > 0) {
-            let class = if class == 0 {
-                "none".to_owned()
-            } else {
-                format!("{class}xx")
-            };
+            let class = if class == 0 { "none".to_owned() } else { format!("{class}xx") };
             let labels = [
                 key.direction.as_str().to_owned(),
                 source.clone(),
@@ -166,13 +162,7 @@ impl Sums<'_> {
         let decided = || {
             let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().unwrap_or("none").to_owned();
             let code = judgement.code.map_or("none", Code::id).to_owned();
-            [
-                source.clone(),
-                destination.clone(),
-                code,
-                text(&judgement.policy),
-                text(&judgement.rule),
-            ]
+            [source.clone(), destination.clone(), code, text(&judgement.policy), text(&judgement.rule)]
         };
         if matches!(judgement.verdict, Verdict::Denied | Verdict::WouldDeny) {
             bump(&mut self.denied, decided(), cell.count);
@@ -208,16 +198,12 @@ impl Exposition {
         counters(encoder, &families::DENIED, &sums.denied)?;
         counters(encoder, &families::SHADOW_DENIED, &sums.shadow_denied)?;
         samples(encoder, &families::REQUEST_DURATION, |mut to| {
-            sums.durations
-                .iter()
-                .try_for_each(|(direction, (count, sum, buckets))| {
-                    let bounds = LATENCY_BOUNDS
-                        .iter()
-                        .map(std::time::Duration::as_secs_f64)
-                        .chain([f64::INFINITY]);
-                    let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
-                    to.histogram(direction, *sum, *count, &buckets)
-                })
+            sums.durations.iter().try_for_each(|(direction, (count, sum, buckets))| {
+                let bounds =
+                    LATENCY_BOUNDS.iter().map(std::time::Duration::as_secs_f64).chain([f64::INFINITY]);
+                let buckets: Vec<(f64, u64)> = bounds.zip(buckets.iter().copied()).collect();
+                to.histogram(direction, *sum, *count, &buckets)
+            })
         })?;
         single(encoder, &families::METRICS_OVERFLOW, self.edges.overflow())?;
         let dropped = self.metrics.ledger_dropped.load(Ordering::Relaxed);
@@ -228,10 +214,8 @@ impl Exposition {
         let metrics = &self.metrics;
         samples(encoder, &families::CONNECTIONS, |mut to| {
             metrics.connections.each(|labels, count| {
-                let (source, destination) = names(&Ends {
-                    source: labels.source.clone(),
-                    destination: labels.destination.clone(),
-                });
+                let (source, destination) =
+                    names(&Ends { source: labels.source.clone(), destination: labels.destination.clone() });
                 let values = [
                     labels.direction.as_str(),
                     &source,
@@ -248,10 +232,7 @@ impl Exposition {
         })?;
         samples(encoder, &families::HANDSHAKE_FAILURES, |mut to| {
             metrics.handshake_failures.each(|labels, count| {
-                to.counter(
-                    [labels.direction.as_str(), labels.code.id(), labels.reason],
-                    count,
-                )
+                to.counter([labels.direction.as_str(), labels.code.id(), labels.reason], count)
             })
         })?;
         let panics = metrics.panics.load(Ordering::Relaxed);
@@ -264,9 +245,7 @@ impl Exposition {
         let expiry = metrics.certificate_expiry.load(Ordering::Relaxed);
         single(encoder, &families::CERTIFICATE_EXPIRY, expiry)?;
         samples(encoder, &families::RENEWALS, |mut to| {
-            metrics
-                .renewals
-                .each(|result, count| to.counter([*result], count))
+            metrics.renewals.each(|result, count| to.counter([*result], count))
         })
     }
 
@@ -280,9 +259,7 @@ impl Exposition {
         let connected = metrics.control_connected.load(Ordering::Relaxed);
         single(encoder, &families::CONTROL_CONNECTED, connected)?;
         samples(encoder, &families::POLICY_REFUSED, |mut to| {
-            metrics
-                .policies_refused
-                .each(|code, count| to.counter([code.id()], count))
+            metrics.policies_refused.each(|code, count| to.counter([code.id()], count))
         })
     }
 }
@@ -306,9 +283,7 @@ impl Samples<'_> {
 
     fn histogram(&mut self, value: &str, sum: f64, count: u64, buckets: &[(f64, u64)]) -> fmt::Result {
         let labels = self.labels([value]);
-        self.to
-            .encode_family(&labels)?
-            .encode_histogram::<NoLabelSet>(sum, count, buckets, None)
+        self.to.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, buckets, None)
     }
 
     fn labels<'v, const N: usize>(&self, values: [&'v str; N]) -> Vec<(&'static str, &'v str)> {

@@ -202,10 +202,7 @@ impl Record {
 
     /// The upstream broke in the middle of its answer.
     pub(crate) fn upstream_broke(&mut self, error: &dyn std::fmt::Display) {
-        self.failed(&Error::Upstream {
-            code: Code::UpstreamFailed,
-            detail: error.to_string(),
-        });
+        self.failed(&Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() });
     }
 }
 
@@ -228,10 +225,7 @@ impl Drop for Record {
         let duration = self.started.elapsed();
         let key = Key {
             direction: exchange.direction,
-            ends: Ends {
-                source: exchange.ends.source.clone(),
-                destination: self.destination.take(),
-            },
+            ends: Ends { source: exchange.ends.source.clone(), destination: self.destination.take() },
             port: self.port,
             carried: self.carried,
             tls: self.tls,

@@ -52,15 +52,8 @@ pub(crate) async fn forward<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
     carried: &Carried,
 ) -> Result<(), Error> {
     let (downstream, _) = permit.redeem();
-    let upstream = pool
-        .dialer()
-        .dial(&Destination::App(forward.clone()), Carries::Tcp)
-        .await?
-        .stream;
+    let upstream = pool.dialer().dial(&Destination::App(forward.clone()), Carries::Tcp).await?.stream;
     carry(downstream, upstream, carried)
         .await
-        .map_err(|error| Error::Upstream {
-            code: Code::UpstreamFailed,
-            detail: error.to_string(),
-        })
+        .map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
 }

@@ -43,17 +43,10 @@ impl Terms {
     /// For a connection just made under `snapshot`.
     pub(super) fn new(peer: Option<Arc<Peer>>, snapshot: &Snapshot) -> Self {
         let now = Instant::now();
-        let retires = peer
-            .as_ref()
-            .zip(snapshot.secured.as_ref())
-            .and_then(|(peer, secured)| {
-                now.checked_add(client_time_to_begin(secured.credentials.svid(), peer))
-            });
-        Self {
-            peer,
-            retires,
-            idle_since: now,
-        }
+        let retires = peer.as_ref().zip(snapshot.secured.as_ref()).and_then(|(peer, secured)| {
+            now.checked_add(client_time_to_begin(secured.credentials.svid(), peer))
+        });
+        Self { peer, retires, idle_since: now }
     }
 
     /// Who is at the other end.

@@ -80,20 +80,14 @@ impl Dialer {
         match destination {
             Destination::App(forward) => {
                 let tcp = TcpStream::connect((forward.host(), forward.port())).await;
-                Ok(Dialed {
-                    stream: Stream::plain(tuned(tcp, destination)?),
-                    peer: None,
-                })
+                Ok(Dialed { stream: Stream::plain(tuned(tcp, destination)?), peer: None })
             }
             Destination::Peer { address, tls } => {
                 let tcp = tuned(TcpStream::connect(address).await, destination)?;
                 let stream = tls::originate(tcp, config(tls, carries)).await?;
                 let certificates = stream.get_ref().1.peer_certificates();
                 let peer = Peer::of(certificates, Usage::Server, &self.mesh.load().trust)?;
-                Ok(Dialed {
-                    stream: Stream::tls(stream),
-                    peer: Some(Arc::new(peer)),
-                })
+                Ok(Dialed { stream: Stream::tls(stream), peer: Some(Arc::new(peer)) })
             }
         }
     }
@@ -102,31 +96,16 @@ impl Dialer {
     fn count(&self, connected: &Result<Dialed, Error>) {
         let snapshot = self.mesh.load();
         let (destination, tls, verdict) = match connected {
-            Ok(Dialed { peer, .. }) => (
-                peer.as_ref().map(|peer| peer.id().clone()),
-                TlsState::Mutual,
-                Verdict::Allowed,
-            ),
+            Ok(Dialed { peer, .. }) => {
+                (peer.as_ref().map(|peer| peer.id().clone()), TlsState::Mutual, Verdict::Allowed)
+            }
             Err(_) => (None, TlsState::Failed, Verdict::Failed),
         };
-        let source = snapshot
-            .secured
-            .as_ref()
-            .map(|secured| secured.credentials.svid().id().clone());
+        let source = snapshot.secured.as_ref().map(|secured| secured.credentials.svid().id().clone());
         let direction = Direction::Outbound;
-        self.metrics.connections.add(ConnectionLabels {
-            direction,
-            source,
-            destination,
-            tls,
-            verdict,
-        });
+        self.metrics.connections.add(ConnectionLabels { direction, source, destination, tls, verdict });
         if let Err(Error::Handshake { code, reason, detail }) = connected {
-            self.metrics.handshake_failures.add(HandshakeLabels {
-                direction,
-                code: *code,
-                reason,
-            });
+            self.metrics.handshake_failures.add(HandshakeLabels { direction, code: *code, reason });
             tracing::warn!(%code, %detail, "an endpoint failed its handshake");
         }
     }
@@ -156,25 +135,18 @@ fn config(tls: &PeerTls, carries: Carries) -> Arc<ClientConfig> {
 /// Requests are small and answers are awaited: nothing waits for a fuller packet.
 fn tuned(tcp: io::Result<TcpStream>, destination: &Destination) -> Result<TcpStream, Error> {
     let tcp = tcp.map_err(|error| unreachable(destination, error))?;
-    tcp.set_nodelay(true)
-        .map_err(|error| unreachable(destination, error))?;
+    tcp.set_nodelay(true).map_err(|error| unreachable(destination, error))?;
     Ok(tcp)
 }
 
 fn unreachable(destination: &Destination, why: impl fmt::Display) -> Error {
-    Error::Upstream {
-        code: Code::UpstreamUnreachable,
-        detail: format!("{destination}: {why}"),
-    }
+    Error::Upstream { code: Code::UpstreamUnreachable, detail: format!("{destination}: {why}") }
 }
 
 fn as_upstream(error: Error, address: SocketAddr) -> Error {
     match error {
         Error::Upstream { .. } => error,
-        other => Error::Upstream {
-            code: other.code(),
-            detail: format!("{address}: {other}"),
-        },
+        other => Error::Upstream { code: other.code(), detail: format!("{address}: {other}") },
     }
 }
 

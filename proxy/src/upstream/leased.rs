@@ -27,22 +27,13 @@ pub(crate) struct Leased {
 /// What is lent.
 #[derive(Debug)]
 pub(super) enum Lease {
-    Http1 {
-        pool: Rc<Pool>,
-        destination: Destination,
-        connection: Http1,
-    },
-    Http2 {
-        _stream: StreamSlot,
-    },
+    Http1 { pool: Rc<Pool>, destination: Destination, connection: Http1 },
+    Http2 { _stream: StreamSlot },
 }
 
 impl Leased {
     pub(super) fn new(body: Incoming, lease: Lease) -> Self {
-        let mut leased = Self {
-            body,
-            lease: Some(lease),
-        };
+        let mut leased = Self { body, lease: Some(lease) };
         leased.end_if_complete();
         leased
     }
@@ -54,12 +45,7 @@ impl Leased {
     }
 
     fn end(&mut self) {
-        if let Some(Lease::Http1 {
-            pool,
-            destination,
-            connection,
-        }) = self.lease.take()
-        {
+        if let Some(Lease::Http1 { pool, destination, connection }) = self.lease.take() {
             pool.give_back(destination, connection);
         }
     }

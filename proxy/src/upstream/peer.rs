@@ -47,20 +47,13 @@ pub(crate) async fn send(
 ) -> Result<Answer, Error> {
     let tls = reach.tls()?;
     let is_http2 = version == Version::HTTP_2;
-    let mut request = if is_http2 {
-        request.into_http2()?
-    } else {
-        request.into_http1()
-    };
+    let mut request = if is_http2 { request.into_http2()? } else { request.into_http1() };
     let mut tried = Vec::new();
     loop {
         let in_flight = reach.pick(&tried)?;
         let endpoint = in_flight.endpoint();
         record.upstream(&endpoint);
-        let destination = Destination::Peer {
-            address: endpoint,
-            tls: tls.clone(),
-        };
+        let destination = Destination::Peer { address: endpoint, tls: tls.clone() };
         let result = send_once(request, is_http2, &destination, reach.pool).await;
         if let Ok(Answer { peer: Some(peer), .. }) | Err(Failure { peer: Some(peer), .. }) = &result {
             record.proven(peer);
@@ -70,9 +63,7 @@ pub(crate) async fn send(
                 record.counted_at(in_flight);
                 return Ok(answer);
             }
-            Err(Failure {
-                unsent: Some(unsent), ..
-            }) if reach.has_more(&tried, endpoint) => {
+            Err(Failure { unsent: Some(unsent), .. }) if reach.has_more(&tried, endpoint) => {
                 tried.push(endpoint);
                 request = *unsent;
             }
@@ -102,20 +93,13 @@ pub(crate) async fn connect(reach: Reach<'_>, record: &mut Record) -> Result<Lin
         let in_flight = reach.pick(&tried)?;
         let endpoint = in_flight.endpoint();
         record.upstream(&endpoint);
-        let destination = Destination::Peer {
-            address: endpoint,
-            tls: tls.clone(),
-        };
+        let destination = Destination::Peer { address: endpoint, tls: tls.clone() };
         match reach.pool.dialer().dial(&destination, Carries::Tcp).await {
             Ok(dialed) => {
                 if let Some(peer) = &dialed.peer {
                     record.proven(peer.id());
                 }
-                return Ok(Link {
-                    dialed,
-                    destination,
-                    _in_flight: in_flight,
-                });
+                return Ok(Link { dialed, destination, _in_flight: in_flight });
             }
             Err(_) if reach.has_more(&tried, endpoint) => tried.push(endpoint),
             Err(error) => return Err(error),
@@ -138,8 +122,7 @@ impl Link {
                 None => std::future::pending().await,
                 Some(peer) => {
                     let is_expected = |snapshot: &_| destination.expects(peer.id(), snapshot);
-                    peer.until_untrusted(pool.dialer().mesh.clone(), is_expected)
-                        .await
+                    peer.until_untrusted(pool.dialer().mesh.clone(), is_expected).await
                 }
             }
         };
@@ -167,11 +150,7 @@ impl<'a> Reach<'a> {
 
     fn has_more(&self, tried: &[SocketAddr], last: SocketAddr) -> bool {
         tried.len() + 1 < MOST_TRIES
-            && self
-                .service
-                .endpoints
-                .iter()
-                .any(|endpoint| *endpoint != last && !tried.contains(endpoint))
+            && self.service.endpoints.iter().any(|endpoint| *endpoint != last && !tried.contains(endpoint))
     }
 }
 

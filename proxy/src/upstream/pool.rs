@@ -90,20 +90,11 @@ impl Pool {
                     // The server closed an idle connection just now; nothing of the request went out.
                     Some(unsent) if is_reused => request = unsent,
                     unsent => {
-                        return Err(Failure::of(
-                            destination,
-                            failed.error(),
-                            unsent,
-                            &connection.terms,
-                        ));
+                        return Err(Failure::of(destination, failed.error(), unsent, &connection.terms));
                     }
                 },
                 Err(error) => {
-                    return Err(Failure {
-                        error,
-                        unsent: None,
-                        peer: connection.terms.peer(),
-                    });
+                    return Err(Failure { error, unsent: None, peer: connection.terms.peer() });
                 }
             }
         }
@@ -125,29 +116,16 @@ impl Pool {
                 Ok(Ok(response)) => {
                     let lease = Lease::Http2 { _stream: stream };
                     let response = response.map(|body| Leased::new(body, lease));
-                    return Ok(Answer {
-                        response,
-                        peer: connection.terms.peer(),
-                        websocket: None,
-                    });
+                    return Ok(Answer { response, peer: connection.terms.peer(), websocket: None });
                 }
                 Ok(Err(mut failed)) => match failed.take_message() {
                     Some(unsent) if is_reused => request = unsent,
                     unsent => {
-                        return Err(Failure::of(
-                            destination,
-                            failed.error(),
-                            unsent,
-                            &connection.terms,
-                        ));
+                        return Err(Failure::of(destination, failed.error(), unsent, &connection.terms));
                     }
                 },
                 Err(error) => {
-                    return Err(Failure {
-                        error,
-                        unsent: None,
-                        peer: connection.terms.peer(),
-                    });
+                    return Err(Failure { error, unsent: None, peer: connection.terms.peer() });
                 }
             }
         }
@@ -180,9 +158,7 @@ impl Pool {
             connections.retain(|connection| connection.is_usable(now) && !connection.is_idle(now, idle));
             self.is_current(destination) && !connections.is_empty()
         });
-        self.dialing
-            .borrow_mut()
-            .retain(|_, gate| Rc::strong_count(gate) > 1);
+        self.dialing.borrow_mut().retain(|_, gate| Rc::strong_count(gate) > 1);
     }
 
     /// Whether any route still leads to `destination` under the same credentials, trust and identities.
@@ -191,10 +167,7 @@ impl Pool {
             return true;
         };
         let snapshot = self.dialer.mesh.load();
-        let mut services = snapshot
-            .outbound
-            .iter()
-            .filter_map(|route| route.service.as_ref());
+        let mut services = snapshot.outbound.iter().filter_map(|route| route.service.as_ref());
         services.any(|service| service.tls.as_ref() == Some(tls) && service.endpoints.contains(address))
     }
 
@@ -226,16 +199,8 @@ impl Pool {
         response: Response<Incoming>,
     ) -> Answer {
         let peer = connection.terms.peer();
-        let lease = Lease::Http1 {
-            pool: Rc::clone(self),
-            destination: destination.clone(),
-            connection,
-        };
-        Answer {
-            response: response.map(|body| Leased::new(body, lease)),
-            peer,
-            websocket: None,
-        }
+        let lease = Lease::Http1 { pool: Rc::clone(self), destination: destination.clone(), connection };
+        Answer { response: response.map(|body| Leased::new(body, lease)), peer, websocket: None }
     }
 
     async fn connect_http1(&self, destination: &Destination) -> Result<Http1, Error> {
@@ -262,19 +227,12 @@ impl Pool {
                 return Ok((connection, true));
             }
             let connection = self.connect_http2(destination).await?;
-            self.shared
-                .borrow_mut()
-                .entry(destination.clone())
-                .or_default()
-                .push(connection.clone());
+            self.shared.borrow_mut().entry(destination.clone()).or_default().push(connection.clone());
             Ok((connection, false))
         });
         dialed.await.unwrap_or_else(|_| {
             let detail = format!("{destination}: no connection in time");
-            Err(Error::Upstream {
-                code: Code::UpstreamUnreachable,
-                detail,
-            })
+            Err(Error::Upstream { code: Code::UpstreamUnreachable, detail })
         })
     }
 
@@ -284,9 +242,7 @@ impl Pool {
         let connections = shared.get_mut(destination)?;
         connections.retain(|connection| connection.is_usable(now));
         let most = self.dialer.limits.streams;
-        let free = connections
-            .iter_mut()
-            .find(|connection| connection.streams.get() < most)?;
+        let free = connections.iter_mut().find(|connection| connection.streams.get() < most)?;
         free.terms.idle_since = now;
         Some(free.clone())
     }
@@ -305,11 +261,7 @@ impl Pool {
             .await
             .map_err(|error| upstream_failed(destination, &error))?;
         self.tasks.spawn_local(drive(connection));
-        Ok(Http2 {
-            sender,
-            streams: Rc::default(),
-            terms,
-        })
+        Ok(Http2 { sender, streams: Rc::default(), terms })
     }
 
     /// Dials, and severs the stream when its peer is trusted or expected no longer: hyper runs the streams of a
@@ -345,11 +297,7 @@ impl Pool {
 
 impl Failure {
     fn before_sending(error: Error, request: Request<RequestBody>) -> Self {
-        Self {
-            error,
-            unsent: Some(Box::new(request)),
-            peer: None,
-        }
+        Self { error, unsent: Some(Box::new(request)), peer: None }
     }
 
     fn of(
@@ -358,11 +306,7 @@ impl Failure {
         unsent: Option<Request<RequestBody>>,
         terms: &Terms,
     ) -> Self {
-        Self {
-            error: upstream_failed(destination, error),
-            unsent: unsent.map(Box::new),
-            peer: terms.peer(),
-        }
+        Self { error: upstream_failed(destination, error), unsent: unsent.map(Box::new), peer: terms.peer() }
     }
 }
 
@@ -374,10 +318,7 @@ async fn drive(connection: impl Future<Output = hyper::Result<()>>) {
 }
 
 fn upstream_failed(destination: &Destination, error: &hyper::Error) -> Error {
-    Error::Upstream {
-        code: Code::UpstreamFailed,
-        detail: format!("{destination}: {}", chain(error)),
-    }
+    Error::Upstream { code: Code::UpstreamFailed, detail: format!("{destination}: {}", chain(error)) }
 }
 
 /// hyper names the cause, such as a TLS alert, only in the chain.

@@ -76,10 +76,7 @@ where
     D: AsyncRead + AsyncWrite + OverTcp + Unpin,
     U: AsyncRead + AsyncWrite + OverTcp + Unpin,
 {
-    let mut downstream = Counting {
-        stream: downstream,
-        carried: carried.clone(),
-    };
+    let mut downstream = Counting { stream: downstream, carried: carried.clone() };
     resets_on_close(&downstream.stream, true)?;
     resets_on_close(&upstream, true)?;
     copy_bidirectional(&mut downstream, &mut upstream).await?;
@@ -93,13 +90,8 @@ where
     D: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut downstream = Counting {
-        stream: downstream,
-        carried: carried.clone(),
-    };
-    copy_bidirectional(&mut downstream, &mut upstream)
-        .await
-        .map(|_| ())
+    let mut downstream = Counting { stream: downstream, carried: carried.clone() };
+    copy_bidirectional(&mut downstream, &mut upstream).await.map(|_| ())
 }
 
 fn resets_on_close(stream: &impl OverTcp, resets: bool) -> io::Result<()> {
@@ -118,19 +110,12 @@ impl Stream {
     }
 
     fn new(io: Io) -> Self {
-        Self {
-            io,
-            severed: Arc::default(),
-            closed: CancellationToken::new().drop_guard(),
-        }
+        Self { io, severed: Arc::default(), closed: CancellationToken::new().drop_guard() }
     }
 
     /// The means to sever it.
     pub(super) fn cut(&self) -> Cut {
-        Cut {
-            severed: Arc::clone(&self.severed),
-            closed: self.closed.token().clone(),
-        }
+        Cut { severed: Arc::clone(&self.severed), closed: self.closed.token().clone() }
     }
 }
 
@@ -150,10 +135,7 @@ impl Cut {
 impl Severed {
     fn check(&self) -> io::Result<()> {
         if self.is_severed.load(Ordering::Acquire) {
-            Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "severed: the peer is trusted no longer",
-            ))
+            Err(io::Error::new(io::ErrorKind::ConnectionAborted, "severed: the peer is trusted no longer"))
         } else {
             Ok(())
         }

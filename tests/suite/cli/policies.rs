@@ -55,15 +55,7 @@ impl Mesh {
     }
 }
 
-const CHARGE: &[&str] = &[
-    "explain",
-    "shop/orders",
-    "shop/payments",
-    "--port",
-    "8080",
-    "--path",
-    "/charge",
-];
+const CHARGE: &[&str] = &["explain", "shop/orders", "shop/payments", "--port", "8080", "--path", "/charge"];
 
 #[test]
 fn an_allowed_call_names_its_rule_with_line_and_text() {
@@ -75,11 +67,7 @@ fn an_allowed_call_names_its_rule_with_line_and_text() {
         "{}",
         stdout(&output)
     );
-    for words in [
-        "rule charge of shop/payments-callers",
-        "a.yaml:8",
-        ">    8 │   - name: charge",
-    ] {
+    for words in ["rule charge of shop/payments-callers", "a.yaml:8", ">    8 │   - name: charge"] {
         assert!(stdout(&output).contains(words), "{words} in {}", stdout(&output));
     }
 }
@@ -89,25 +77,14 @@ fn a_denied_call_ends_with_four_and_says_what_came_nearest_and_what_to_change() 
     let mesh = Mesh::with(POLICIES);
     let output = mesh.run(&[CHARGE, &["--method", "PUT"]].concat());
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
-    for words in [
-        "DENY",
-        "SG0202",
-        "method PUT is not in [POST]",
-        "a.yaml:8",
-        "to allow",
-    ] {
+    for words in ["DENY", "SG0202", "method PUT is not in [POST]", "a.yaml:8", "to allow"] {
         assert!(stdout(&output).contains(words), "{words} in {}", stdout(&output));
     }
     let json = document(&mesh.run(&[CHARGE, &["--method", "PUT", "-o", "json"]].concat()));
     assert_eq!(json["kind"], "Explanation");
     assert_eq!(json["verdict"], "Deny");
     assert_eq!(json["code"], "SG0202");
-    assert!(
-        json["nearestAt"]
-            .as_str()
-            .is_some_and(|at| at.ends_with("a.yaml:8")),
-        "{json}"
-    );
+    assert!(json["nearestAt"].as_str().is_some_and(|at| at.ends_with("a.yaml:8")), "{json}");
     assert_eq!(json["request"]["source"], "spiffe://shop.test/ns/shop/sa/orders");
 }
 
@@ -115,18 +92,8 @@ fn a_denied_call_ends_with_four_and_says_what_came_nearest_and_what_to_change() 
 fn without_a_mesh_the_called_workload_is_described_by_options() {
     let mesh = Mesh::with(POLICIES);
     let policies = mesh.path("policies");
-    let called = [
-        CHARGE,
-        &[
-            "--method",
-            "POST",
-            "--policies",
-            &policies,
-            "--trust-domain",
-            "shop.test",
-        ],
-    ]
-    .concat();
+    let called =
+        [CHARGE, &["--method", "POST", "--policies", &policies, "--trust-domain", "shop.test"]].concat();
     assert_eq!(sidegate(&called).status.code(), Some(0));
     let output = sidegate(&[&called[..], &["--label", "app=other"]].concat());
     assert_eq!(output.status.code(), Some(4));
@@ -141,13 +108,8 @@ fn an_answer_that_depends_on_the_port_is_not_given_without_it() {
     assert!(stderr(&output).contains("--port"), "{}", stderr(&output));
     let mesh_file = MESH.replace("name: payments}", "name: payments, port: 9090}");
     fs::write(mesh.path("with-port.yaml"), mesh_file).expect("a file");
-    let of_mesh = sidegate(&[
-        "explain",
-        "shop/orders",
-        "shop/payments",
-        "--mesh",
-        &mesh.path("with-port.yaml"),
-    ]);
+    let of_mesh =
+        sidegate(&["explain", "shop/orders", "shop/payments", "--mesh", &mesh.path("with-port.yaml")]);
     assert_eq!(of_mesh.status.code(), Some(0), "{}", stderr(&of_mesh));
     assert!(stdout(&of_mesh).contains("port 9090"), "{}", stdout(&of_mesh));
     let same_on_every_port = mesh.run(&["explain", "shop/payments", "shop/orders"]);
@@ -170,13 +132,7 @@ fn what_cannot_be_answered_ends_with_two_and_an_empty_stdout() {
         sidegate(&["policy", "test", &mesh.path("mesh.yaml")]),
         broken.run(&["policy", "lint"]),
     ] {
-        assert_eq!(
-            output.status.code(),
-            Some(2),
-            "{}{}",
-            stdout(&output),
-            stderr(&output)
-        );
+        assert_eq!(output.status.code(), Some(2), "{}{}", stdout(&output), stderr(&output));
         assert_eq!(stdout(&output), "");
         assert_ne!(stderr(&output), "");
     }
@@ -187,31 +143,18 @@ fn what_cannot_be_answered_ends_with_two_and_an_empty_stdout() {
 fn policies_without_a_finding_end_with_zero() {
     let mesh = Mesh::with(POLICIES);
     let output = mesh.run(&["policy", "lint"]);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{}{}",
-        stdout(&output),
-        stderr(&output)
-    );
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
     assert!(stdout(&output).contains("findings 0"));
 }
 
 #[test]
 fn a_finding_ends_with_one_and_has_id_place_reason_and_fix_in_every_form() {
-    let mesh = Mesh::with(&POLICIES.replace(
-        "[{serviceAccounts: [shop/orders]}]",
-        "[{serviceAccounts: [shop/order]}]",
-    ));
+    let mesh = Mesh::with(
+        &POLICIES.replace("[{serviceAccounts: [shop/orders]}]", "[{serviceAccounts: [shop/order]}]"),
+    );
     let output = mesh.run(&["policy", "lint"]);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    for words in [
-        "× unknown-principal",
-        "a.yaml:8",
-        "why",
-        "service account shop/order",
-        "fix",
-    ] {
+    for words in ["× unknown-principal", "a.yaml:8", "why", "service account shop/order", "fix"] {
         assert!(stdout(&output).contains(words), "{words} in {}", stdout(&output));
     }
 
@@ -225,10 +168,7 @@ fn a_finding_ends_with_one_and_has_id_place_reason_and_fix_in_every_form() {
     let result = &run["results"][0];
     assert_eq!(sarif["version"], "2.1.0");
     assert_eq!(result["ruleId"], "unknown-principal");
-    assert_eq!(
-        result["locations"][0]["physicalLocation"]["region"]["startLine"],
-        8
-    );
+    assert_eq!(result["locations"][0]["physicalLocation"]["region"]["startLine"], 8);
     let index = usize::try_from(result["ruleIndex"].as_u64().expect("a number")).expect("a small one");
     assert_eq!(run["tool"]["driver"]["rules"][index]["id"], result["ruleId"]);
 
@@ -253,25 +193,9 @@ fn tests_of_policies_compare_what_they_want_and_nothing_else() {
     ] {
         fs::write(mesh.path("test.yaml"), case(want)).expect("a file");
         let output = sidegate(&["policy", "test", &mesh.path("test.yaml")]);
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{want}: {}{}",
-            stdout(&output),
-            stderr(&output)
-        );
-        assert_eq!(
-            stdout(&output).contains("allowed by rule charge"),
-            code == 1,
-            "{want}"
-        );
-        let json = document(&sidegate(&[
-            "policy",
-            "test",
-            &mesh.path("test.yaml"),
-            "-o",
-            "json",
-        ]));
+        assert_eq!(output.status.code(), Some(code), "{want}: {}{}", stdout(&output), stderr(&output));
+        assert_eq!(stdout(&output).contains("allowed by rule charge"), code == 1, "{want}");
+        let json = document(&sidegate(&["policy", "test", &mesh.path("test.yaml"), "-o", "json"]));
         assert_eq!(json["ok"], code == 0, "{want}");
     }
 }
@@ -279,26 +203,15 @@ fn tests_of_policies_compare_what_they_want_and_nothing_else() {
 #[test]
 fn the_conformance_vectors_are_tests_of_policies_too() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance");
-    let files = fs::read_dir(folder)
-        .expect("the vectors")
-        .map(|entry| entry.expect("a file").path());
+    let files = fs::read_dir(folder).expect("the vectors").map(|entry| entry.expect("a file").path());
     let files: Vec<String> = files
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .map(|path| path.display().to_string())
         .collect();
-    let arguments = [
-        vec!["policy", "test", "-o", "json"],
-        files.iter().map(String::as_str).collect(),
-    ]
-    .concat();
+    let arguments =
+        [vec!["policy", "test", "-o", "json"], files.iter().map(String::as_str).collect()].concat();
     let output = sidegate(&arguments);
-    assert_eq!(
-        output.status.code(),
-        Some(0),
-        "{}{}",
-        stdout(&output),
-        stderr(&output)
-    );
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
     assert!(document(&output)["passed"].as_u64() > Some(100));
 }
 
@@ -307,28 +220,15 @@ fn who_can_reach_lists_callers_with_an_example_that_is_let_in() {
     let mesh = Mesh::with(POLICIES);
     let json = document(&mesh.run(&["policy", "who-can-reach", "shop/payments", "-o", "json"]));
     let ways = json["ways"].as_array().expect("a list");
-    let rules: Vec<_> = ways
-        .iter()
-        .map(|way| way["rule"].as_str().expect("a rule"))
-        .collect();
+    let rules: Vec<_> = ways.iter().map(|way| way["rule"].as_str().expect("a rule")).collect();
     assert_eq!(rules, ["charge", "metrics"], "{json}");
     for way in ways {
         assert_eq!(way["caller"], "spiffe://shop.test/ns/shop/sa/orders");
     }
-    assert_eq!(
-        ways[0]["example"],
-        "POST payments/charge  port 8080  from 10.0.0.7"
-    );
+    assert_eq!(ways[0]["example"], "POST payments/charge  port 8080  from 10.0.0.7");
 
-    let get = document(&mesh.run(&[
-        "policy",
-        "who-can-reach",
-        "shop/payments",
-        "--method",
-        "GET",
-        "-o",
-        "json",
-    ]));
+    let get =
+        document(&mesh.run(&["policy", "who-can-reach", "shop/payments", "--method", "GET", "-o", "json"]));
     assert_eq!(get["ways"].as_array().map(Vec::len), Some(1), "{get}");
     assert_eq!(get["ways"][0]["rule"], "metrics");
 }
@@ -339,11 +239,7 @@ fn a_deny_takes_callers_from_the_list_and_rules_open_to_others_are_named() {
     let itself = "shop/payments  shop/payments";
     let output = Mesh::with(&open).run(&["policy", "who-can-reach", "shop/payments"]);
     assert!(stdout(&output).contains(itself), "{}", stdout(&output));
-    assert!(
-        stdout(&output).contains("rule charge of shop/payments-callers"),
-        "{}",
-        stdout(&output)
-    );
+    assert!(stdout(&output).contains("rule charge of shop/payments-callers"), "{}", stdout(&output));
 
     let deny = "---\napiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\n\
                 metadata: {name: no-self, namespace: shop}\n\
@@ -362,8 +258,5 @@ fn what_can_lists_the_services_that_let_an_identity_in() {
     };
     assert_eq!(ways("shop/orders"), 2);
     assert_eq!(ways("shop/payments"), 0);
-    assert_eq!(
-        sidegate(&["policy", "what-can", "shop/orders"]).status.code(),
-        Some(2)
-    );
+    assert_eq!(sidegate(&["policy", "what-can", "shop/orders"]).status.code(), Some(2));
 }

@@ -60,10 +60,7 @@ pub(crate) async fn endless() -> Endless {
             });
         }
     });
-    Endless {
-        address,
-        _serving: serving,
-    }
+    Endless { address, _serving: serving }
 }
 
 impl App {
@@ -86,11 +83,7 @@ impl App {
                 });
             }
         });
-        Self {
-            address,
-            seen,
-            _serving: serving,
-        }
+        Self { address, seen, _serving: serving }
     }
 
     /// Everything that reached it so far.
@@ -107,33 +100,17 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
     // A body that breaks off is remembered as empty.
-    let body = body
-        .collect()
-        .await
-        .map(http_body_util::Collected::to_bytes)
-        .unwrap_or_default();
-    let is_grpc = parts
-        .headers
-        .get("content-type")
-        .is_some_and(|kind| kind == "application/grpc");
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let is_grpc = parts.headers.get("content-type").is_some_and(|kind| kind == "application/grpc");
     log.lock().unwrap().push(Seen {
         method: parts.method.to_string(),
-        target: parts
-            .uri
-            .path_and_query()
-            .map_or_else(|| parts.uri.to_string(), ToString::to_string),
+        target: parts.uri.path_and_query().map_or_else(|| parts.uri.to_string(), ToString::to_string),
         headers: parts.headers,
         body: body.clone(),
     });
-    let mut response = Response::new(if is_grpc {
-        with_trailers(body)
-    } else {
-        Full::new(body).boxed()
-    });
+    let mut response = Response::new(if is_grpc { with_trailers(body) } else { Full::new(body).boxed() });
     if is_grpc {
-        response
-            .headers_mut()
-            .insert("content-type", HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     }
     Ok(response)
 }

@@ -46,17 +46,12 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params.not_before = OffsetDateTime::now_utc() - Duration::from_mins(1);
         params.not_after = OffsetDateTime::now_utc() + life;
         let certificate = params.signed_by(&key, &self.0).unwrap();
-        Svid {
-            chain: certificate.pem(),
-            key: key.serialize_pem(),
-        }
+        Svid { chain: certificate.pem(), key: key.serialize_pem() }
     }
 }

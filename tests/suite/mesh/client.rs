@@ -48,15 +48,11 @@ pub(crate) async fn connect(
     config: Arc<rustls::ClientConfig>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(address).await?;
-    TlsConnector::from(config)
-        .connect(ServerName::from(address.ip()), tcp)
-        .await
+    TlsConnector::from(config).connect(ServerName::from(address.ip()), tcp).await
 }
 
 fn credentials(svid: &Svid, trust: &TrustBundles) -> Credentials {
-    let chain = CertificateDer::pem_slice_iter(svid.chain.as_bytes())
-        .collect::<Result<_, _>>()
-        .unwrap();
+    let chain = CertificateDer::pem_slice_iter(svid.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(svid.key.as_bytes()).unwrap();
     Credentials::new(chain, key, trust, UnixTime::now()).unwrap()
 }
@@ -109,10 +105,7 @@ impl Connection {
                 Sender::Two(sender)
             }
         };
-        Self {
-            sender,
-            _driving: driving,
-        }
+        Self { sender, _driving: driving }
     }
 
     /// In plaintext, as an application speaks to its own sidecar.
@@ -138,12 +131,7 @@ impl Connection {
         let collected = body.collect().await?;
         let trailers = collected.trailers().cloned();
         let body = String::from_utf8_lossy(&collected.to_bytes()).into_owned();
-        Ok(Reply {
-            status: parts.status,
-            headers: parts.headers,
-            body,
-            trailers,
-        })
+        Ok(Reply { status: parts.status, headers: parts.headers, body, trailers })
     }
 
     /// `method target`, to host `payments`.
@@ -152,16 +140,11 @@ impl Connection {
             Sender::One(_) => Request::builder().uri(target).header("host", "payments"),
             Sender::Two(_) => Request::builder().uri(format!("http://payments{target}")),
         };
-        self.send(request.method(method).body(Full::default()).unwrap())
-            .await
+        self.send(request.method(method).body(Full::default()).unwrap()).await
     }
 
     /// The status of `method target`.
     pub(crate) async fn status(&mut self, method: &str, target: &str) -> u16 {
-        self.call(method, target)
-            .await
-            .expect("an answer")
-            .status
-            .as_u16()
+        self.call(method, target).await.expect("an answer").status.as_u16()
     }
 }

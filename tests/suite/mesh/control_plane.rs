@@ -46,13 +46,7 @@ impl ControlPlane {
         fs::create_dir(folder.path().join("policies")).unwrap();
         write(&folder.path().join("policies/all.yaml"), policies);
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut control_plane = Self {
-            folder,
-            running: None,
-            grpc: free,
-            api: free,
-            report_interval,
-        };
+        let mut control_plane = Self { folder, running: None, grpc: free, api: free, report_interval };
         control_plane.start_again();
         control_plane
     }
@@ -86,10 +80,7 @@ impl ControlPlane {
     pub(crate) async fn get(&self, path: &str) -> Value {
         let mut api = Connection::plain(self.api, Http::One).await;
         let request = http::Request::get(path).header("host", "localhost");
-        let reply = api
-            .send(request.body(http_body_util::Full::default()).unwrap())
-            .await
-            .unwrap();
+        let reply = api.send(request.body(http_body_util::Full::default()).unwrap()).await.unwrap();
         assert_eq!(reply.status, 200, "{path}: {}", reply.body);
         serde_json::from_str(&reply.body).unwrap()
     }
@@ -187,11 +178,7 @@ impl Running {
             .unwrap();
         let log = Lines::default();
         let reader = log.read(child.stderr.take().unwrap());
-        Self {
-            child,
-            log,
-            _reader: reader,
-        }
+        Self { child, log, _reader: reader }
     }
 
     fn address(&self, listener: &str) -> SocketAddr {

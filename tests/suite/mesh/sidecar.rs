@@ -45,14 +45,7 @@ pub(super) struct Lines(Arc<(Mutex<Vec<Value>>, Condvar)>);
 impl Sidecar {
     /// Beside `shop/<account>`, under `policies`, ready.
     pub(crate) fn start(account: &str, authority: &Authority, policies: &str, ports: &[Port<'_>]) -> Self {
-        Self::start_as(
-            account,
-            &authority.svid(&super::id(account)),
-            authority,
-            policies,
-            ports,
-            "",
-        )
+        Self::start_as(account, &authority.svid(&super::id(account)), authority, policies, ports, "")
     }
 
     /// The same with an SVID and further configuration of the test's choice.
@@ -91,16 +84,9 @@ impl Sidecar {
             .spawn()
             .unwrap();
         let (log, access) = (Lines::default(), Lines::default());
-        let readers = [
-            log.read(child.stderr.take().unwrap()),
-            access.read(child.stdout.take().unwrap()),
-        ];
+        let readers = [log.read(child.stderr.take().unwrap()), access.read(child.stdout.take().unwrap())];
         let address = |listener: &str| {
-            log.first(|line| line["listener"] == listener)["address"]
-                .as_str()
-                .unwrap()
-                .parse()
-                .unwrap()
+            log.first(|line| line["listener"] == listener)["address"].as_str().unwrap().parse().unwrap()
         };
         let has = |wanted: fn(&Port<'_>) -> bool| ports.iter().any(wanted);
         Self {
@@ -149,9 +135,7 @@ impl Sidecar {
 
     /// Waits until its files have been put in force `times` times since its start.
     pub(crate) fn applied(&self, times: usize) {
-        self.log.nth(times - 1, |line| {
-            line["message"] == "identity and policies applied"
-        });
+        self.log.nth(times - 1, |line| line["message"] == "identity and policies applied");
     }
 
     /// Waits for a line of its log.
@@ -166,11 +150,7 @@ impl Sidecar {
 
     /// A page of its admin port.
     pub(crate) async fn page(&self, path: &str) -> super::Reply {
-        super::Connection::plain(self.admin, super::Http::One)
-            .await
-            .call("GET", path)
-            .await
-            .unwrap()
+        super::Connection::plain(self.admin, super::Http::One).await.call("GET", path).await.unwrap()
     }
 
     /// Asks it to end in order.
@@ -229,9 +209,7 @@ fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
     for port in ports {
         match port {
             Port::Inbound(app, fields) => {
-                inbound.push(format!(
-                    "- {{listen: '127.0.0.1:0', forward: '{app}', {fields}}}\n"
-                ));
+                inbound.push(format!("- {{listen: '127.0.0.1:0', forward: '{app}', {fields}}}\n"));
             }
             Port::Outbound(service, endpoint, fields) => outbound.push(format!(
                 "- {{listen: '127.0.0.1:0', service: shop/{service}, identities: ['{}'], \
@@ -261,12 +239,7 @@ fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
 
 /// For nobody but this user, as keys must be.
 pub(super) fn write(path: &Path, text: &str) {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .unwrap();
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
 }

@@ -86,10 +86,7 @@ impl Case {
         let counted = load_failures(stage).await;
         let log = Log::from_now(&stage.folder.logs(), CONTROL_PLANE);
         let written = Instant::now();
-        if trial
-            .attempt("write", stage.folder.write_policy(FILE, self.text))
-            .is_some()
-        {
+        if trial.attempt("write", stage.folder.write_policy(FILE, self.text)).is_some() {
             self.named_in_status(&mut trial, stage, &before, written).await;
             self.named_in_log(&mut trial, &log).await;
             let counted = load_failures(stage).await - counted;
@@ -114,10 +111,7 @@ impl Case {
             return;
         };
         trial.measure("shownAfterMs", millis(written.elapsed()));
-        trial.require(
-            status.policies.digest == before.policies.digest,
-            "the set in force is another one",
-        );
+        trial.require(status.policies.digest == before.policies.digest, "the set in force is another one");
         let errors = status.policies.last_error.unwrap_or_default();
         let Some(error) = errors.iter().find(|error| error.file.ends_with(FILE)) else {
             trial.require(false, "the error does not name the file");
@@ -128,10 +122,7 @@ impl Case {
         trial.measure("field", error.field.clone());
         trial.measure("code", error.code.clone());
         trial.require(error.code == self.code, format!("the code is not {}", self.code));
-        trial.require(
-            error.line == Some(self.line),
-            format!("the line is not {}", self.line),
-        );
+        trial.require(error.line == Some(self.line), format!("the line is not {}", self.line));
         if let Some(field) = self.field {
             let named = error.field.as_deref().is_some_and(|named| named.ends_with(field));
             trial.require(named, format!("the field is not …{field}"));
@@ -141,9 +132,7 @@ impl Case {
     async fn named_in_log(&self, trial: &mut Trial, log: &Log) {
         let place = format!("{FILE}:{}", self.line);
         let field = self.field.unwrap_or_default();
-        let logged = log
-            .find(|line| [self.code, &place, field].iter().all(|text| line.mentions(text)))
-            .await;
+        let logged = log.find(|line| [self.code, &place, field].iter().all(|text| line.mentions(text))).await;
         trial.measure("logged", logged.is_some());
         trial.require(
             logged.is_some(),
@@ -164,19 +153,14 @@ async fn nothing_changed(trial: &mut Trial, stage: &Stage) {
         };
         if let Some(answer) = trial.attempt(label, call.await) {
             trial.measure(label, answer.status == want);
-            trial.require(
-                answer.status == want,
-                format!("{path} answered {}, not {want}", answer.status),
-            );
+            trial.require(answer.status == want, format!("{path} answered {}, not {want}", answer.status));
         }
     }
 }
 
 /// Without the file the newest set is in force again.
 async fn healed(trial: &mut Trial, stage: &Stage) {
-    let healed = until(stage, |status| status.policies.last_error.is_none())
-        .await
-        .is_some();
+    let healed = until(stage, |status| status.policies.last_error.is_none()).await.is_some();
     trial.require(healed, "the error stays although the file is gone");
 }
 

@@ -39,10 +39,7 @@ impl Serials {
                 }
             }
         });
-        Self {
-            seen,
-            _collector: collector,
-        }
+        Self { seen, _collector: collector }
     }
 }
 
@@ -53,18 +50,14 @@ pub(super) async fn rotation(
     mut serials: Serials,
     end_of_load: Instant,
 ) -> Trial {
-    let mut trial = Trial::new(
-        "certificate-rotation",
-        "2 or more serials for every sidecar, no failed request",
-    );
+    let mut trial =
+        Trial::new("certificate-rotation", "2 or more serials for every sidecar, no failed request");
     sleep_until(end_of_load).await;
     let sidecars = stage.cast.workloads.len();
     let rotated = |seen: &BTreeMap<String, BTreeSet<String>>| {
         seen.len() == sidecars && seen.values().all(|serials| serials.len() >= 2)
     };
-    let in_time = timeout(GRACE, serials.seen.wait_for(rotated))
-        .await
-        .is_ok_and(|seen| seen.is_ok());
+    let in_time = timeout(GRACE, serials.seen.wait_for(rotated)).await.is_ok_and(|seen| seen.is_ok());
     for (identity, serials) in serials.seen.borrow().iter() {
         trial.measure(&short::identity(Some(identity)), serials.len());
     }
@@ -72,19 +65,14 @@ pub(super) async fn rotation(
     trial.measure("requests", report.ok);
     trial.measure("failed", report.failed);
     trial.require(in_time, "not every sidecar had two certificates");
-    trial.require(
-        report.failed == 0,
-        format!("{} requests failed meanwhile", report.failed),
-    );
+    trial.require(report.failed == 0, format!("{} requests failed meanwhile", report.failed));
     trial
 }
 
 fn add(seen: &mut BTreeMap<String, BTreeSet<String>>, proxies: &api::Proxies) {
     for proxy in &proxies.proxies {
         if let Some(certificate) = &proxy.certificate {
-            seen.entry(proxy.identity.clone())
-                .or_default()
-                .insert(certificate.serial.clone());
+            seen.entry(proxy.identity.clone()).or_default().insert(certificate.serial.clone());
         }
     }
 }

@@ -31,10 +31,7 @@ pub(super) async fn policy_on_open_connections(stage: &Stage) -> Trial {
     for (state, want, figure) in CHANGES {
         let changed = Instant::now();
         let written = stage.folder.write_policy(PROBES_FILE, &probes(state));
-        if trial
-            .attempt("the policy file cannot be written", written)
-            .is_none()
-        {
+        if trial.attempt("the policy file cannot be written", written).is_none() {
             return trial;
         }
         for seen in observe(&mut open, want, changed).await {
@@ -45,10 +42,8 @@ pub(super) async fn policy_on_open_connections(stage: &Stage) -> Trial {
 }
 
 /// What the file becomes, what the probes are then answered, and the figure's name.
-const CHANGES: [(Probes, StatusCode, &str); 2] = [
-    (Probes::Closed, StatusCode::FORBIDDEN, "DeniedMs"),
-    (Probes::Open, StatusCode::OK, "AllowedMs"),
-];
+const CHANGES: [(Probes, StatusCode, &str); 2] =
+    [(Probes::Closed, StatusCode::FORBIDDEN, "DeniedMs"), (Probes::Open, StatusCode::OK, "AllowedMs")];
 
 /// A connection through the caller's sidecar to the service's sidecar, kept open all the while.
 struct Probe {
@@ -71,9 +66,7 @@ async fn connect(stage: &Stage) -> Result<Vec<Probe>, String> {
 }
 
 async fn connect_one(service: &'static str, outbound: SocketAddr) -> Result<Probe, String> {
-    let mut connection = Connection::open(outbound, service)
-        .await
-        .map_err(|error| error.to_string())?;
+    let mut connection = Connection::open(outbound, service).await.map_err(|error| error.to_string())?;
     match ping(&mut connection).await? {
         StatusCode::OK => Ok(Probe { service, connection }),
         status => Err(format!("{service} answered {status} before anything changed")),
@@ -86,13 +79,7 @@ async fn observe(open: &mut Vec<Probe>, want: StatusCode, changed: Instant) -> V
     for mut probe in open.drain(..) {
         tasks.spawn(async move {
             let after = until(&mut probe.connection, want, changed).await;
-            (
-                Seen {
-                    service: probe.service,
-                    after,
-                },
-                probe,
-            )
+            (Seen { service: probe.service, after }, probe)
         });
     }
     let mut seen = Vec::new();
@@ -128,19 +115,14 @@ async fn ping(connection: &mut Connection) -> Result<StatusCode, String> {
         return Err("the connection was closed".to_owned());
     }
     let answer = connection.send(Method::GET, "/ping", &[(CALLER, "probe")]).await;
-    answer
-        .map(|answer| answer.status)
-        .map_err(|error| error.to_string())
+    answer.map(|answer| answer.status).map_err(|error| error.to_string())
 }
 
 fn note(trial: &mut Trial, seen: &Seen, figure: &str) {
     match &seen.after {
         Ok(after) => {
             trial.measure(&format!("{}{figure}", seen.service), millis(*after));
-            trial.require(
-                *after < LIMIT,
-                format!("{}: took {} ms", seen.service, after.as_millis()),
-            );
+            trial.require(*after < LIMIT, format!("{}: took {} ms", seen.service, after.as_millis()));
         }
         Err(error) => trial.require(false, format!("{}: {error}", seen.service)),
     }

@@ -44,21 +44,12 @@ const CALLS: [Call; 2] = [
         code: "SG0203",
         decided: Some(GUARD),
     },
-    Call {
-        name: "forbidden-method",
-        method: Method::DELETE,
-        path: "/charge",
-        code: "SG0202",
-        decided: None,
-    },
+    Call { name: "forbidden-method", method: Method::DELETE, path: "/charge", code: "SG0202", decided: None },
 ];
 
 async fn intruder(stage: &Stage, performers: &Performers) -> Trial {
     let mut trial = Trial::new("forbidden-caller", EXPECTED);
-    let report = performers
-        .intruder
-        .until(ATTEMPTS_TIMEOUT, |report| report.attempts >= ATTEMPTS)
-        .await;
+    let report = performers.intruder.until(ATTEMPTS_TIMEOUT, |report| report.attempts >= ATTEMPTS).await;
     let report = report.unwrap_or_else(|| performers.intruder.latest());
     let refused = report.answers.get("403").copied().unwrap_or_default();
     trial.measure("attempts", report.attempts);
@@ -71,14 +62,7 @@ async fn intruder(stage: &Stage, performers: &Performers) -> Trial {
     traces(
         &mut trial,
         stage,
-        &Traces {
-            method,
-            path,
-            marker: INTRUDER,
-            source: INTRUDER,
-            code: "SG0202",
-            decided: None,
-        },
+        &Traces { method, path, marker: INTRUDER, source: INTRUDER, code: "SG0202", decided: None },
     )
     .await;
     trial
@@ -114,9 +98,7 @@ impl Call {
         let mut connection = Connection::open(stage.cast.outbound(ORDERS, PAYMENTS), PAYMENTS).await?;
         let mut refused = 0;
         for _ in 0..ATTEMPTS {
-            let answer = connection
-                .send(self.method.clone(), self.path, &[(CALLER, self.name)])
-                .await?;
+            let answer = connection.send(self.method.clone(), self.path, &[(CALLER, self.name)]).await?;
             refused += u64::from(answer.status == StatusCode::FORBIDDEN);
         }
         Ok(refused)
@@ -143,11 +125,7 @@ async fn untouched_application(trial: &mut Trial, stage: &Stage, traces: &Traces
     let counters = evidence::counters(stage.cast.served(PAYMENTS).counter).await;
     trial.require(counters.is_some(), "the application's counters cannot be read");
     let key = counter_key(&traces.method, traces.path, traces.marker);
-    let seen = counters
-        .unwrap_or_default()
-        .get(&key)
-        .copied()
-        .unwrap_or_default();
+    let seen = counters.unwrap_or_default().get(&key).copied().unwrap_or_default();
     trial.measure("seenByTheApplication", seen);
     trial.require(seen == 0, format!("the application saw {seen} of them"));
 }
@@ -159,16 +137,11 @@ async fn logged(trial: &mut Trial, stage: &Stage, traces: &Traces) {
             line.is("code", traces.code)
                 && line.is("method", traces.method.as_str())
                 && line.is("path", traces.path)
-                && line
-                    .get("src")
-                    .is_some_and(|source| source.ends_with(traces.source))
+                && line.get("src").is_some_and(|source| source.ends_with(traces.source))
         })
         .await;
     let Some(line) = line else {
-        trial.require(
-            false,
-            format!("no log line of payments' sidecar carries {}", traces.code),
-        );
+        trial.require(false, format!("no log line of payments' sidecar carries {}", traces.code));
         return;
     };
     trial.measure("code", traces.code);
@@ -180,10 +153,7 @@ async fn logged(trial: &mut Trial, stage: &Stage, traces: &Traces) {
             line.is("policy", policy) && line.is("rule", rule),
             format!("not decided by {policy}, {rule}"),
         ),
-        None => trial.require(
-            line.get("nearest").is_some(),
-            "the log does not name the nearest rule",
-        ),
+        None => trial.require(line.get("nearest").is_some(), "the log does not name the nearest rule"),
     }
 }
 

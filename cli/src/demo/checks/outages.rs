@@ -24,38 +24,20 @@ pub(super) async fn control_plane(stage: &mut Stage, performers: &Performers) ->
         "no request fails while it is down and when it is back; every sidecar connects again",
     );
     let before = performers.load.report();
-    if trial
-        .attempt("kill", stage.children.kill(CONTROL_PLANE).await)
-        .is_none()
-    {
+    if trial.attempt("kill", stage.children.kill(CONTROL_PLANE).await).is_none() {
         return trial;
     }
     let killed = Instant::now();
-    let while_down = performers
-        .load
-        .until_ok(before.ok + REQUESTS_WHILE_DOWN, DOWN_TIMEOUT)
-        .await;
-    trial.require(
-        while_down.is_some(),
-        "the load stopped while the control plane was down",
-    );
+    let while_down = performers.load.until_ok(before.ok + REQUESTS_WHILE_DOWN, DOWN_TIMEOUT).await;
+    trial.require(while_down.is_some(), "the load stopped while the control plane was down");
     trial.attempt("start again", stage.children.start_again(CONTROL_PLANE));
     reconnected(&mut trial, stage, killed).await;
-    let after = performers
-        .load
-        .until_ok(performers.load.report().ok + REQUESTS_AFTER, DOWN_TIMEOUT)
-        .await;
-    trial.require(
-        after.is_some(),
-        "the load stopped after the control plane came back",
-    );
+    let after = performers.load.until_ok(performers.load.report().ok + REQUESTS_AFTER, DOWN_TIMEOUT).await;
+    trial.require(after.is_some(), "the load stopped after the control plane came back");
     let after = performers.load.report();
     trial.measure("requests", after.ok - before.ok);
     trial.measure("failed", after.failed - before.failed);
-    trial.require(
-        after.failed == before.failed,
-        format!("requests failed: {}", after.kinds_of_failure()),
-    );
+    trial.require(after.failed == before.failed, format!("requests failed: {}", after.kinds_of_failure()));
     trial
 }
 
@@ -72,10 +54,7 @@ pub(super) async fn sidecar_without_control_plane(stage: &mut Stage, performers:
     for name in [CONTROL_PLANE, &*orders] {
         trial.attempt("kill", stage.children.kill(name).await);
     }
-    if trial
-        .attempt("start again", stage.children.start_again(&orders))
-        .is_some()
-    {
+    if trial.attempt("start again", stage.children.start_again(&orders)).is_some() {
         serves(&mut trial, stage, Instant::now()).await;
         denies(&mut trial, stage).await;
         let down = stage.api.get::<api::Status>("/v1/status").await.is_err();
@@ -86,19 +65,10 @@ pub(super) async fn sidecar_without_control_plane(stage: &mut Stage, performers:
     reconnected(&mut trial, stage, killed).await;
 
     let before = performers.load.report();
-    trial.require(
-        performers.load.resume().await.is_some(),
-        "the load did not resume",
-    );
-    let after = performers
-        .load
-        .until_ok(before.ok + REQUESTS_AFTER, DOWN_TIMEOUT)
-        .await;
+    trial.require(performers.load.resume().await.is_some(), "the load did not resume");
+    let after = performers.load.until_ok(before.ok + REQUESTS_AFTER, DOWN_TIMEOUT).await;
     trial.require(after.is_some(), "the load does not flow again");
-    trial.measure(
-        "failedAfterwards",
-        performers.load.report().failed - before.failed,
-    );
+    trial.measure("failedAfterwards", performers.load.report().failed - before.failed);
     trial
 }
 
@@ -128,29 +98,12 @@ async fn serves(trial: &mut Trial, stage: &Stage, started: Instant) {
 
 /// A restart must not forget a denial: nobody but `web` may order.
 async fn denies(trial: &mut Trial, stage: &Stage) {
-    let status = request(
-        stage.cast.outbound(WEB, ORDERS),
-        ORDERS,
-        &Method::DELETE,
-        "/orders",
-    )
-    .await;
+    let status = request(stage.cast.outbound(WEB, ORDERS), ORDERS, &Method::DELETE, "/orders").await;
     trial.measure("deniedStill", status == Ok(StatusCode::FORBIDDEN));
-    trial.require(
-        status == Ok(StatusCode::FORBIDDEN),
-        format!("a forbidden request was answered {status:?}"),
-    );
-    let status = request(
-        stage.cast.outbound(ORDERS, PAYMENTS),
-        PAYMENTS,
-        &Method::POST,
-        "/admin",
-    )
-    .await;
-    trial.require(
-        status == Ok(StatusCode::FORBIDDEN),
-        format!("a closed path was answered {status:?}"),
-    );
+    trial
+        .require(status == Ok(StatusCode::FORBIDDEN), format!("a forbidden request was answered {status:?}"));
+    let status = request(stage.cast.outbound(ORDERS, PAYMENTS), PAYMENTS, &Method::POST, "/admin").await;
+    trial.require(status == Ok(StatusCode::FORBIDDEN), format!("a closed path was answered {status:?}"));
 }
 
 async fn buy(stage: &Stage) -> Result<StatusCode, String> {
@@ -165,15 +118,10 @@ async fn request(
     path: &str,
 ) -> Result<StatusCode, String> {
     let exchange = async {
-        Connection::open(listener, service)
-            .await?
-            .send(method.clone(), path, &[(CALLER, "probe")])
-            .await
+        Connection::open(listener, service).await?.send(method.clone(), path, &[(CALLER, "probe")]).await
     };
     match timeout(DOWN_TIMEOUT, exchange).await {
-        Ok(answer) => answer
-            .map(|answer| answer.status)
-            .map_err(|error| error.to_string()),
+        Ok(answer) => answer.map(|answer| answer.status).map_err(|error| error.to_string()),
         Err(_) => Err("no answer".to_owned()),
     }
 }
@@ -190,10 +138,7 @@ async fn reconnected(trial: &mut Trial, stage: &mut Stage, killed: Instant) {
         sleep(POLL).await;
     }
     trial.measure("reconnectedMs", millis(killed.elapsed()));
-    trial.require(
-        stage.everybody_connected().await,
-        "not every sidecar is connected again",
-    );
+    trial.require(stage.everybody_connected().await, "not every sidecar is connected again");
 }
 
 /// At 200 requests a second: a second and a half without a control plane.

@@ -39,18 +39,10 @@ pub(super) async fn all(stage: &mut Stage, performers: &mut Performers) -> Trial
 /// The last in the chain saw at least what the customers were answered.
 async fn charged(trial: &mut Trial, stage: &Stage, answered: u64) {
     let (method, path) = work(PAYMENTS);
-    let counters = evidence::counters(stage.cast.served(PAYMENTS).counter)
-        .await
-        .unwrap_or_default();
-    let charged = counters
-        .get(&counter_key(&method, path, ORDERS))
-        .copied()
-        .unwrap_or_default();
+    let counters = evidence::counters(stage.cast.served(PAYMENTS).counter).await.unwrap_or_default();
+    let charged = counters.get(&counter_key(&method, path, ORDERS)).copied().unwrap_or_default();
     trial.measure("chargedByTheApplication", charged);
-    trial.require(
-        charged >= answered,
-        format!("payments saw {charged} of {answered} requests only"),
-    );
+    trial.require(charged >= answered, format!("payments saw {charged} of {answered} requests only"));
 }
 
 /// The logs go with the folder, so what they say of a failure is told here.
@@ -60,11 +52,7 @@ fn causes(stage: &Stage) -> String {
         let some: Vec<String> = errors.into_iter().take(CAUSES).collect();
         format!("{name}: [{}]", some.join("; "))
     };
-    [CUSTOMER, WEB, ORDERS, PAYMENTS]
-        .iter()
-        .map(told)
-        .collect::<Vec<_>>()
-        .join(", ")
+    [CUSTOMER, WEB, ORDERS, PAYMENTS].iter().map(told).collect::<Vec<_>>().join(", ")
 }
 
 /// Kinds of errors quoted from each sidecar.

@@ -36,42 +36,25 @@ pub(super) async fn try_all(stage: &Stage, performers: &Performers) -> Vec<Trial
 }
 
 async fn stranger(stage: &Stage, name: &str, feed: &Feed<StrangerReport>, code: &str) -> Trial {
-    let mut trial = Trial::new(
-        name,
-        "every handshake refused, no byte answered, the code in the log, and counted",
-    );
-    let report = feed
-        .until(ATTEMPTS_TIMEOUT, |report| report.attempts >= ATTEMPTS)
-        .await;
+    let mut trial =
+        Trial::new(name, "every handshake refused, no byte answered, the code in the log, and counted");
+    let report = feed.until(ATTEMPTS_TIMEOUT, |report| report.attempts >= ATTEMPTS).await;
     let report = report.unwrap_or_else(|| feed.latest());
     trial.measure("attempts", report.attempts);
     trial.measure("refused", report.refused);
     trial.measure("seenByTheClient", report.latest.clone());
     trial.require(
         report.attempts >= ATTEMPTS && report.refused == report.attempts,
-        format!(
-            "{} of {} attempts were not refused",
-            report.attempts - report.refused,
-            report.attempts
-        ),
+        format!("{} of {} attempts were not refused", report.attempts - report.refused, report.attempts),
     );
     untouched(&mut trial, stage, PAYMENTS, STRANGER).await;
-    coded(
-        &mut trial,
-        stage,
-        PAYMENTS,
-        code,
-        (HANDSHAKES, &[("direction", "inbound"), ("code", code)]),
-    )
-    .await;
+    coded(&mut trial, stage, PAYMENTS, code, (HANDSHAKES, &[("direction", "inbound"), ("code", code)])).await;
     trial
 }
 
 async fn plaintext(stage: &Stage) -> Trial {
-    let mut trial = Trial::new(
-        "plaintext",
-        "closed without a byte of an HTTP answer, the code in the log, and counted",
-    );
+    let mut trial =
+        Trial::new("plaintext", "closed without a byte of an HTTP answer, the code in the log, and counted");
     let inbound = stage.cast.served(PAYMENTS).inbound;
     let mut answered = 0;
     for _ in 0..ATTEMPTS {
@@ -79,10 +62,7 @@ async fn plaintext(stage: &Stage) -> Trial {
     }
     trial.measure("attempts", ATTEMPTS);
     trial.measure("refused", ATTEMPTS - answered);
-    trial.require(
-        answered == 0,
-        format!("{answered} plaintext requests were answered or left hanging"),
-    );
+    trial.require(answered == 0, format!("{answered} plaintext requests were answered or left hanging"));
     untouched(&mut trial, stage, PAYMENTS, STRANGER).await;
     coded(
         &mut trial,
@@ -125,10 +105,7 @@ async fn wrong_server(stage: &Stage) -> Trial {
     if let Some(refused) = trial.attempt("the customer could not call vault", call_vault(stage).await) {
         trial.measure("attempts", ATTEMPTS);
         trial.measure("answered502", refused);
-        trial.require(
-            refused == ATTEMPTS,
-            format!("{} calls were not answered 502", ATTEMPTS - refused),
-        );
+        trial.require(refused == ATTEMPTS, format!("{} calls were not answered 502", ATTEMPTS - refused));
     }
     untouched(&mut trial, stage, ORDERS, VAULT).await;
     coded(
@@ -136,14 +113,7 @@ async fn wrong_server(stage: &Stage) -> Trial {
         stage,
         CUSTOMER,
         "SG0305",
-        (
-            REQUESTS,
-            &[
-                ("direction", "outbound"),
-                ("code_class", "5xx"),
-                ("verdict", "failed"),
-            ],
-        ),
+        (REQUESTS, &[("direction", "outbound"), ("code_class", "5xx"), ("verdict", "failed")]),
     )
     .await;
     trial
@@ -154,9 +124,7 @@ async fn call_vault(stage: &Stage) -> Result<u64, crate::http1::Error> {
     let mut refused = 0;
     for _ in 0..ATTEMPTS {
         let mut connection = Connection::open(stage.cast.outbound(CUSTOMER, VAULT), VAULT).await?;
-        let answer = connection
-            .send(Method::GET, "/secret", &[(CALLER, VAULT)])
-            .await?;
+        let answer = connection.send(Method::GET, "/secret", &[(CALLER, VAULT)]).await?;
         refused += u64::from(answer.status == StatusCode::BAD_GATEWAY);
     }
     Ok(refused)
@@ -173,10 +141,7 @@ async fn untouched(trial: &mut Trial, stage: &Stage, service: &str, marker: &str
         .map(|(_, count)| count)
         .sum();
     trial.measure("seenByTheApplication", seen);
-    trial.require(
-        seen == 0,
-        format!("the application of {service} saw {seen} requests"),
-    );
+    trial.require(seen == 0, format!("the application of {service} saw {seen} requests"));
 }
 
 /// The sidecar that refused says so under `code` in its log, and counts it in a metric with these labels.
@@ -187,9 +152,7 @@ async fn coded(trial: &mut Trial, stage: &Stage, refuser: &str, code: &str, coun
     trial.measure("logged", logged);
     trial.require(logged, format!("{code} is not in the log of {refuser}'s sidecar"));
     let (name, labels) = counter;
-    let count = Metrics::of(stage.cast.workload(refuser).admin)
-        .await
-        .sum(name, labels);
+    let count = Metrics::of(stage.cast.workload(refuser).admin).await.sum(name, labels);
     trial.measure("metric", count);
     trial.require(
         count >= LEAST_COUNTED,

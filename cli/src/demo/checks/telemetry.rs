@@ -25,24 +25,9 @@ struct Call {
 
 /// The chain.
 const CALLS: [Call; 3] = [
-    Call {
-        source: CUSTOMER,
-        destination: WEB,
-        policy: "shop/web-callers",
-        rule: "customers-buy",
-    },
-    Call {
-        source: WEB,
-        destination: ORDERS,
-        policy: "shop/orders-callers",
-        rule: "web-orders",
-    },
-    Call {
-        source: ORDERS,
-        destination: PAYMENTS,
-        policy: "shop/payments-callers",
-        rule: "orders-charge",
-    },
+    Call { source: CUSTOMER, destination: WEB, policy: "shop/web-callers", rule: "customers-buy" },
+    Call { source: WEB, destination: ORDERS, policy: "shop/orders-callers", rule: "web-orders" },
+    Call { source: ORDERS, destination: PAYMENTS, policy: "shop/payments-callers", rule: "orders-charge" },
 ];
 
 /// Compares the customers' own count with the sidecars' and the control plane's. Made before anything is restarted,
@@ -69,12 +54,8 @@ async fn counted_as_allowed(trial: &mut Trial, stage: &Stage, call: &Call, answe
     let (source, destination) = (call.source, call.destination);
     let label = format!("{NAMESPACE}/{source}");
     let count = |verdict| {
-        let labels = [
-            ("direction", "inbound"),
-            ("src", &*label),
-            ("code_class", "2xx"),
-            ("verdict", verdict),
-        ];
+        let labels =
+            [("direction", "inbound"), ("src", &*label), ("code_class", "2xx"), ("verdict", verdict)];
         metrics.sum("sidegate_requests_total", &labels)
     };
     let (allowed, failed) = (count("allowed"), count("failed"));
@@ -82,10 +63,7 @@ async fn counted_as_allowed(trial: &mut Trial, stage: &Stage, call: &Call, answe
     trial.measure(&format!("{destination}AnsweredButFailed"), failed);
     #[expect(clippy::cast_precision_loss, reason = "a demo does not make 2^53 requests")]
     let enough = allowed >= answered as f64;
-    trial.require(
-        enough,
-        format!("{source} to {destination}: {allowed} of {answered} counted as allowed"),
-    );
+    trial.require(enough, format!("{source} to {destination}: {allowed} of {answered} counted as allowed"));
     trial.require(
         failed == 0.0,
         format!("{source} to {destination}: {failed} answered 2xx but counted as failed"),
@@ -93,17 +71,9 @@ async fn counted_as_allowed(trial: &mut Trial, stage: &Stage, call: &Call, answe
 }
 
 async fn shown_as_allowed(trial: &mut Trial, stage: &Stage, call: &Call) {
-    let Call {
-        source,
-        destination,
-        policy,
-        rule,
-    } = call;
+    let Call { source, destination, policy, rule } = call;
     let edge = find(stage, |edge| call.is_shown_by(edge)).await;
-    trial.measure(
-        &format!("{destination}EdgeRps"),
-        edge.as_ref().map(|edge| edge.rps.round()),
-    );
+    trial.measure(&format!("{destination}EdgeRps"), edge.as_ref().map(|edge| edge.rps.round()));
     trial.require(
         edge.is_some(),
         format!("no edge shows {source} to {destination} as mutual TLS, allowed by {policy}, {rule}"),

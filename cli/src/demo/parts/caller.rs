@@ -47,15 +47,9 @@ pub(super) async fn run(args: Args) -> io::Result<()> {
 async fn attempt(target: SocketAddr) -> String {
     let answer = async {
         let (method, path) = work(PAYMENTS);
-        Connection::open(target, PAYMENTS)
-            .await?
-            .send(method, path, &[(CALLER, INTRUDER)])
-            .await
+        Connection::open(target, PAYMENTS).await?.send(method, path, &[(CALLER, INTRUDER)]).await
     };
-    answer.await.map_or_else(
-        |_| "no answer".to_owned(),
-        |answer| answer.status.as_u16().to_string(),
-    )
+    answer.await.map_or_else(|_| "no answer".to_owned(), |answer| answer.status.as_u16().to_string())
 }
 
 /// Often enough to see it in the table.

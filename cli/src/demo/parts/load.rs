@@ -61,11 +61,7 @@ pub(in crate::demo) struct LoadReport {
 impl LoadReport {
     /// What the kept failures were, each kind once.
     pub(in crate::demo) fn kinds_of_failure(&self) -> String {
-        let kinds: BTreeSet<&str> = self
-            .failures
-            .iter()
-            .map(|failure| failure.what.as_str())
-            .collect();
+        let kinds: BTreeSet<&str> = self.failures.iter().map(|failure| failure.what.as_str()).collect();
         Vec::from_iter(kinds).join(", ")
     }
 }
@@ -83,20 +79,12 @@ pub(in crate::demo) struct LoadFailure {
 pub(super) async fn run(args: Args) -> io::Result<()> {
     let tally = Arc::new(Tally::default());
     let (pause, paused) = watch::channel(false);
-    std::thread::Builder::new()
-        .name("commands".to_owned())
-        .spawn(move || obey(&pause))?;
+    std::thread::Builder::new().name("commands".to_owned()).spawn(move || obey(&pause))?;
     let period = Duration::from_secs(1) * args.connections / args.rate.max(1);
     let mut customers = JoinSet::new();
     for number in 0..args.connections {
         let begin = Instant::now() + period * number / args.connections;
-        customers.spawn(buy(
-            args.target,
-            begin,
-            period,
-            Arc::clone(&tally),
-            paused.clone(),
-        ));
+        customers.spawn(buy(args.target, begin, period, Arc::clone(&tally), paused.clone()));
     }
     report(&tally, paused).await
 }
@@ -182,29 +170,20 @@ async fn request(target: SocketAddr, kept: &mut Option<Connection>, tally: &Tall
             None => open(target, tally).await?,
         };
         let (method, path) = work(WEB);
-        let answer = connection
-            .send(method, path, &[(CALLER, CUSTOMER)])
-            .await
-            .map_err(|error| error.to_string())?;
+        let answer =
+            connection.send(method, path, &[(CALLER, CUSTOMER)]).await.map_err(|error| error.to_string())?;
         *kept = Some(connection);
         match answer.status {
             StatusCode::OK => Ok(()),
-            status => Err(format!(
-                "{status}: {}",
-                String::from_utf8_lossy(&answer.body).trim()
-            )),
+            status => Err(format!("{status}: {}", String::from_utf8_lossy(&answer.body).trim())),
         }
     };
-    timeout(ANSWER_TIMEOUT, exchange)
-        .await
-        .unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
 
 async fn open(target: SocketAddr, tally: &Tally) -> Result<Connection, String> {
     tally.update(|report| report.opened += 1);
-    Connection::open(target, WEB)
-        .await
-        .map_err(|error| format!("connect: {error}"))
+    Connection::open(target, WEB).await.map_err(|error| format!("connect: {error}"))
 }
 
 /// Prints the state several times a second.
@@ -232,9 +211,7 @@ fn obey(pause: &watch::Sender<bool>) {
 
 fn quantile(sorted: &[Duration], percent: usize) -> f64 {
     let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted
-        .get(place)
-        .map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0)
+    sorted.get(place).map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0)
 }
 
 /// Longer than the sidecars' own limits, so that their answer comes first.

@@ -87,12 +87,7 @@ struct App {
 
 impl App {
     fn new(name: String, next: Option<SocketAddr>) -> Self {
-        Self {
-            name,
-            next,
-            idle: Mutex::default(),
-            seen: Mutex::default(),
-        }
+        Self { name, next, idle: Mutex::default(), seen: Mutex::default() }
     }
 
     async fn answer(&self, port: Port, request: Request<Incoming>) -> Response<Full<Bytes>> {
@@ -116,41 +111,24 @@ impl App {
 
     fn counts(&self) -> Response<Full<Bytes>> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        text(
-            StatusCode::OK,
-            serde_json::to_string(&seen).expect("a map of strings and numbers"),
-        )
+        text(StatusCode::OK, serde_json::to_string(&seen).expect("a map of strings and numbers"))
     }
 
     fn count(&self, request: &Request<Incoming>) {
-        let caller = request
-            .headers()
-            .get(CALLER)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("-");
+        let caller = request.headers().get(CALLER).and_then(|value| value.to_str().ok()).unwrap_or("-");
         let key = counter_key(request.method(), request.uri().path(), caller);
-        *self
-            .seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(key)
-            .or_default() += 1;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
     }
 
     async fn pass_on(&self, next: SocketAddr) -> Response<Full<Bytes>> {
         match self.call(next).await {
-            Ok(answer) if answer.status == StatusCode::OK => text(
-                StatusCode::OK,
-                format!("{} done, {}", self.name, String::from_utf8_lossy(&answer.body)),
-            ),
-            Ok(answer) => text(
-                StatusCode::BAD_GATEWAY,
-                format!("{}: next answered {}\n", self.name, answer.status),
-            ),
-            Err(error) => text(
-                StatusCode::BAD_GATEWAY,
-                format!("{}: next failed: {error}\n", self.name),
-            ),
+            Ok(answer) if answer.status == StatusCode::OK => {
+                text(StatusCode::OK, format!("{} done, {}", self.name, String::from_utf8_lossy(&answer.body)))
+            }
+            Ok(answer) => {
+                text(StatusCode::BAD_GATEWAY, format!("{}: next answered {}\n", self.name, answer.status))
+            }
+            Err(error) => text(StatusCode::BAD_GATEWAY, format!("{}: next failed: {error}\n", self.name)),
         }
     }
 
@@ -162,10 +140,7 @@ impl App {
         };
         let (method, path) = work(callee);
         let answer = connection.send(method, path, &[(CALLER, &self.name)]).await?;
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(connection);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         Ok(answer)
     }
 
@@ -202,10 +177,8 @@ async fn serve(stream: TcpStream, app: Arc<App>, port: Port) {
         async move { Ok::<_, Infallible>(app.answer(port, request).await) }
     });
     // A connection that breaks concerns the sidecar, which reports it.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ =
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -73,9 +73,8 @@ pub(super) async fn run(args: Args, kind: Kind) -> io::Result<()> {
 /// certificate, so only the first read tells.
 async fn attempt(target: SocketAddr, config: Arc<ClientConfig>) -> io::Result<()> {
     let stream = TcpStream::connect(target).await?;
-    let mut tls = TlsConnector::from(config)
-        .connect(ServerName::IpAddress(target.ip().into()), stream)
-        .await?;
+    let mut tls =
+        TlsConnector::from(config).connect(ServerName::IpAddress(target.ip().into()), stream).await?;
     let request = format!(
         "POST /charge HTTP/1.1\r\nhost: payments\r\n{CALLER}: {STRANGER}\r\ncontent-length: 0\r\n\r\n"
     );
@@ -115,18 +114,12 @@ fn forged_svid() -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>
     let mut leaf = CertificateParams::default();
     leaf.subject_alt_names = vec![SanType::URI(identity(ORDERS).try_into()?)];
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    leaf.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ClientAuth,
-        ExtendedKeyUsagePurpose::ServerAuth,
-    ];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     leaf.is_ca = rcgen::IsCa::ExplicitNoCa;
     leaf.not_before = now - time::Duration::minutes(1);
     leaf.not_after = now + time::Duration::hours(12);
     let certificate = leaf.signed_by(&key, &issuer)?;
-    Ok((
-        vec![certificate.der().clone()],
-        PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-    ))
+    Ok((vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into())))
 }
 
 /// A stranger does not care whom it talks to. Never used by anything of the mesh.

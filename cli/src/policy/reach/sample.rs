@@ -34,9 +34,8 @@ pub(super) fn samples(selecting: &[&Sourced], host: &str) -> BTreeSet<Sample> {
 fn unnamed_port(selecting: &[&Sourced]) -> u16 {
     let rules = selecting.iter().flat_map(|sourced| sourced.rules());
     let operations = rules.flat_map(|(rule, _)| rule.to.iter().flat_map(|to| to.iter()));
-    let named: BTreeSet<u16> = operations
-        .flat_map(|to| to.ports.iter().flat_map(|ports| ports.iter().copied()))
-        .collect();
+    let named: BTreeSet<u16> =
+        operations.flat_map(|to| to.ports.iter().flat_map(|ports| ports.iter().copied())).collect();
     let mut ports = std::iter::once(8080).chain(1..=u16::MAX);
     ports.find(|port| !named.contains(port)).unwrap_or(8080)
 }
@@ -44,9 +43,7 @@ fn unnamed_port(selecting: &[&Sourced]) -> u16 {
 fn of_rule(rule: &Rule, host: &str, port: u16) -> Vec<Sample> {
     let peers = rule.from.iter().flat_map(|from| from.iter());
     let blocks = peers.flat_map(|peer| peer.ip_blocks.iter().flat_map(|blocks| blocks.iter()));
-    let mut addresses: Vec<IpAddr> = blocks
-        .filter_map(|block| first_address(&block.to_string()))
-        .collect();
+    let mut addresses: Vec<IpAddr> = blocks.filter_map(|block| first_address(&block.to_string())).collect();
     addresses.push(IpAddr::from([10, 0, 0, 7]));
     let any = Operation::default();
     let operations: Vec<&Operation> = match &rule.to {
@@ -58,9 +55,7 @@ fn of_rule(rule: &Rule, host: &str, port: u16) -> Vec<Sample> {
         for operation in &operations {
             let ports = operation.ports.as_deref().unwrap_or(std::slice::from_ref(&port));
             let calls = calls(operation, host);
-            let pairs = ports
-                .iter()
-                .flat_map(|port| calls.iter().map(move |http| (*port, http.clone())));
+            let pairs = ports.iter().flat_map(|port| calls.iter().map(move |http| (*port, http.clone())));
             samples.extend(pairs.map(|(port, http)| Sample { http, port, ip }));
         }
     }
@@ -69,30 +64,14 @@ fn of_rule(rule: &Rule, host: &str, port: u16) -> Vec<Sample> {
 
 /// What an operation asks of HTTP; nothing at all is asked of an opaque connection too.
 fn calls(operation: &Operation, host: &str) -> Vec<Option<Asked>> {
-    let Operation {
-        methods,
-        paths,
-        hosts,
-        grpc,
-        ..
-    } = operation;
-    let pattern = hosts
-        .as_ref()
-        .and_then(|hosts| hosts.first())
-        .map(ToString::to_string);
+    let Operation { methods, paths, hosts, grpc, .. } = operation;
+    let pattern = hosts.as_ref().and_then(|hosts| hosts.first()).map(ToString::to_string);
     let host = pattern.map_or_else(|| host.to_owned(), |pattern| pattern.replacen('*', "a", 1));
     let asked = |method: &str, path: &str| {
-        Some(Asked {
-            method: method.to_owned(),
-            host: host.clone(),
-            path: path.to_owned(),
-        })
+        Some(Asked { method: method.to_owned(), host: host.clone(), path: path.to_owned() })
     };
     if let Some(grpc) = grpc {
-        let method = grpc
-            .method
-            .as_ref()
-            .map_or_else(|| "Any".to_owned(), ToString::to_string);
+        let method = grpc.method.as_ref().map_or_else(|| "Any".to_owned(), ToString::to_string);
         return vec![asked("POST", &format!("/{}/{method}", grpc.service))];
     }
     let paths: Vec<String> = match paths {
@@ -103,9 +82,7 @@ fn calls(operation: &Operation, host: &str) -> Vec<Option<Asked>> {
         Some(methods) => methods.iter().map(sidegate_policy::Method::as_str).collect(),
         None => vec!["GET"],
     };
-    let all = paths
-        .iter()
-        .flat_map(|path| methods.iter().map(|method| asked(method, path)));
+    let all = paths.iter().flat_map(|path| methods.iter().map(|method| asked(method, path)));
     let is_opaque = operation.methods.is_none() && operation.paths.is_none() && hosts.is_none();
     is_opaque.then_some(None).into_iter().chain(all).collect()
 }
@@ -142,10 +119,7 @@ impl Sample {
     pub(super) fn request<'a>(&'a self, caller: &'a SpiffeId, now: u64) -> Request<'a> {
         let http = self.http.as_ref();
         Request {
-            source: Source {
-                identity: Some(caller),
-                ip: self.ip,
-            },
+            source: Source { identity: Some(caller), ip: self.ip },
             port: self.port,
             http: http.map(|Asked { method, host, path }| Http { method, host, path }),
             now,

@@ -151,10 +151,7 @@ impl Asked {
     pub(super) fn request<'a>(&'a self, identity: Option<&'a SpiffeId>) -> Request<'a> {
         let http = self.http.as_ref();
         Request {
-            source: Source {
-                identity,
-                ip: self.ip,
-            },
+            source: Source { identity, ip: self.ip },
             port: self.port,
             http: http.map(|AskedHttp { method, host, path }| Http { method, host, path }),
             // Before 1970 nothing has expired either.
@@ -264,11 +261,7 @@ impl Default for Place {
 
 impl Default for AskedHttp {
     fn default() -> Self {
-        Self {
-            method: "GET".to_owned(),
-            host: "payments.shop.test".to_owned(),
-            path: "/".to_owned(),
-        }
+        Self { method: "GET".to_owned(), host: "payments.shop.test".to_owned(), path: "/".to_owned() }
     }
 }
 

@@ -13,21 +13,14 @@ fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Request<Full<
 
 fn check(request: Request<Full<Bytes>>) -> Result<Checked<Full<Bytes>>, Code> {
     let limits = Limits::default();
-    let rules = Rules {
-        paths: PathMode::Strict,
-        limits: &limits,
-        removes_identity: true,
-    };
+    let rules = Rules { paths: PathMode::Strict, limits: &limits, removes_identity: true };
     Checked::new(request, rules).map_err(|error| error.code())
 }
 
 #[test]
 fn what_policy_reads_is_what_is_sent() {
     let checked = check(request("POST", "/%61/b?q=%2e%2e", &[("host", "Payments.Shop.")])).unwrap();
-    assert_eq!(
-        (checked.method(), checked.host(), checked.path()),
-        ("POST", "payments.shop", "/a/b")
-    );
+    assert_eq!((checked.method(), checked.host(), checked.path()), ("POST", "payments.shop", "/a/b"));
     let sent = checked.into_http1();
     assert_eq!(sent.uri(), "/a/b?q=%2e%2e");
     assert_eq!(sent.headers()[HOST], "payments.shop");
@@ -36,11 +29,7 @@ fn what_policy_reads_is_what_is_sent() {
 
 #[test]
 fn http2_becomes_an_origin_form_request_with_one_host() {
-    let mut http2 = request(
-        "GET",
-        "http://payments:8080/a",
-        &[("cookie", "a=1"), ("cookie", "b=2")],
-    );
+    let mut http2 = request("GET", "http://payments:8080/a", &[("cookie", "a=1"), ("cookie", "b=2")]);
     *http2.version_mut() = Version::HTTP_2;
     let sent = check(http2).unwrap().into_http1();
     assert_eq!(sent.version(), Version::HTTP_11);
@@ -51,10 +40,7 @@ fn http2_becomes_an_origin_form_request_with_one_host() {
 
 #[test]
 fn http1_becomes_a_request_with_pseudo_headers() {
-    let sent = check(request("GET", "/a?b", &[("host", "payments")]))
-        .unwrap()
-        .into_http2()
-        .unwrap();
+    let sent = check(request("GET", "/a?b", &[("host", "payments")])).unwrap().into_http2().unwrap();
     assert_eq!(sent.uri(), "http://payments/a?b");
     assert!(!sent.headers().contains_key(HOST));
 }
@@ -63,10 +49,7 @@ fn http1_becomes_a_request_with_pseudo_headers() {
 fn options_may_ask_of_the_server_as_a_whole() {
     let checked = check(request("OPTIONS", "*", &[("host", "payments")])).unwrap();
     assert_eq!(checked.path(), "*");
-    assert_eq!(
-        check(request("GET", "*", &[("host", "payments")])).unwrap_err(),
-        Code::BadPath
-    );
+    assert_eq!(check(request("GET", "*", &[("host", "payments")])).unwrap_err(), Code::BadPath);
 }
 
 #[test]
@@ -83,81 +66,32 @@ fn ambiguity_is_refused_with_its_code() {
         (request("GET", "/a%2fb", &[host]), Code::BadPath),
         (request("GET", "/", &[]), Code::BadAuthority),
         (request("GET", "/", &[host, host]), Code::BadAuthority),
+        (request("GET", "http://a.test/", &[("host", "evil.test")]), Code::BadAuthority),
+        (request("POST", "/", &[host, ("transfer-encoding", "gzip, chunked")]), Code::BadFraming),
         (
-            request("GET", "http://a.test/", &[("host", "evil.test")]),
-            Code::BadAuthority,
-        ),
-        (
-            request("POST", "/", &[host, ("transfer-encoding", "gzip, chunked")]),
+            request("POST", "/", &[host, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]),
             Code::BadFraming,
         ),
         (
-            request(
-                "POST",
-                "/",
-                &[
-                    host,
-                    ("transfer-encoding", "chunked"),
-                    ("transfer-encoding", "chunked"),
-                ],
-            ),
+            request("POST", "/", &[host, ("transfer-encoding", "chunked"), ("content-length", "4")]),
             Code::BadFraming,
         ),
-        (
-            request(
-                "POST",
-                "/",
-                &[host, ("transfer-encoding", "chunked"), ("content-length", "4")],
-            ),
-            Code::BadFraming,
-        ),
-        (
-            request(
-                "POST",
-                "/",
-                &[host, ("content-length", "4"), ("content-length", "5")],
-            ),
-            Code::BadFraming,
-        ),
-        (
-            request("GET", "/", &[host, ("connection", "authorization")]),
-            Code::BadHeader,
-        ),
+        (request("POST", "/", &[host, ("content-length", "4"), ("content-length", "5")]), Code::BadFraming),
+        (request("GET", "/", &[host, ("connection", "authorization")]), Code::BadHeader),
         (request("post", "/", &[host]), Code::UnsupportedRequest),
         (
-            request(
-                "POST",
-                "/",
-                &[host, ("connection", "upgrade"), ("upgrade", "websocket")],
-            ),
+            request("POST", "/", &[host, ("connection", "upgrade"), ("upgrade", "websocket")]),
             Code::UnsupportedRequest,
         ),
         (
-            request(
-                "GET",
-                "/",
-                &[host, ("connection", "upgrade"), ("upgrade", "tls/1.0")],
-            ),
+            request("GET", "/", &[host, ("connection", "upgrade"), ("upgrade", "tls/1.0")]),
             Code::UnsupportedRequest,
         ),
-        (
-            request("CONNECT", "payments:443", &[host]),
-            Code::UnsupportedRequest,
-        ),
-        (
-            request("GET", "/", &[host, ("x-big", &big)]),
-            Code::HeadersTooLarge,
-        ),
-        (
-            request("GET", &format!("/{}", &big[..9_000]), &[host]),
-            Code::HeadersTooLarge,
-        ),
+        (request("CONNECT", "payments:443", &[host]), Code::UnsupportedRequest),
+        (request("GET", "/", &[host, ("x-big", &big)]), Code::HeadersTooLarge),
+        (request("GET", &format!("/{}", &big[..9_000]), &[host]), Code::HeadersTooLarge),
     ] {
-        let shown = format!(
-            "{} {:?}",
-            case.uri().path(),
-            case.headers().keys().collect::<Vec<_>>()
-        );
+        let shown = format!("{} {:?}", case.uri().path(), case.headers().keys().collect::<Vec<_>>());
         assert_eq!(
             check(case).map(|checked| checked.path().to_owned()),
             Err(want),
@@ -169,13 +103,10 @@ fn ambiguity_is_refused_with_its_code() {
 
 #[test]
 fn equal_lengths_collapse_into_one() {
-    let sent = check(request(
-        "POST",
-        "/",
-        &[("host", "a"), ("content-length", "4"), ("content-length", "4")],
-    ))
-    .unwrap()
-    .into_http1();
+    let sent =
+        check(request("POST", "/", &[("host", "a"), ("content-length", "4"), ("content-length", "4")]))
+            .unwrap()
+            .into_http1();
     assert_eq!(sent.headers().get_all(CONTENT_LENGTH).iter().count(), 1);
 }
 

@@ -24,21 +24,11 @@ fn busy() -> (Arc<Metrics>, Edges) {
     for (verdict, shadow) in [(Verdict::Denied, None), (Verdict::Allowed, Some(Verdict::Denied))] {
         let key = Key {
             direction: Direction::Inbound,
-            ends: Ends {
-                source: None,
-                destination: None,
-            },
+            ends: Ends { source: None, destination: None },
             port: 8080,
             carried: Carried::Http1,
             tls: TlsState::Mutual,
-            judgement: Judgement {
-                verdict,
-                code: None,
-                policy: None,
-                rule: None,
-                route: None,
-                shadow,
-            },
+            judgement: Judgement { verdict, code: None, policy: None, rule: None, route: None, shadow },
         };
         let seen = Observation {
             status: Some(200),
@@ -96,10 +86,7 @@ fn every_sample_carries_the_labels_of_its_family() {
         };
         let line = text
             .lines()
-            .find(|line| {
-                line.strip_prefix(&sample)
-                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
-            })
+            .find(|line| line.strip_prefix(&sample).is_some_and(|rest| rest.starts_with(['{', ' '])))
             .unwrap_or_else(|| panic!("no sample of {sample} in\n{text}"));
         let labels: Vec<_> = line
             .split(['{', ',', '}'])
