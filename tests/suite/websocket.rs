@@ -154,3 +154,19 @@ async fn a_switch_that_nobody_asked_for_is_a_broken_upstream() {
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     assert_eq!(payments.accessed(|line| line["path"] == "/chat")["code"], "SG0617");
 }
+
+/// An application that takes its socket over does not read a body, so the body would become frames that nobody watches.
+#[tokio::test]
+async fn a_handshake_with_a_body_does_not_reach_the_application() {
+    let mut chat = chat(SWITCHED).await;
+    let (orders, payments) = pair(chat.address);
+    let mut client = TcpStream::connect(orders.outbound()).await.unwrap();
+    let with_body =
+        HANDSHAKE.replace("Upgrade: websocket", "Content-Length: 1000000000000\r\nUpgrade: websocket");
+    client.write_all(with_body.as_bytes()).await.unwrap();
+    let answer = head(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(orders.accessed(|line| line["path"] == "/chat")["code"], "SG0612");
+    assert!(chat.heads.try_recv().is_err());
+    drop(payments);
+}

@@ -83,8 +83,14 @@ pub(crate) enum Upgrade {
 }
 
 impl Upgrade {
-    /// As the `Upgrade` fields say.
+    /// As the `Upgrade` fields say, if `Connection` says that they are of this hop: what a proxy has passed on by mistake
+    /// asks for nothing (RFC 9110 §7.8).
     pub(crate) fn asked(headers: &HeaderMap) -> Self {
+        let options =
+            headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        if !options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(b"upgrade")) {
+            return Self::None;
+        }
         let mut asked = Self::None;
         for value in headers.get_all(UPGRADE) {
             let value = value.as_bytes();
@@ -265,13 +271,16 @@ mod tests {
 
     #[test]
     fn h2c_is_ignored_and_other_upgrades_are_seen() {
+        const HOP: (&str, &str) = ("connection", "keep-alive, Upgrade");
         for (asked, want) in [
-            (&[][..], Upgrade::None),
-            (&[("upgrade", "h2c")], Upgrade::None),
-            (&[("upgrade", "WebSocket")], Upgrade::WebSocket),
-            (&[("upgrade", "websocket"), ("upgrade", "websocket")], Upgrade::Other),
-            (&[("upgrade", "h2c, websocket")], Upgrade::Other),
-            (&[("upgrade", "tls/1.0")], Upgrade::Other),
+            (&[HOP][..], Upgrade::None),
+            (&[HOP, ("upgrade", "h2c")], Upgrade::None),
+            (&[HOP, ("upgrade", "WebSocket")], Upgrade::WebSocket),
+            (&[HOP, ("upgrade", "websocket"), ("upgrade", "websocket")], Upgrade::Other),
+            (&[HOP, ("upgrade", "h2c, websocket")], Upgrade::Other),
+            (&[HOP, ("upgrade", "tls/1.0")], Upgrade::Other),
+            (&[("upgrade", "websocket")], Upgrade::None),
+            (&[("connection", "close"), ("upgrade", "websocket")], Upgrade::None),
         ] {
             assert_eq!(Upgrade::asked(&fields(asked)), want, "{asked:?}");
         }

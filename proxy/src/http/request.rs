@@ -46,6 +46,10 @@ impl<B: Body> Checked<B> {
     pub(crate) fn new(request: Request<B>, rules: Rules<'_>) -> Result<Self, Error> {
         let (mut parts, body) = request.into_parts();
         let is_websocket = asks_for_websocket(&parts)?;
+        if is_websocket && !body.is_end_stream() {
+            // The body would still flow when the answer has made a tunnel of the connection, past everything that watches it.
+            return Err(Error::bad_request(Code::BadFraming, "a WebSocket handshake with a body"));
+        }
         refuse_lookalike_method(&parts.method)?;
         refuse_oversize(&parts, rules.limits)?;
         refuse_ambiguous_framing(&parts.headers)?;

@@ -137,6 +137,11 @@ fn a_peer_cannot_state_its_own_identity() {
     );
 }
 
+/// The same request without its body.
+fn empty(request: Request<Full<Bytes>>) -> Request<Full<Bytes>> {
+    request.map(|_| Full::default())
+}
+
 #[test]
 fn a_websocket_is_asked_for_anew_on_the_next_hop() {
     let fields = [
@@ -145,7 +150,7 @@ fn a_websocket_is_asked_for_anew_on_the_next_hop() {
         ("upgrade", "WebSocket"),
         ("sec-websocket-version", "13"),
     ];
-    let checked = check(request("GET", "/chat", &fields)).unwrap();
+    let checked = check(empty(request("GET", "/chat", &fields))).unwrap();
     assert!(checked.is_websocket());
     let sent = checked.into_http1();
     assert_eq!(
@@ -153,6 +158,23 @@ fn a_websocket_is_asked_for_anew_on_the_next_hop() {
         (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
     );
     assert!(sent.headers().contains_key("sec-websocket-version"));
-    let to_http2 = check(request("GET", "/chat", &fields)).unwrap().into_http2();
+    let to_http2 = check(empty(request("GET", "/chat", &fields))).unwrap().into_http2();
     assert_eq!(to_http2.unwrap_err().code(), Code::UnsupportedRequest);
+}
+
+#[test]
+fn a_websocket_handshake_has_no_body() {
+    let fields = [("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket")];
+    assert_eq!(
+        check(request("GET", "/chat", &fields)).map(|checked| checked.is_websocket()),
+        Err(Code::BadFraming)
+    );
+    assert!(check(empty(request("GET", "/chat", &fields))).unwrap().is_websocket());
+}
+
+#[test]
+fn an_upgrade_that_connection_does_not_name_is_of_another_hop() {
+    let sent = check(request("GET", "/chat", &[("host", "a"), ("upgrade", "websocket")])).unwrap();
+    assert!(!sent.is_websocket());
+    assert!(!sent.into_http1().headers().contains_key("upgrade"));
 }
