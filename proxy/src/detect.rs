@@ -105,6 +105,12 @@ fn classify_http1(bytes: &[u8]) -> Option<Detected> {
     }
 }
 
+/// A word and a blank: a longer line could still end in a version.
+fn begins_like_a_request(line: &[u8]) -> bool {
+    let method = line.iter().position(|byte| !is_method_byte(*byte)).unwrap_or(line.len());
+    (1..=LONGEST_METHOD).contains(&method) && line.get(method).is_some_and(u8::is_ascii_whitespace)
+}
+
 fn is_method_byte(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'_')
 }
@@ -204,7 +210,12 @@ impl<S> NotHttp<S> {
             let why = "HTTP on a connection that was said to be opaque";
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
-        if start + line.len() < first.len() || first.len() >= LONGEST_LINE {
+        let is_over = start + line.len() < first.len();
+        if !is_over && first.len() >= LONGEST_LINE && (line.is_empty() || begins_like_a_request(line)) {
+            let why = "a first line as long as only a request for HTTP would be";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        if is_over || first.len() >= LONGEST_LINE {
             self.first = None;
         }
         Ok(())
@@ -318,6 +329,26 @@ mod tests {
                 assert_eq!(result.is_err(), names_http, "{}", bytes.escape_ascii());
                 assert_eq!(through == bytes, !names_http, "{} came through", through.escape_ascii());
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_first_line_without_end_is_opaque_only_if_it_cannot_be_a_request() {
+        let long = |start: &[u8], fill: u8| {
+            let mut bytes = start.to_vec();
+            bytes.resize(LONGEST_LINE + 10, fill);
+            bytes
+        };
+        for (bytes, is_refused) in [
+            (long(b"GET /", b'a'), true),
+            (long(b"GET\t/", b'a'), true),
+            (long(b"\r\n", b'\n'), true),
+            (long(b"\x00\x01", b'a'), false),
+            (long(b"aaaa", b'a'), false),
+        ] {
+            let mut through = Vec::new();
+            let result = NotHttp::new(&bytes[..]).read_to_end(&mut through).await;
+            assert_eq!(result.is_err(), is_refused, "{}", bytes[..8].escape_ascii());
         }
     }
 
