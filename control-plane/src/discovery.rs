@@ -42,7 +42,7 @@ pub(crate) struct DiscoveryService {
     /// Owns every stream's task.
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    /// Until then, a service without endpoints may only not have registered yet.
+    /// Until then, sidecars may only not have registered yet.
     pub(crate) settled_at: Instant,
 }
 
@@ -217,7 +217,7 @@ impl Conversation {
         };
         self.decided = Some((mesh.clone(), decided.clone()));
         let settled = Instant::now() >= self.settled_at;
-        let may_keep = |name: &str| !settled && self.session.holds(name);
+        let may_keep = |name: &str| !settled && self.session.holds_from_before(name);
         Some(decided.with_services(&mesh, &endpoints, &self.hello.services, may_keep))
     }
 

@@ -14,8 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{clock, discovery::hello::Hello, server::Peer};
 
-/// Where the workloads of each identity accept connections. An identity that has registered since the start stays,
-/// without endpoints when all of its sidecars have gone.
+/// Where the workloads of each identity accept connections.
 pub(crate) type Endpoints = BTreeMap<SpiffeId, BTreeSet<Endpoint>>;
 
 /// Where one inbound listener of a sidecar accepts connections.
@@ -163,9 +162,7 @@ impl Proxies {
 
     /// Wakes the streams only if an endpoint came or went.
     fn publish_at(&self, entries: &HashMap<Key, Entry>, now: Instant) {
-        let known = self.endpoints.borrow().keys().cloned().collect::<Vec<_>>();
-        let mut endpoints: Endpoints =
-            known.into_iter().map(|identity| (identity, BTreeSet::new())).collect();
+        let mut endpoints = Endpoints::new();
         for entry in entries.values().filter(|entry| !entry.is_lost_for(GRACE, now)) {
             let listeners = entry.hello.inbound.iter().enumerate().map(|(index, listener)| Endpoint {
                 address: listener.address,
@@ -230,6 +227,8 @@ impl Subscription {
         if self.is_current() {
             entries.remove(&self.key);
             self.proxies.publish(&entries);
+            // A newer stream may enter before this is dropped, and must not be taken for the lost one.
+            self.superseded.cancel();
         }
     }
 
@@ -252,16 +251,22 @@ impl Drop for Subscription {
     }
 }
 
-/// Whoever is lost makes room for whoever comes.
+/// Whoever is lost makes room for whoever comes: one identity's lost sidecars for its own, and over all first those
+/// whose grace is over, so that nobody's crash loop costs another service its endpoints.
 fn make_room(entries: &mut HashMap<Key, Entry>, identity: &SpiffeId) -> Result<(), TooMany> {
-    let full = |entries: &HashMap<Key, Entry>| {
-        let same = entries.values().filter(|entry| entry.identity == *identity).count();
-        entries.len() >= MAX_PROXIES || same >= MAX_PER_IDENTITY
-    };
-    if full(entries) {
+    let count =
+        |entries: &HashMap<Key, Entry>| entries.values().filter(|entry| entry.identity == *identity).count();
+    if count(entries) >= MAX_PER_IDENTITY {
+        entries.retain(|_, entry| entry.is_connected() || entry.identity != *identity);
+    }
+    if entries.len() >= MAX_PROXIES {
+        let now = Instant::now();
+        entries.retain(|_, entry| !entry.is_lost_for(GRACE, now));
+    }
+    if entries.len() >= MAX_PROXIES {
         entries.retain(|_, entry| entry.is_connected());
     }
-    if full(entries) { Err(TooMany) } else { Ok(()) }
+    if entries.len() >= MAX_PROXIES || count(entries) >= MAX_PER_IDENTITY { Err(TooMany) } else { Ok(()) }
 }
 
 /// A sidecar that reconnects within this keeps its place in its callers' balance.

@@ -43,8 +43,8 @@ impl Desired {
     /// Adds the services that the sidecar calls, with the endpoints of now. A name that the mesh does not have is
     /// left out.
     ///
-    /// `may_keep` says whether a service stays as the sidecar holds it while none of its own sidecars has registered:
-    /// soon after a start, they may not have found back yet.
+    /// `may_keep` says whether a service stays as the sidecar holds it: soon after a start its own sidecars, or some of
+    /// them, may not have found back yet, and the endpoints of now would be none or too few.
     pub(crate) fn with_services(
         mut self,
         mesh: &Mesh,
@@ -53,13 +53,11 @@ impl Desired {
         may_keep: impl Fn(&str) -> bool,
     ) -> Self {
         for service in services.iter().filter_map(|name| mesh.config.service(name)) {
-            let is_unheard_of = !endpoints.contains_key(&service.identity);
-            let endpoints = endpoints_of(service, endpoints);
             let name = resource::service_name(&service.name);
-            if endpoints.is_empty() && is_unheard_of && may_keep(&name) {
+            if may_keep(&name) {
                 self.withheld.insert(name);
             } else {
-                self.add(Arc::new(resource::service(service, &endpoints)));
+                self.add(Arc::new(resource::service(service, &endpoints_of(service, endpoints))));
             }
         }
         self

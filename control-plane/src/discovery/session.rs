@@ -1,7 +1,10 @@
 //! One stream's memory: what the sidecar has in force, what it was sent and has not answered, what it refused.
 //! Makes the next Update, and checks the answers. No input or output here.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sidegate_proto::v1::Update;
 use tokio::time::Instant;
@@ -14,6 +17,8 @@ use crate::proxies::Nack;
 pub(crate) struct Session {
     /// In force there, resource name to version.
     held: BTreeMap<String, String>,
+    /// Names that are held from an earlier stream or a cache, and that this stream has said nothing of yet.
+    from_before: BTreeSet<String>,
     outstanding: Option<Outstanding>,
     /// The difference that was refused: not sent again until it is another one.
     refused: Option<Difference>,
@@ -42,7 +47,14 @@ type Difference = BTreeMap<String, Option<String>>;
 impl Session {
     /// `version` is the last that the instance was sent on an earlier stream.
     pub(crate) fn new(held: BTreeMap<String, String>, version: u64) -> Self {
-        Self { held, outstanding: None, refused: None, version, begun: false }
+        Self {
+            from_before: held.keys().cloned().collect(),
+            held,
+            outstanding: None,
+            refused: None,
+            version,
+            begun: false,
+        }
     }
 
     /// The next Update, if nothing is unanswered and something differs from what is held and from what was refused.
@@ -85,9 +97,9 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the sidecar has this resource in force, in whatever version.
-    pub(crate) fn holds(&self, name: &str) -> bool {
-        self.held.contains_key(name)
+    /// Whether the sidecar has this resource in force as somebody before this stream said it.
+    pub(crate) fn holds_from_before(&self, name: &str) -> bool {
+        self.from_before.contains(name)
     }
 
     pub(crate) fn awaits_answer(&self) -> bool {
@@ -102,6 +114,7 @@ impl Session {
     fn apply(&mut self, difference: Difference) {
         self.refused = None;
         for (name, version) in difference {
+            self.from_before.remove(&name);
             match version {
                 Some(version) => self.held.insert(name, version),
                 None => self.held.remove(&name),

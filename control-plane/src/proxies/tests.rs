@@ -94,3 +94,24 @@ fn a_nack_is_shown_until_a_later_version_is_acknowledged() {
     subscription.acked(2);
     assert_eq!((proxies.list()[0].acked, proxies.list()[0].nack.clone()), (2, None));
 }
+
+#[test]
+fn a_stream_that_ended_does_not_mark_the_next_one_of_its_instance_as_lost() {
+    let proxies = Proxies::new();
+    let before = subscribe(&proxies, "payments", "a", 1);
+    let token = before.superseded.clone();
+    before.end();
+    assert!(token.is_cancelled(), "from here on it changes nothing any more");
+    let _next = subscribe(&proxies, "payments", "a", 1);
+    assert_eq!((ports(&proxies, "payments"), proxies.count()), (vec![1], (1, 1)));
+}
+
+#[test]
+fn one_identitys_lost_sidecars_do_not_end_anothers_grace() {
+    let proxies = Proxies::new();
+    drop(subscribe(&proxies, "payments", "lost a moment ago", 1));
+    for n in 0..=MAX_PER_IDENTITY {
+        drop(subscribe(&proxies, "orders", &n.to_string(), 2));
+    }
+    assert_eq!(ports(&proxies, "payments"), [1]);
+}
