@@ -88,8 +88,16 @@ impl Subscriber<'_> {
             connected = client.connect(own) => connected?,
             never = self.follow_what_is_left() => match never {},
         };
-        // From the Hello on nothing is applied but what the new stream says: the Hello stays true.
-        self.stream = Some(self.open(channel).await?);
+        // From the Hello on nothing is applied but what the new stream says: the Hello stays true. The old stream is kept
+        // until the first update, which always comes: by then the control plane has entered the new one.
+        let mut next = self.open(channel).await?;
+        let first = timeout(ANSWER_TIMEOUT, next.updates.message())
+            .await
+            .map_err(|_| StreamError::Silent)??
+            .ok_or(StreamError::Ended)?;
+        say(&next.answers, apply(client, &mut self.held, first))?;
+        self.failures = 0;
+        self.stream = Some(next);
         Ok(())
     }
 
