@@ -23,7 +23,7 @@ pub(crate) fn run(read: &Read) -> Result<Exit, Failure> {
     let now = OffsetDateTime::now_utc();
     match read.output.output {
         Format::Json => {
-            table::print_json("Status", Body { status: &status, next: next_step(&status, &proxies) })?
+            table::print_json("Status", Body { status: &status, next: next_step(&status, &proxies) })?;
         }
         Format::Table => table::print(&text(&status, &proxies, now, Charset::from_env()))?,
         Format::Wide => {

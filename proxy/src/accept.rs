@@ -68,7 +68,7 @@ pub(crate) async fn run<F>(
         match accepted.and_then(|(tcp, downstream)| tuned(tcp).map(|tcp| (tcp, downstream))) {
             Ok((tcp, downstream)) => match worker.gate.enter(direction, downstream.ip()) {
                 Ok(place) => {
-                    spawn(&worker, direction, serve(Accepted { tcp, downstream, place }, Rc::clone(&worker)))
+                    spawn(&worker, direction, serve(Accepted { tcp, downstream, place }, Rc::clone(&worker)));
                 }
                 Err(error) => worker.refused(direction, downstream, port, &error),
             },

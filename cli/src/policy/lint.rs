@@ -54,7 +54,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     findings.retain(|finding| !args.allow.contains(&finding.lint));
     match args.output {
         Form::Json => {
-            table::print_json("PolicyLint", json!({"ok": findings.is_empty(), "findings": findings}))?
+            table::print_json("PolicyLint", json!({"ok": findings.is_empty(), "findings": findings}))?;
         }
         Form::Sarif => table::print(&sarif::log(&findings))?,
         Form::Table => table::print(&text(&findings, &policies))?,
