@@ -188,6 +188,11 @@ impl<S> NotHttp<S> {
         Self { stream, first: Some(Vec::new()) }
     }
 
+    /// Looks into nothing: the port is declared to carry any bytes.
+    pub(crate) fn unwatched(stream: S) -> Self {
+        Self { stream, first: None }
+    }
+
     /// The stream below.
     pub(crate) fn get_ref(&self) -> &S {
         &self.stream

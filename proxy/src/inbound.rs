@@ -116,7 +116,11 @@ async fn opaque(
     // Taken before the verdict, so that a change in between is not missed.
     let changes = worker.mesh.clone();
     let result = async {
-        let permit = authorize::connection(caller, NotHttp::new(stream), &worker.mesh.snapshot())?;
+        let stream = match inbound.protocol {
+            Protocol::Tcp => NotHttp::unwatched(stream),
+            Protocol::Auto | Protocol::Http | Protocol::Http2 => NotHttp::new(stream),
+        };
+        let permit = authorize::connection(caller, stream, &worker.mesh.snapshot())?;
         record.admitted(permit.admission());
         record.upstream(&inbound.forward);
         tokio::select! {

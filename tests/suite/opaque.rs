@@ -160,3 +160,15 @@ async fn http_that_calls_itself_opaque_does_not_reach_the_application() {
     sidecar.accessed(|line| line["protocol"] == "tcp" && line["verdict"] == "failed");
     assert!(app.seen().is_empty());
 }
+
+#[tokio::test]
+async fn a_port_that_is_declared_tcp_is_not_looked_into() {
+    let echo = echo().await;
+    let (orders, _payments) = pair(echo.address, ORDERS);
+    let mut client = TcpStream::connect(orders.outbound()).await.unwrap();
+    let bytes = b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n";
+    client.write_all(bytes).await.unwrap();
+    let mut back = vec![0; bytes.len()];
+    client.read_exact(&mut back).await.unwrap();
+    assert_eq!(back, bytes);
+}
