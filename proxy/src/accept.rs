@@ -14,7 +14,12 @@ use std::{
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{config::Limits, error::Error, telemetry::Direction, worker::Worker};
+use crate::{
+    config::Limits,
+    error::Error,
+    telemetry::{Direction, Metrics},
+    worker::Worker,
+};
 
 /// A connection and its place under the limits.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Gate {
     limits: Arc<Limits>,
+    /// Its gauges of open connections follow the places.
+    metrics: Arc<Metrics>,
     /// Held for a few instructions, at the two ends of a connection.
     open: Mutex<Open>,
 }
@@ -44,6 +51,7 @@ struct Open {
 #[derive(Debug)]
 pub(crate) struct Place {
     gate: Arc<Gate>,
+    direction: Direction,
     source: Option<IpAddr>,
 }
 
@@ -85,14 +93,11 @@ pub(crate) async fn run<F>(
 /// A panic is caught here, counted, and ends this connection only.
 fn spawn(worker: &Rc<Worker>, direction: Direction, connection: impl Future<Output = ()> + 'static) {
     let metrics = Arc::clone(&worker.metrics);
-    worker.active(direction).fetch_add(1, Ordering::Relaxed);
-    let worker_of_task = Rc::clone(worker);
     worker.tasks_of(direction).spawn_local(async move {
         if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
             metrics.panics.fetch_add(1, Ordering::Relaxed);
             tracing::error!(code = %sidegate_codes::Code::ConnectionPanicked, "a connection ended by a fault of Sidegate");
         }
-        worker_of_task.active(direction).fetch_sub(1, Ordering::Relaxed);
     });
 }
 
@@ -114,8 +119,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 impl Gate {
     /// Nobody is in.
-    pub(crate) fn new(limits: Arc<Limits>) -> Self {
-        Self { limits, open: Mutex::default() }
+    pub(crate) fn new(limits: Arc<Limits>, metrics: Arc<Metrics>) -> Self {
+        Self { limits, metrics, open: Mutex::default() }
     }
 
     /// A place for a connection from `source`. Outbound, all come from the one application.
@@ -133,12 +138,14 @@ impl Gate {
             *count += 1;
         }
         open.total += 1;
-        Ok(Place { gate: Arc::clone(self), source })
+        self.metrics.active(direction).fetch_add(1, Ordering::Relaxed);
+        Ok(Place { gate: Arc::clone(self), direction, source })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.gate.metrics.active(self.direction).fetch_sub(1, Ordering::Relaxed);
         let mut open = self.gate.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.total = open.total.saturating_sub(1);
         let Some(source) = self.source else { return };
@@ -158,7 +165,10 @@ mod tests {
     use super::*;
 
     fn gate(connections: usize, connections_per_source: usize) -> Arc<Gate> {
-        Arc::new(Gate::new(Arc::new(Limits { connections, connections_per_source, ..Limits::default() })))
+        Arc::new(Gate::new(
+            Arc::new(Limits { connections, connections_per_source, ..Limits::default() }),
+            Arc::default(),
+        ))
     }
 
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));

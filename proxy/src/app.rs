@@ -253,7 +253,7 @@ impl Sidecar {
 
     fn start_workers(&mut self, lifeline: &Lifeline) -> Result<Vec<JoinHandle<()>>, RunError> {
         let inbound_tasks = TaskTracker::new();
-        let gate = Arc::new(Gate::new(Arc::new(self.config.limits.clone())));
+        let gate = Arc::new(Gate::new(Arc::new(self.config.limits.clone()), Arc::clone(&self.metrics)));
         let listeners = std::mem::take(&mut self.listeners);
         (0..self.config.workers.get())
             .map(|index| {

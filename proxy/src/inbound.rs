@@ -189,6 +189,7 @@ fn exchange(
         edges: Arc::clone(&worker.edges),
         access_log: worker.access_log.clone(),
         _place: None,
+        drain: worker.drain.clone(),
         cut: Rc::default(),
     }
 }

@@ -134,6 +134,7 @@ fn exchange(downstream: std::net::SocketAddr, port: usize, snapshot: &Snapshot, 
         edges: Arc::clone(&worker.edges),
         access_log: worker.access_log.clone(),
         _place: None,
+        drain: worker.drain.clone(),
         cut: Rc::default(),
     }
 }

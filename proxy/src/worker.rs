@@ -1,13 +1,7 @@
 //! One worker: what its thread's connections share, and nothing that another worker touches on the data path but
 //! the snapshot and the connection gate.
 
-use std::{
-    cell::Cell,
-    net::SocketAddr,
-    rc::Rc,
-    sync::{Arc, atomic::AtomicI64},
-    time::Duration,
-};
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use tokio_util::task::TaskTracker;
@@ -171,17 +165,10 @@ impl Worker {
             edges: Arc::clone(&self.edges),
             access_log: self.access_log.clone(),
             _place: None,
+            drain: self.drain.clone(),
             cut: Rc::default(),
         });
         Record::begin(&exchange, Carried::Unknown).failed(error);
-    }
-
-    /// The gauge of open connections in `direction`.
-    pub(crate) fn active(&self, direction: Direction) -> &AtomicI64 {
-        match direction {
-            Direction::Inbound => &self.metrics.inbound_active,
-            Direction::Outbound => &self.metrics.outbound_active,
-        }
     }
 
     /// Forgets idle connections and endpoints, once a second, for as long as the worker lives.

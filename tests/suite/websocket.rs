@@ -100,6 +100,11 @@ async fn a_websocket_passes_through_a_pair_of_sidecars() {
         client.read_exact(&mut echo).await.unwrap();
         assert_eq!(echo, message);
     }
+    let metrics = payments.page("/metrics").await.body;
+    assert!(
+        metrics.contains("sidegate_connections_active{direction=\"inbound\"} 1"),
+        "it is still open: {metrics}"
+    );
     drop(client);
     let line = payments.accessed(|line| line["path"] == "/chat");
     assert_eq!(
@@ -169,4 +174,21 @@ async fn a_handshake_with_a_body_does_not_reach_the_application() {
     assert_eq!(orders.accessed(|line| line["path"] == "/chat")["code"], "SG0612");
     assert!(chat.heads.try_recv().is_err());
     drop(payments);
+}
+
+#[tokio::test]
+async fn a_websocket_that_the_drain_deadline_ends_is_recorded_as_drained() {
+    let chat = chat(SWITCHED).await;
+    let authority = Authority::new();
+    let svid = authority.svid(&crate::mesh::id("payments"));
+    let ports = [Port::Inbound(chat.address, "protocol: http")];
+    let short = "limits: {drainTimeout: 200ms}";
+    let mut payments = Sidecar::start_as("payments", &svid, &authority, CHAT, &ports, short);
+    let to_payments = [Port::Outbound("payments", payments.inbound(), "protocol: http")];
+    let orders = Sidecar::start("orders", &authority, CHAT, &to_payments);
+    let (_client, answer) = open(&orders).await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    payments.terminate();
+    assert!(payments.wait().success());
+    assert_eq!(payments.accessed(|line| line["path"] == "/chat")["code"], "SG0616");
 }

@@ -78,6 +78,16 @@ pub(crate) struct HandshakeLabels {
     pub(crate) reason: &'static str,
 }
 
+impl Metrics {
+    /// The gauge of open downstream connections in `direction`.
+    pub(crate) fn active(&self, direction: Direction) -> &AtomicI64 {
+        match direction {
+            Direction::Inbound => &self.inbound_active,
+            Direction::Outbound => &self.outbound_active,
+        }
+    }
+}
+
 impl<L: Ord> Series<L> {
     /// Adds one, unless the family is full: then the observation is left to the overflow of the edges.
     pub(crate) fn add(&self, labels: L) {

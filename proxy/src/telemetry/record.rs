@@ -19,8 +19,8 @@ use super::{
     edges::{Key, Observation},
 };
 use crate::{
-    accept::Place, authorize::Admission, balance::Picked, error::Error, http::ByteCount, upstream,
-    worker::RequestSlot,
+    accept::Place, authorize::Admission, balance::Picked, drain::DrainWatch, error::Error, http::ByteCount,
+    upstream, worker::RequestSlot,
 };
 
 /// What all requests of one connection share.
@@ -37,6 +37,8 @@ pub(crate) struct Exchange {
     pub(crate) access_log: AccessLog,
     /// The connection's place under the limits, kept for as long as anything of it lives.
     pub(crate) _place: Option<Place>,
+    /// Whether what ends early ends because of this sidecar's own end.
+    pub(crate) drain: DrainWatch,
     /// Why the connection was cut, for what was in flight on it.
     pub(crate) cut: Rc<OnceCell<(Code, String)>>,
 }
@@ -211,6 +213,7 @@ impl Record {
     fn broken_off(&self) -> Error {
         match self.exchange.cut.get() {
             Some((Code::PeerCertificateEnded, why)) => Error::PeerEnded(why.clone()),
+            None if self.exchange.drain.has_begun() => Error::Draining,
             _ => Error::Downstream("the downstream left before the end".to_owned()),
         }
     }
