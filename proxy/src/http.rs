@@ -7,7 +7,7 @@ mod headers;
 mod path;
 mod request;
 
-use std::{rc::Rc, time::Duration};
+use std::{pin::Pin, rc::Rc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
 use http_body::Body as _;
@@ -76,26 +76,28 @@ where
     let stream = TokioIo::new(stream);
     let served = if version == Version::HTTP_2 {
         let connection = http2_server(&worker.limits, worker.tasks.clone()).serve_connection(stream, service);
-        tokio::pin!(connection);
-        tokio::select! {
-            result = connection.as_mut() => result,
-            () = closing => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        until_closing(connection, http2::Connection::graceful_shutdown, closing).await
     } else {
         let connection = http1_server(&worker.limits).serve_connection(stream, service).with_upgrades();
-        tokio::pin!(connection);
-        tokio::select! {
-            result = connection.as_mut() => result,
-            () = closing => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        until_closing(connection, http1::UpgradeableConnection::graceful_shutdown, closing).await
     };
     served.map_err(|error| ended(&error))
+}
+
+/// Runs a connection to its end, which `shutdown` makes one in order once `closing` has ended.
+async fn until_closing<C: Future>(
+    connection: C,
+    shutdown: impl FnOnce(Pin<&mut C>),
+    closing: impl Future<Output = ()>,
+) -> C::Output {
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => result,
+        () = closing => {
+            shutdown(connection.as_mut());
+            connection.await
+        }
+    }
 }
 
 /// What hyper refused by itself is a refusal too; the rest is a downstream that left.

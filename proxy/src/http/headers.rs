@@ -2,6 +2,8 @@
 //! identity is removed in every spelling, and a `Connection` field that would make this proxy remove a security
 //! header refuses the message.
 
+use std::borrow::Cow;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONNECTION, COOKIE, TE, UPGRADE},
@@ -152,14 +154,19 @@ fn is_security(name: &str) -> bool {
 
 /// Applications read `x_forwarded_for` as `x-forwarded-for` (CGI, WSGI), so underscores count as hyphens.
 fn claims_identity(name: &str) -> bool {
-    let plain = name.replace('_', "-");
-    IDENTITY.contains(&plain.as_str()) || IDENTITY_PREFIXES.iter().any(|prefix| plain.starts_with(prefix))
+    let plain = hyphenated(name);
+    IDENTITY.contains(&plain.as_ref()) || IDENTITY_PREFIXES.iter().any(|prefix| plain.starts_with(prefix))
+}
+
+/// Names with underscores are rare, and every name of every request is asked.
+fn hyphenated(name: &str) -> Cow<'_, str> {
+    if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
 }
 
 /// Symfony, Zend, IIS, Rails and Envoy read these.
 fn overrides_request(name: &str) -> bool {
-    let plain = name.replace('_', "-");
-    OVERRIDES.contains(&plain.as_str()) || OVERRIDE_PREFIXES.iter().any(|prefix| plain.starts_with(prefix))
+    let plain = hyphenated(name);
+    OVERRIDES.contains(&plain.as_ref()) || OVERRIDE_PREFIXES.iter().any(|prefix| plain.starts_with(prefix))
 }
 
 const HOP_BY_HOP: [HeaderName; 9] = [

@@ -157,15 +157,14 @@ fn asks_for_websocket(parts: &Parts) -> Result<bool, Error> {
 /// Methods are case-sensitive (RFC 9110 §9.1), and some frameworks forget it: a rule on POST must not be passed by
 /// `post`.
 fn refuse_lookalike_method(method: &Method) -> Result<(), Error> {
-    let upper = method.as_str().to_ascii_uppercase();
-    let is_lookalike = upper != method.as_str() && KNOWN_METHODS.contains(&upper.as_str());
-    if is_lookalike {
-        return Err(Error::bad_request(
-            Code::UnsupportedRequest,
-            format!("method {method}, which is not {upper}"),
-        ));
+    let sent = method.as_str();
+    let known = KNOWN_METHODS.iter().find(|known| known.eq_ignore_ascii_case(sent));
+    match known {
+        Some(known) if *known != sent => {
+            Err(Error::bad_request(Code::UnsupportedRequest, format!("method {sent}, which is not {known}")))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// hyper holds the head to its buffer's size; HTTP/2 fields count after HPACK has expanded them, crumbs included.
