@@ -23,7 +23,7 @@ use crate::{
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
     tls,
     upstream::{self, Answer},
-    worker::Worker,
+    worker::{Link, Worker},
 };
 
 /// One inbound connection, start to end. Each line may end it; each returns what the next one needs.
@@ -35,8 +35,9 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
     detect::tls(&tcp, worker.limits.detect_timeout).await?;
     let stream = terminate(tcp, &snapshot, worker).await?;
     let peer = Rc::new(Peer::of(stream.get_ref().1.peer_certificates(), Usage::Client, &snapshot.trust)?);
-    let exchange =
-        Rc::new(Exchange { _place: Some(place), ..exchange(&peer, downstream, inbound, &snapshot, worker) });
+    let ends = Ends { source: Some(peer.id().clone()), destination: snapshot.own_id() };
+    let link = Link { ends, tls: TlsState::Mutual, place: Some(place) };
+    let exchange = Rc::new(worker.exchange(Direction::Inbound, downstream, inbound.forward.port(), link));
     worker.connected(&exchange);
 
     let ended = match protocol(stream, inbound, worker).await {
@@ -170,28 +171,6 @@ impl http_stage::Handler for Connection {
 /// The port that policy judges is always that of the `inbound` that is forwarded to.
 fn caller<'a>(peer: &'a Peer, downstream: SocketAddr, inbound: &Inbound) -> Caller<'a> {
     Caller { peer, ip: downstream.ip(), port: inbound.forward.port() }
-}
-
-fn exchange(
-    peer: &Peer,
-    downstream: SocketAddr,
-    inbound: &Inbound,
-    snapshot: &Snapshot,
-    worker: &Worker,
-) -> Exchange {
-    let own = snapshot.secured.as_ref().map(|secured| secured.credentials.svid().id().clone());
-    Exchange {
-        direction: Direction::Inbound,
-        downstream,
-        port: inbound.forward.port(),
-        ends: Ends { source: Some(peer.id().clone()), destination: own },
-        tls: TlsState::Mutual,
-        edges: Arc::clone(&worker.edges),
-        access_log: worker.access_log.clone(),
-        _place: None,
-        drain: worker.drain.clone(),
-        cut: Rc::default(),
-    }
 }
 
 /// Handshakes in flight are bounded: the rest waits, each within its own time.

@@ -5,7 +5,7 @@
 //! accept → detect → route → balance → tls (originate, verify the peer's identity) → upstream (peer)
 //! ```
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
 use http::{Request, Version};
 use tokio::net::TcpStream;
@@ -17,10 +17,10 @@ use crate::{
     detect::{self, Detected, Rewound},
     error::Error,
     http::{self as http_stage, Checked, RequestBody, Rules},
-    snapshot::{Route, Snapshot},
+    snapshot::Route,
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
     upstream::{self, Answer, peer::Reach},
-    worker::Worker,
+    worker::{Link, Worker},
 };
 
 /// One outbound connection, start to end. Each line may end it; each returns what the next one needs.
@@ -28,7 +28,11 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
     let Accepted { tcp, downstream, place } = accepted;
     let snapshot = worker.mesh.snapshot();
     let declared = snapshot.outbound[port].port.protocol;
-    let exchange = Rc::new(Exchange { _place: Some(place), ..exchange(downstream, port, &snapshot, worker) });
+    let ends = Ends { source: snapshot.own_id(), destination: None };
+    // Until a peer has proven itself, there is no link.
+    let link = Link { ends, tls: TlsState::Failed, place: Some(place) };
+    let listening = snapshot.outbound[port].port.listen.port();
+    let exchange = Rc::new(worker.exchange(Direction::Outbound, downstream, listening, link));
 
     let served = async {
         let (detected, stream) = protocol(tcp, declared, worker).await?;
@@ -120,23 +124,6 @@ fn reach<'a>(route: &'a Route, worker: &'a Worker) -> Result<Reach<'a>, Error> {
     let name = route.port.service.as_str();
     let service = route.service.as_ref().ok_or_else(|| Error::UnknownService(name.to_owned()))?;
     Ok(Reach { name, service, balancer: &worker.balancer, pool: &worker.pool })
-}
-
-fn exchange(downstream: std::net::SocketAddr, port: usize, snapshot: &Snapshot, worker: &Worker) -> Exchange {
-    let own = snapshot.secured.as_ref().map(|secured| secured.credentials.svid().id().clone());
-    Exchange {
-        direction: Direction::Outbound,
-        downstream,
-        port: snapshot.outbound[port].port.listen.port(),
-        ends: Ends { source: own, destination: None },
-        // Until a peer has proven itself, there is no link.
-        tls: TlsState::Failed,
-        edges: Arc::clone(&worker.edges),
-        access_log: worker.access_log.clone(),
-        _place: None,
-        drain: worker.drain.clone(),
-        cut: Rc::default(),
-    }
 }
 
 /// What the application speaks, as declared or as its first bytes say.

@@ -145,6 +145,13 @@ struct Parts {
     version: u64,
 }
 
+impl Snapshot {
+    /// The own identity, as far as it has been proven.
+    pub(crate) fn own_id(&self) -> Option<SpiffeId> {
+        self.secured.as_ref().map(|secured| secured.credentials.svid().id().clone())
+    }
+}
+
 impl Publisher {
     /// Starts with a snapshot that admits nobody and reaches nothing.
     pub(crate) fn new(config: Config, metrics: Arc<Metrics>) -> Self {

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    accept::Gate,
+    accept::{Gate, Place},
     balance::Balancer,
     config::Limits,
     drain::DrainWatch,
@@ -55,6 +55,14 @@ pub(crate) struct Worker {
     requests: Rc<Cell<usize>>,
     id_prefix: u64,
     next_id: Cell<u64>,
+}
+
+/// What a connection has proven, and the place it holds.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) ends: Ends,
+    pub(crate) tls: TlsState,
+    pub(crate) place: Option<Place>,
 }
 
 /// A place among the requests in flight.
@@ -125,38 +133,16 @@ impl Worker {
         }
     }
 
-    /// Counts a connection whose ends are known, as far as they are.
-    pub(crate) fn connected(&self, exchange: &Exchange) {
-        self.metrics.connections.add(ConnectionLabels {
-            direction: exchange.direction,
-            source: exchange.ends.source.clone(),
-            destination: exchange.ends.destination.clone(),
-            tls: exchange.tls,
-            verdict: Verdict::Allowed,
-        });
-    }
-
-    /// Records a connection that ended before there was anything to record of it: counted, logged, in the ledger.
-    pub(crate) fn refused(&self, direction: Direction, downstream: SocketAddr, port: u16, error: &Error) {
-        let tls =
-            if matches!(error, Error::Plaintext { .. }) { TlsState::Plaintext } else { TlsState::Failed };
-        let snapshot = self.mesh.load();
-        let own = snapshot.secured.as_ref().map(|secured| secured.credentials.svid().id().clone());
-        let ends = match direction {
-            Direction::Inbound => Ends { source: None, destination: own },
-            Direction::Outbound => Ends { source: own, destination: None },
-        };
-        self.metrics.connections.add(ConnectionLabels {
-            direction,
-            source: ends.source.clone(),
-            destination: ends.destination.clone(),
-            tls,
-            verdict: Verdict::Failed,
-        });
-        if let Error::Handshake { code, reason, .. } = error {
-            self.metrics.handshake_failures.add(HandshakeLabels { direction, code: *code, reason });
-        }
-        let exchange = Rc::new(Exchange {
+    /// What all that happens on one connection shares.
+    pub(crate) fn exchange(
+        &self,
+        direction: Direction,
+        downstream: SocketAddr,
+        port: u16,
+        link: Link,
+    ) -> Exchange {
+        let Link { ends, tls, place } = link;
+        Exchange {
             direction,
             downstream,
             port,
@@ -164,11 +150,42 @@ impl Worker {
             tls,
             edges: Arc::clone(&self.edges),
             access_log: self.access_log.clone(),
-            _place: None,
+            _place: place,
             drain: self.drain.clone(),
             cut: Rc::default(),
-        });
+        }
+    }
+
+    /// Counts a connection whose ends are known, as far as they are.
+    pub(crate) fn connected(&self, exchange: &Exchange) {
+        self.count(exchange, Verdict::Allowed);
+    }
+
+    /// Records a connection that ended before there was anything to record of it: counted, logged, in the ledger.
+    pub(crate) fn refused(&self, direction: Direction, downstream: SocketAddr, port: u16, error: &Error) {
+        let tls =
+            if matches!(error, Error::Plaintext { .. }) { TlsState::Plaintext } else { TlsState::Failed };
+        let own = self.mesh.load().own_id();
+        let ends = match direction {
+            Direction::Inbound => Ends { source: None, destination: own },
+            Direction::Outbound => Ends { source: own, destination: None },
+        };
+        let exchange = Rc::new(self.exchange(direction, downstream, port, Link { ends, tls, place: None }));
+        self.count(&exchange, Verdict::Failed);
+        if let Error::Handshake { code, reason, .. } = error {
+            self.metrics.handshake_failures.add(HandshakeLabels { direction, code: *code, reason });
+        }
         Record::begin(&exchange, Carried::Unknown).failed(error);
+    }
+
+    fn count(&self, exchange: &Exchange, verdict: Verdict) {
+        self.metrics.connections.add(ConnectionLabels {
+            direction: exchange.direction,
+            source: exchange.ends.source.clone(),
+            destination: exchange.ends.destination.clone(),
+            tls: exchange.tls,
+            verdict,
+        });
     }
 
     /// Forgets idle connections and endpoints, once a second, for as long as the worker lives.

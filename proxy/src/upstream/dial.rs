@@ -94,14 +94,13 @@ impl Dialer {
 
     /// An impostor is told even if another endpoint answers in its place.
     fn count(&self, connected: &Result<Dialed, Error>) {
-        let snapshot = self.mesh.load();
         let (destination, tls, verdict) = match connected {
             Ok(Dialed { peer, .. }) => {
                 (peer.as_ref().map(|peer| peer.id().clone()), TlsState::Mutual, Verdict::Allowed)
             }
             Err(_) => (None, TlsState::Failed, Verdict::Failed),
         };
-        let source = snapshot.secured.as_ref().map(|secured| secured.credentials.svid().id().clone());
+        let source = self.mesh.load().own_id();
         let direction = Direction::Outbound;
         self.metrics.connections.add(ConnectionLabels { direction, source, destination, tls, verdict });
         if let Err(Error::Handshake { code, reason, detail }) = connected {
