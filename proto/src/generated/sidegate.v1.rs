@@ -852,7 +852,7 @@ pub struct EdgeCell {
     pub destination: ::prost::alloc::string::String,
     #[prost(uint32, tag = "4")]
     pub port: u32,
-    /// "http1", "http2", "tcp"
+    /// "http1", "http2", "tcp"; empty where the connection ended before that was known
     #[prost(string, tag = "5")]
     pub protocol: ::prost::alloc::string::String,
     /// The path pattern of the deciding rule; empty when none decided by path.
