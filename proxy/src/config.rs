@@ -4,9 +4,10 @@
 mod file;
 mod limits;
 mod schema;
+mod services;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
     num::NonZeroUsize,
@@ -38,6 +39,8 @@ pub struct Config {
     pub inbound: Vec<Inbound>,
     /// Ports on which the application reaches its upstreams.
     pub outbound: Vec<Outbound>,
+    /// What is said here of the services that those ports lead to, by name.
+    pub services: BTreeMap<ServiceName, Service>,
     /// Where `/livez`, `/readyz` and `/metrics` are served. `None`: nowhere.
     pub admin: Option<SocketAddr>,
     /// Where access log lines go.
@@ -118,6 +121,11 @@ pub struct Outbound {
     pub protocol: Protocol,
     /// How strictly request paths are read.
     pub paths: PathMode,
+}
+
+/// A service that outbound ports lead to, as far as the file speaks of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
     /// In file mode: whom the endpoints must prove to be, and where they are.
     pub target: Option<Target>,
 }
@@ -248,10 +256,6 @@ impl Config {
             let ports = config.inbound.iter();
             ports.map(|port| (port.advertise, port.forward.port())).collect::<Vec<_>>()
         };
-        let called = |config: &Self| {
-            let ports = config.outbound.iter();
-            ports.map(|port| port.service.clone()).collect::<Vec<_>>()
-        };
         let kept = [
             ("trustDomain", self.trust_domain == next.trust_domain),
             ("workload", self.workload.identity == next.workload.identity),
@@ -263,13 +267,18 @@ impl Config {
                 "inbound[].advertise or the port of inbound[].forward",
                 !is_told || advertised(self) == advertised(next),
             ),
-            ("outbound[].service", !is_told || called(self) == called(next)),
+            ("the services called", !is_told || self.called() == next.called()),
             ("admin", self.admin == next.admin),
             ("accessLog", self.access_log == next.access_log),
             ("limits", self.limits == next.limits),
             ("workers", self.workers == next.workers),
         ];
         kept.iter().find(|(_, same)| !same).map(|(field, _)| *field)
+    }
+
+    /// Every service that the application can reach by an outbound port.
+    pub fn called(&self) -> BTreeSet<&ServiceName> {
+        self.outbound.iter().map(|port| &port.service).chain(self.services.keys()).collect()
     }
 }
 

@@ -18,7 +18,7 @@ use sidegate_policy::{Policies, PolicySet, Workload};
 use tokio::sync::watch;
 
 use crate::{
-    config::{Config, Inbound, Outbound, Target},
+    config::{Config, Inbound, Outbound, ServiceName, Target},
     telemetry::Metrics,
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Snapshot {
     pub(crate) inbound: Arc<[Inbound]>,
     /// Routes by listener.
     pub(crate) outbound: Arc<[Route]>,
+    /// Every service that is known, whichever port leads to it.
+    pub(crate) services: Services,
     /// Whether policies and services have been told at all; before that nothing is ready.
     pub(crate) is_complete: bool,
     /// How often edges are reported.
@@ -60,6 +62,9 @@ pub(crate) struct Route {
     /// `None`: the service is not known.
     pub(crate) service: Option<Arc<Service>>,
 }
+
+/// Services by name.
+pub(crate) type Services = Arc<BTreeMap<ServiceName, Arc<Service>>>;
 
 /// A service as its callers need it.
 #[derive(Debug)]
@@ -102,8 +107,7 @@ pub(crate) struct MeshState {
     pub(crate) enforcement: Enforcement,
     pub(crate) trust: Arc<TrustBundles>,
     pub(crate) policies: PolicySet,
-    /// By `namespace/name`.
-    pub(crate) services: BTreeMap<String, Target>,
+    pub(crate) services: BTreeMap<ServiceName, Target>,
     pub(crate) report_interval: Duration,
 }
 
@@ -285,25 +289,33 @@ impl Parts {
             credentials: credentials.clone(),
             server: server_config(credentials, Arc::clone(&self.trust), ClientAuth::Required, &SERVER_ALPN),
         });
+        let services: Services = Arc::new(self.services());
+        let route =
+            |port: &Outbound| Route { port: port.clone(), service: services.get(&port.service).cloned() };
         Snapshot {
             secured,
             trust: Arc::clone(&self.trust),
             policies: Arc::clone(&self.policies),
             enforcement: self.mesh.as_ref().map_or(Enforcement::Enforce, |mesh| mesh.enforcement),
             inbound: self.config.inbound.clone().into(),
-            outbound: self.config.outbound.iter().map(|port| self.route(port)).collect(),
+            outbound: self.config.outbound.iter().map(route).collect(),
+            services,
             is_complete: self.mesh.is_some(),
             report_interval: self.mesh.as_ref().map_or(DEFAULT_REPORT_INTERVAL, |mesh| mesh.report_interval),
         }
     }
 
-    fn route(&self, port: &Outbound) -> Route {
-        let told = self.mesh.as_ref().and_then(|mesh| mesh.services.get(port.service.as_str()));
-        let service = port.target.as_ref().or(told).map(|target| {
-            let identities: Arc<[SpiffeId]> = target.identities.clone().into();
-            Arc::new(Service { endpoints: target.endpoints.clone().into(), tls: self.peer_tls(&identities) })
-        });
-        Route { port: port.clone(), service }
+    /// A target comes from the file or from the control plane; the file accepts none where there is one.
+    fn services(&self) -> BTreeMap<ServiceName, Arc<Service>> {
+        let told = self.mesh.iter().flat_map(|mesh| &mesh.services);
+        let said = self.config.services.iter();
+        let said = said.filter_map(|(name, service)| Some((name, service.target.as_ref()?)));
+        told.chain(said).map(|(name, target)| (name.clone(), Arc::new(self.service(target)))).collect()
+    }
+
+    fn service(&self, target: &Target) -> Service {
+        let identities: Arc<[SpiffeId]> = target.identities.clone().into();
+        Service { endpoints: target.endpoints.clone().into(), tls: self.peer_tls(&identities) }
     }
 
     fn peer_tls(&self, identities: &Arc<[SpiffeId]>) -> Option<PeerTls> {

@@ -14,7 +14,10 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{
     AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Inbound, Limits, Outbound, PathMode,
-    Protocol, Source, Target, Workload, limits::LimitsFile, schema,
+    Protocol, Service, ServiceName, Source, Workload,
+    limits::LimitsFile,
+    schema,
+    services::{self, ServiceFile},
 };
 
 /// Checks the text of the file at `path`.
@@ -58,6 +61,9 @@ pub(super) struct ConfigFile {
     /// Ports on which the application reaches its upstreams, one service each.
     #[serde(default)]
     outbound: Vec<OutboundFile>,
+    /// The services that outbound ports lead to. A port that names its endpoints itself needs no entry here.
+    #[serde(default)]
+    services: Vec<ServiceFile>,
     /// The endpoint for operators and probes. Absent: there is none.
     admin: Option<AdminFile>,
     /// Where access log lines go.
@@ -160,11 +166,11 @@ struct OutboundFile {
     /// How strictly request paths are read.
     #[serde(default)]
     paths: PathMode,
-    /// Whom an endpoint must prove to be; one that proves none of these is refused. Needed without a control plane,
-    /// refused with one.
+    /// Whom an endpoint must prove to be; one that proves none of these is refused. With `endpoints`, in place of an
+    /// entry in `services`.
     #[schemars(with = "Option<Vec<schema::Id>>")]
     identities: Option<Vec<String>>,
-    /// The inbound ports of the service's sidecars. Needed without a control plane, refused with one.
+    /// The inbound ports of the service's sidecars. With `identities`, in place of an entry in `services`.
     #[schemars(with = "Option<Vec<schema::Address>>")]
     endpoints: Option<Vec<String>>,
 }
@@ -187,8 +193,9 @@ impl ConfigFile {
         let source = resolve_source(self.control_plane, self.identity, self.policies, faults);
         let namespace = workload.as_ref().map_or("", |workload| &workload.namespace).to_owned();
         let inbound = faults.each("inbound", self.inbound, InboundFile::resolve);
+        let mut services = services::resolve(self.services, &namespace, in_files, faults);
         let outbound = faults.each("outbound", self.outbound, |port, field, faults| {
-            port.resolve(field, &namespace, in_files, faults)
+            port.resolve(field, &namespace, in_files, &mut services, faults)
         });
         if inbound.is_empty() && outbound.is_empty() && faults.list.is_empty() {
             faults.push("inbound", "neither inbound nor outbound ports: nothing to do");
@@ -220,6 +227,7 @@ impl ConfigFile {
             cache: self.cache.map(|path| faults.folder.join(path)),
             inbound,
             outbound,
+            services,
             admin,
             access_log: self.access_log,
             limits,
@@ -258,47 +266,23 @@ impl InboundFile {
 }
 
 impl OutboundFile {
-    /// A service without a namespace is one of the workload's own.
+    /// What the port says of its service is added to `services`.
     fn resolve(
         self,
         field: &str,
         namespace: &str,
         in_files: bool,
+        services: &mut BTreeMap<ServiceName, Service>,
         faults: &mut Faults<'_>,
     ) -> Option<Outbound> {
         let listen = faults.parse(&format!("{field}.listen"), &self.listen);
-        let service =
-            if self.service.contains('/') { self.service } else { format!("{namespace}/{}", self.service) };
-        let service = faults.parse(&format!("{field}.service"), &service);
-        let target = match (in_files, self.identities, self.endpoints) {
-            (true, Some(identities), Some(endpoints)) => Some(Target {
-                identities: faults.each(&format!("{field}.identities"), identities, |text, field, faults| {
-                    faults.take(field, SpiffeId::parse(&text))
-                }),
-                endpoints: faults.each(&format!("{field}.endpoints"), endpoints, |text, field, faults| {
-                    faults.parse(field, &text)
-                }),
-            }),
-            (true, ..) => {
-                faults.push(field, "without a control plane `identities` and `endpoints` are needed");
-                None
-            }
-            (false, None, None) => None,
-            (false, ..) => {
-                faults.push(
-                    field,
-                    "`identities` and `endpoints` come from the control plane; remove them here",
-                );
-                None
-            }
-        };
-        Some(Outbound {
-            listen: listen?,
-            service: service?,
-            protocol: self.protocol,
-            paths: self.paths,
-            target,
-        })
+        let service = services::name(&format!("{field}.service"), &self.service, namespace, faults);
+        let has_target = self.identities.is_some() || self.endpoints.is_some();
+        if has_target || (in_files && service.as_ref().is_some_and(|name| !services.contains_key(name))) {
+            let said = services::described(field, self.identities, self.endpoints, in_files, faults)?;
+            services::say(field, service.clone()?, said, services, faults)?;
+        }
+        Some(Outbound { listen: listen?, service: service?, protocol: self.protocol, paths: self.paths })
     }
 }
 
@@ -339,27 +323,27 @@ fn resolve_source(
 }
 
 /// Every fault so far, and the folder that relative paths start from.
-struct Faults<'a> {
+pub(super) struct Faults<'a> {
     folder: &'a Path,
     list: Vec<Fault>,
 }
 
 impl Faults<'_> {
-    fn push(&mut self, field: &str, message: impl Into<String>) {
+    pub(super) fn push(&mut self, field: &str, message: impl Into<String>) {
         self.list.push(Fault { field: field.to_owned(), message: message.into() });
     }
 
-    fn take<T, E: std::fmt::Display>(&mut self, field: &str, result: Result<T, E>) -> Option<T> {
+    pub(super) fn take<T, E: std::fmt::Display>(&mut self, field: &str, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.push(field, error.to_string())).ok()
     }
 
-    fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self, field: &str, text: &str) -> Option<T> {
+    pub(super) fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self, field: &str, text: &str) -> Option<T> {
         let result = text.parse().map_err(|error| format!("{text:?}: {error}"));
         self.take(field, result)
     }
 
     /// Resolves every element, so that all faults are seen.
-    fn each<T, R>(
+    pub(super) fn each<T, R>(
         &mut self,
         field: &str,
         elements: Vec<T>,

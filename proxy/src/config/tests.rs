@@ -49,7 +49,7 @@ fn a_sidecar_of_a_control_plane_takes_paths_relative_to_its_file() {
 #[test]
 fn a_sidecar_of_files_names_its_peers() {
     let config = parse(WITH_FILES).unwrap();
-    let target = config.outbound[0].target.as_ref().unwrap();
+    let target = config.services[&config.outbound[0].service].target.as_ref().unwrap();
     assert_eq!(target.identities[0].as_str(), "spiffe://shop.test/ns/shop/sa/ledger");
     assert_eq!(config.inbound[0].forward.to_string(), "localhost:8080");
 }
@@ -94,6 +94,31 @@ fn endpoints_belong_to_file_mode_alone() {
     assert_eq!(faults(&text), ["outbound[0]"]);
     let text = WITH_FILES.replace("  endpoints: ['10.0.0.7:15106']", "");
     assert_eq!(faults(&text), ["outbound[0]"]);
+}
+
+#[test]
+fn a_service_is_described_once_by_the_table_or_by_its_ports() {
+    let port = |more: &str| format!("- {{listen: '127.0.0.1:0', service: ledger{more}}}\n");
+    let table = |name: &str| {
+        format!(
+            "services: [{{name: {name}, identities: ['spiffe://shop.test/ns/shop/sa/a'], endpoints: []}}]\n"
+        )
+    };
+    let same = ", identities: ['spiffe://shop.test/ns/shop/sa/ledger'], endpoints: ['10.0.0.7:15106']";
+    let other = ", identities: ['spiffe://shop.test/ns/shop/sa/ledger'], endpoints: ['10.0.0.8:15106']";
+    for (text, want) in [
+        (format!("{WITH_FILES}{}", port("")), &[][..]),
+        (format!("{WITH_FILES}{}", port(same)), &[]),
+        (format!("{WITH_FILES}{}", port(other)), &["outbound[1]"]),
+        (format!("{WITH_FILES}{}", table("ledger")), &["outbound[0]"]),
+        (format!("{WITH_FILES}{}", table("stock")), &[]),
+    ] {
+        let seen = match parse(&text) {
+            Ok(_) => Vec::new(),
+            Err(_) => faults(&text),
+        };
+        assert_eq!(seen, want, "{text}");
+    }
 }
 
 #[test]

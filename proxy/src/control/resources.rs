@@ -1,7 +1,7 @@
 //! From the wire to the mesh's state: the resources this sidecar holds by name, and the strict step from them to a
 //! [`MeshState`]. One element that is not understood refuses them all, with its path.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
 
 use rustls::pki_types::CertificateDer;
 use sidegate_codes::Code;
@@ -10,7 +10,7 @@ use sidegate_policy::{PolicySet, parse_json};
 use sidegate_proto::v1::{self, resource::Kind};
 
 use crate::{
-    config::Target,
+    config::{ServiceName, Target},
     snapshot::{Enforcement, MeshState},
 };
 
@@ -86,7 +86,9 @@ impl Resources {
                     let service = name.strip_prefix("service/").ok_or_else(|| {
                         Refusal::new("", "its name does not begin with service/").within(name)
                     })?;
-                    services.insert(service.to_owned(), target(told).map_err(at)?);
+                    let service = ServiceName::from_str(service)
+                        .map_err(|error| Refusal::new("", error).within(name))?;
+                    services.insert(service, target(told).map_err(at)?);
                 }
                 Some(Kind::Settings(_)) => {
                     return Err(Refusal::new("", "settings under another name").within(name));
@@ -245,7 +247,7 @@ mod tests {
         let state = resources.mesh_state().unwrap();
         assert_eq!(state.enforcement, Enforcement::Observe);
         assert_eq!((state.policies.len(), state.root_namespace), (1, None));
-        assert_eq!(state.services["shop/payments"].endpoints.len(), 1);
+        assert_eq!(state.services[&"shop/payments".parse().unwrap()].endpoints.len(), 1);
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Subscriber<'_> {
                     port: port.forward.port().into(),
                 })
                 .collect(),
-            services: config.outbound.iter().map(|port| port.service.to_string()).collect(),
+            services: config.called().into_iter().map(ToString::to_string).collect(),
             held: self.held.versions(),
         }
     }

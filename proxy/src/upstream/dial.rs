@@ -116,9 +116,9 @@ impl Destination {
         let Self::Peer { tls, .. } = self else { return true };
         tls.identities.contains(peer)
             && snapshot
-                .outbound
-                .iter()
-                .filter_map(|route| route.service.as_ref()?.tls.as_ref())
+                .services
+                .values()
+                .filter_map(|service| service.tls.as_ref())
                 .any(|current| current.identities.contains(peer))
     }
 }

@@ -167,8 +167,10 @@ impl Pool {
             return true;
         };
         let snapshot = self.dialer.mesh.load();
-        let mut services = snapshot.outbound.iter().filter_map(|route| route.service.as_ref());
-        services.any(|service| service.tls.as_ref() == Some(tls) && service.endpoints.contains(address))
+        snapshot
+            .services
+            .values()
+            .any(|service| service.tls.as_ref() == Some(tls) && service.endpoints.contains(address))
     }
 
     fn take_idle(&self, destination: &Destination) -> Option<Http1> {
