@@ -325,6 +325,14 @@ codes! {
         "the downstream went away",
         "The client closed or reset the connection, or broke the protocol, before its answer was complete.",
         "Look at the client; nothing is wrong on this side.";
+    UnknownHost = "SG0621", Connectivity,
+        "request refused: no service of the port has this host",
+        "An outbound port that leads to several services takes only their hosts. No other name is looked up or forwarded anywhere.",
+        "Compare the host in the log with the `hosts` of the services that the port lists; absent, they are `name.namespace` and, in the own namespace, `name`.";
+    Nameless = "SG0622", Connectivity,
+        "connection refused: its bytes name no service",
+        "An outbound port that leads to several services chooses by host, and these bytes name none.",
+        "Give the service a port of its own (`service:`), or declare it, and it alone of the port's services, `protocol: tcp`.";
     ConnectionPanicked = "SG0690", Connectivity,
         "a connection ended by a fault of Sidegate itself",
         "A bug. It ended this connection and no other.",

@@ -2,7 +2,9 @@
 //! the environment. Refuses unknown fields and reports all bad values together, each with its field.
 
 mod file;
+mod hosts;
 mod limits;
+mod outbound;
 mod schema;
 mod services;
 
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
+pub use hosts::{ByHost, Host};
 pub use limits::Limits;
 pub use schema::schema;
 
@@ -39,7 +42,7 @@ pub struct Config {
     pub inbound: Vec<Inbound>,
     /// Ports on which the application reaches its upstreams.
     pub outbound: Vec<Outbound>,
-    /// What is said here of the services that those ports lead to, by name.
+    /// Every service that those ports lead to, and what is said here of each.
     pub services: BTreeMap<ServiceName, Service>,
     /// Where `/livez`, `/readyz` and `/metrics` are served. `None`: nowhere.
     pub admin: Option<SocketAddr>,
@@ -110,24 +113,37 @@ pub struct Inbound {
     pub advertise: Option<SocketAddr>,
 }
 
-/// A port on which the application reaches one upstream service.
+/// A port on which the application reaches its upstreams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbound {
     /// Where the application connects, in plaintext.
     pub listen: SocketAddr,
-    /// The service behind it.
-    pub service: ServiceName,
+    /// What is behind it.
+    pub leads_to: LeadsTo,
     /// What the application speaks.
     pub protocol: Protocol,
     /// How strictly request paths are read.
     pub paths: PathMode,
 }
 
+/// What is behind an outbound port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeadsTo {
+    /// One service, whatever host the application names.
+    One(ServiceName),
+    /// The service that the application names by its host, request by request.
+    ByHost(ByHost),
+}
+
 /// A service that outbound ports lead to, as far as the file speaks of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// In file mode: whom the endpoints must prove to be, and where they are.
     pub target: Option<Target>,
+    /// What the application calls it where a port leads to several services.
+    pub hosts: Vec<Host>,
+    /// What it speaks.
+    pub protocol: Protocol,
 }
 
 /// A service's identities and endpoints.
@@ -278,7 +294,8 @@ impl Config {
 
     /// Every service that the application can reach by an outbound port.
     pub fn called(&self) -> BTreeSet<&ServiceName> {
-        self.outbound.iter().map(|port| &port.service).chain(self.services.keys()).collect()
+        let named = self.outbound.iter().flat_map(|port| port.leads_to.services());
+        named.chain(self.services.keys()).collect()
     }
 }
 
@@ -337,10 +354,25 @@ impl fmt::Display for Forward {
     }
 }
 
+impl LeadsTo {
+    /// Every service that can be reached, each once.
+    pub fn services(&self) -> &[ServiceName] {
+        match self {
+            Self::One(service) => std::slice::from_ref(service),
+            Self::ByHost(table) => table.services(),
+        }
+    }
+}
+
 impl ServiceName {
     /// As in `shop/payments`.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The namespace and the name in it.
+    fn parts(&self) -> (&str, &str) {
+        self.0.split_once('/').unwrap_or(("", &self.0))
     }
 }
 

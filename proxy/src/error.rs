@@ -68,6 +68,12 @@ pub(crate) enum Error {
     /// The service is not known, or the control plane has not told of it yet.
     #[error("service {0} is unknown")]
     UnknownService(String),
+    /// No service of the port has this host. The downstream's fault, or the configuration's.
+    #[error("no service of this port has the host {0}")]
+    UnknownHost(String),
+    /// Bytes that name no host, on a port of several services. The configuration's fault.
+    #[error("the bytes name no host, and not exactly one service of this port is declared tcp")]
+    Nameless,
     /// The service has no endpoints.
     #[error("service {0} has no endpoints")]
     NoEndpoints(String),
@@ -104,6 +110,8 @@ impl Error {
             Self::TooManyConnections { .. } => Code::TooManyConnections,
             Self::TooManyRequests => Code::TooManyRequests,
             Self::UnknownService(_) => Code::UnknownService,
+            Self::UnknownHost(_) => Code::UnknownHost,
+            Self::Nameless => Code::Nameless,
             Self::NoEndpoints(_) => Code::NoEndpoints,
             Self::Draining => Code::Draining,
             Self::Downstream(_) => Code::DownstreamFailed,
@@ -114,6 +122,7 @@ impl Error {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::UnknownHost(_) => StatusCode::NOT_FOUND,
             Self::BadRequest { code: Code::HeadersTooLarge, .. } => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
@@ -127,6 +136,7 @@ impl Error {
             Self::Upstream { code: Code::UpstreamTimeout, .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream { .. }
             | Self::UnknownService(_)
+            | Self::Nameless
             | Self::Handshake { .. }
             | Self::HandshakeTimeout
             | Self::PeerEnded(_)
@@ -139,6 +149,7 @@ impl Error {
     pub(crate) fn public(&self) -> &'static str {
         match self {
             Self::Denied(_) => "denied",
+            Self::UnknownHost(_) => "unknown host",
             Self::BadRequest { .. } | Self::Downstream(_) | Self::Plaintext { .. } => "bad request",
             _ => "unavailable",
         }

@@ -22,6 +22,7 @@ use sidegate_codes::Code;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::TaskTracker;
 
+pub(crate) use authority::canonical_host;
 pub(crate) use body::{ByteCount, RequestBody, ResponseBody};
 pub(crate) use headers::PEER;
 pub(crate) use request::{Checked, Rules};
@@ -263,7 +264,7 @@ fn grpc_status(status: StatusCode) -> u16 {
     match status {
         StatusCode::FORBIDDEN => 7,
         StatusCode::GATEWAY_TIMEOUT => 4,
-        StatusCode::NOT_IMPLEMENTED => 12,
+        StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => 12,
         StatusCode::BAD_REQUEST | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 13,
         _ => 14,
     }

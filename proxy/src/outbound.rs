@@ -5,6 +5,8 @@
 //! accept → detect → route → balance → tls (originate, verify the peer's identity) → upstream (peer)
 //! ```
 
+mod choose;
+
 use std::rc::Rc;
 
 use http::{Request, Version};
@@ -17,9 +19,8 @@ use crate::{
     detect::{self, Detected, Rewound},
     error::Error,
     http::{self as http_stage, Checked, RequestBody, Rules},
-    snapshot::Route,
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
-    upstream::{self, Answer, peer::Reach},
+    upstream::{self, Answer},
     worker::{Link, Worker},
 };
 
@@ -60,8 +61,9 @@ async fn forward(
         request,
         Rules { paths: route.port.paths, limits: &worker.limits, removes_identity: false },
     )?;
+    let chosen = choose::by_host(route, checked.host())?;
     let websocket = checked.is_websocket().then(|| Asked::of(&checked));
-    let answer = upstream::peer::send(checked, version, reach(route, worker)?, record).await?;
+    let answer = upstream::peer::send(checked, version, chosen.reach(worker), record).await?;
     Ok(Answer { websocket, ..answer })
 }
 
@@ -94,7 +96,8 @@ async fn opaque(
     let carried = upstream::Carried::default();
     let snapshot = worker.mesh.snapshot();
     let result = async {
-        let link = upstream::peer::connect(reach(&snapshot.outbound[port], worker)?, &mut record).await?;
+        let chosen = choose::nameless(&snapshot.outbound[port])?;
+        let link = upstream::peer::connect(chosen.reach(worker), &mut record).await?;
         link.carry(stream, &worker.pool, &carried).await
     };
     let result = result.await;
@@ -118,12 +121,6 @@ impl http_stage::Handler for Connection {
     async fn forward(&self, request: Request<RequestBody>, record: &mut Record) -> Result<Answer, Error> {
         forward(request, record, self).await
     }
-}
-
-fn reach<'a>(route: &'a Route, worker: &'a Worker) -> Result<Reach<'a>, Error> {
-    let name = route.port.service.as_str();
-    let service = route.service.as_ref().ok_or_else(|| Error::UnknownService(name.to_owned()))?;
-    Ok(Reach { name, service, balancer: &worker.balancer, pool: &worker.pool })
 }
 
 /// What the application speaks, as declared or as its first bytes say.

@@ -59,8 +59,8 @@ pub(crate) struct Secured {
 pub(crate) struct Route {
     /// The listener's configuration.
     pub(crate) port: Outbound,
-    /// `None`: the service is not known.
-    pub(crate) service: Option<Arc<Service>>,
+    /// Those of `port.leads_to`, in its order. `None`: the service is not known.
+    pub(crate) services: Vec<Option<Arc<Service>>>,
 }
 
 /// Services by name.
@@ -290,8 +290,10 @@ impl Parts {
             server: server_config(credentials, Arc::clone(&self.trust), ClientAuth::Required, &SERVER_ALPN),
         });
         let services: Services = Arc::new(self.services());
-        let route =
-            |port: &Outbound| Route { port: port.clone(), service: services.get(&port.service).cloned() };
+        let route = |port: &Outbound| Route {
+            port: port.clone(),
+            services: port.leads_to.services().iter().map(|name| services.get(name).cloned()).collect(),
+        };
         Snapshot {
             secured,
             trust: Arc::clone(&self.trust),

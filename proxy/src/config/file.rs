@@ -13,9 +13,10 @@ use serde::Deserialize;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{
-    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Inbound, Limits, Outbound, PathMode,
-    Protocol, Service, ServiceName, Source, Workload,
+    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Inbound, Limits, PathMode, Protocol, Source,
+    Workload,
     limits::LimitsFile,
+    outbound::{self, Known, OutboundFile},
     schema,
     services::{self, ServiceFile},
 };
@@ -58,7 +59,7 @@ pub(super) struct ConfigFile {
     /// Ports on which peers reach the application, with mutual TLS.
     #[serde(default)]
     inbound: Vec<InboundFile>,
-    /// Ports on which the application reaches its upstreams, one service each.
+    /// Ports on which the application reaches its upstreams.
     #[serde(default)]
     outbound: Vec<OutboundFile>,
     /// The services that outbound ports lead to. A port that names its endpoints itself needs no entry here.
@@ -150,31 +151,6 @@ struct InboundFile {
     advertise: Option<String>,
 }
 
-/// A port on which the application reaches one upstream service.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct OutboundFile {
-    /// Where the application connects, in plaintext. Port 0: the system chooses, the log names it.
-    #[schemars(with = "schema::Address")]
-    listen: String,
-    /// The service behind it.
-    #[schemars(with = "schema::Name")]
-    service: String,
-    /// What the application speaks.
-    #[serde(default)]
-    protocol: Protocol,
-    /// How strictly request paths are read.
-    #[serde(default)]
-    paths: PathMode,
-    /// Whom an endpoint must prove to be; one that proves none of these is refused. With `endpoints`, in place of an
-    /// entry in `services`.
-    #[schemars(with = "Option<Vec<schema::Id>>")]
-    identities: Option<Vec<String>>,
-    /// The inbound ports of the service's sidecars. With `identities`, in place of an entry in `services`.
-    #[schemars(with = "Option<Vec<schema::Address>>")]
-    endpoints: Option<Vec<String>>,
-}
-
 /// The endpoint for operators and probes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -194,9 +170,8 @@ impl ConfigFile {
         let namespace = workload.as_ref().map_or("", |workload| &workload.namespace).to_owned();
         let inbound = faults.each("inbound", self.inbound, InboundFile::resolve);
         let mut services = services::resolve(self.services, &namespace, in_files, faults);
-        let outbound = faults.each("outbound", self.outbound, |port, field, faults| {
-            port.resolve(field, &namespace, in_files, &mut services, faults)
-        });
+        let mut known = Known { namespace: &namespace, in_files, services: &mut services };
+        let outbound = outbound::resolve(self.outbound, &mut known, faults);
         if inbound.is_empty() && outbound.is_empty() && faults.list.is_empty() {
             faults.push("inbound", "neither inbound nor outbound ports: nothing to do");
         }
@@ -262,27 +237,6 @@ impl InboundFile {
             paths: self.paths,
             advertise,
         })
-    }
-}
-
-impl OutboundFile {
-    /// What the port says of its service is added to `services`.
-    fn resolve(
-        self,
-        field: &str,
-        namespace: &str,
-        in_files: bool,
-        services: &mut BTreeMap<ServiceName, Service>,
-        faults: &mut Faults<'_>,
-    ) -> Option<Outbound> {
-        let listen = faults.parse(&format!("{field}.listen"), &self.listen);
-        let service = services::name(&format!("{field}.service"), &self.service, namespace, faults);
-        let has_target = self.identities.is_some() || self.endpoints.is_some();
-        if has_target || (in_files && service.as_ref().is_some_and(|name| !services.contains_key(name))) {
-            let said = services::described(field, self.identities, self.endpoints, in_files, faults)?;
-            services::say(field, service.clone()?, said, services, faults)?;
-        }
-        Some(Outbound { listen: listen?, service: service?, protocol: self.protocol, paths: self.paths })
     }
 }
 

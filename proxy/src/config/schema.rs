@@ -51,6 +51,16 @@ kind!(
 );
 kind!(Id, "spiffe-id", "The URI of an identity.", "spiffe://shop.test/ns/shop/sa/payments");
 kind!(
+    Host,
+    "host",
+    "A name or an address without a port, or a wildcard for every name with at least one label more.",
+    "payments",
+    "payments.shop.svc.cluster.local",
+    "*.payments.shop",
+    "10.0.0.7",
+    "[fd00::7]"
+);
+kind!(
     Name,
     "service-name",
     "`namespace/name`; without a namespace the workload's own is meant.",

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sidegate_identity::SpiffeId;
 
-use super::{Service, ServiceName, Target, file::Faults, schema};
+use super::{Host, Protocol, Service, ServiceName, Target, file::Faults, outbound::Known, schema};
 
 /// A service that outbound ports lead to.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -16,6 +16,14 @@ pub(super) struct ServiceFile {
     /// What outbound ports call it.
     #[schemars(with = "schema::Name")]
     name: String,
+    /// The hosts by which the application names it where a port leads to several services: names, addresses, and
+    /// wildcards for names with at least one label more. Absent: `name.namespace`, and `name` too if it is one of the
+    /// workload's own namespace.
+    #[schemars(with = "Option<Vec<schema::Host>>")]
+    hosts: Option<Vec<String>>,
+    /// What it speaks.
+    #[serde(default)]
+    protocol: Protocol,
     /// Whom an endpoint must prove to be; one that proves none of these is refused. Needed without a control plane,
     /// refused with one.
     #[schemars(with = "Option<Vec<schema::Id>>")]
@@ -24,6 +32,9 @@ pub(super) struct ServiceFile {
     #[schemars(with = "Option<Vec<schema::Address>>")]
     endpoints: Option<Vec<String>>,
 }
+
+/// A fault has been told.
+pub(super) struct Faulty;
 
 /// The table of `services`, each said once.
 pub(super) fn resolve(
@@ -35,70 +46,100 @@ pub(super) fn resolve(
     let mut services = BTreeMap::new();
     faults.each("services", list, |service, field, faults| {
         let name = name(&format!("{field}.name"), &service.name, namespace, faults);
-        let service = described(field, service.identities, service.endpoints, in_files, faults)?;
-        say(field, name?, service, &mut services, faults)
+        let target = target(field, service.identities, service.endpoints, in_files, faults);
+        let hosts = service.hosts.map(|hosts| {
+            faults.each(&format!("{field}.hosts"), hosts, |text, field, faults| faults.parse(field, &text))
+        });
+        let (name, target) = (name?, target.ok()?);
+        let hosts = hosts.unwrap_or_else(|| Host::of(&name, namespace));
+        match services.entry(name) {
+            Entry::Vacant(free) => {
+                free.insert(Service { target, hosts, protocol: service.protocol });
+            }
+            Entry::Occupied(taken) => {
+                faults.push(field, format!("{} is described a second time", taken.key()));
+            }
+        }
+        Some(())
     });
     services
 }
 
 /// A service without a namespace is one of the workload's own.
 pub(super) fn name(field: &str, text: &str, namespace: &str, faults: &mut Faults<'_>) -> Option<ServiceName> {
-    if text.contains('/') {
-        faults.parse(field, text)
-    } else {
-        faults.parse(field, &format!("{namespace}/{text}"))
-    }
+    let name = parse_name(text, namespace).map_err(|error| format!("{text:?}: {error}"));
+    faults.take(field, name)
+}
+
+/// The same without a word about what is wrong.
+pub(super) fn parse_name(text: &str, namespace: &str) -> Result<ServiceName, String> {
+    if text.contains('/') { text.parse() } else { format!("{namespace}/{text}").parse() }
 }
 
 /// Where a service is and who it must be: said here without a control plane, and by it otherwise.
-pub(super) fn described(
+pub(super) fn target(
     field: &str,
     identities: Option<Vec<String>>,
     endpoints: Option<Vec<String>>,
     in_files: bool,
     faults: &mut Faults<'_>,
-) -> Option<Service> {
+) -> Result<Option<Target>, Faulty> {
     match (in_files, identities, endpoints) {
-        (true, Some(identities), Some(endpoints)) => {
-            let target = Target {
-                identities: faults.each(&format!("{field}.identities"), identities, |text, field, faults| {
-                    faults.take(field, SpiffeId::parse(&text))
-                }),
-                endpoints: faults.each(&format!("{field}.endpoints"), endpoints, |text, field, faults| {
-                    faults.parse(field, &text)
-                }),
-            };
-            Some(Service { target: Some(target) })
-        }
+        (true, Some(identities), Some(endpoints)) => Ok(Some(Target {
+            identities: faults.each(&format!("{field}.identities"), identities, |text, field, faults| {
+                faults.take(field, SpiffeId::parse(&text))
+            }),
+            endpoints: faults.each(&format!("{field}.endpoints"), endpoints, |text, field, faults| {
+                faults.parse(field, &text)
+            }),
+        })),
         (true, ..) => {
             faults.push(field, "without a control plane `identities` and `endpoints` are needed");
-            None
+            Err(Faulty)
         }
-        (false, None, None) => Some(Service { target: None }),
+        (false, None, None) => Ok(None),
         (false, ..) => {
             faults.push(field, "`identities` and `endpoints` come from the control plane; remove them here");
-            None
+            Err(Faulty)
         }
     }
 }
 
-/// Enters what the file says of a service. Ports may say the same of one service; two that differ are a fault.
-pub(super) fn say(
+/// Enters what a port says of its service. Ports may say the same of one service; two that differ are a fault.
+pub(super) fn add(
     field: &str,
     name: ServiceName,
-    service: Service,
-    services: &mut BTreeMap<ServiceName, Service>,
+    target: Option<Target>,
+    known: &mut Known<'_>,
     faults: &mut Faults<'_>,
-) -> Option<()> {
-    match services.entry(name) {
+) {
+    match known.services.entry(name) {
         Entry::Vacant(free) => {
-            free.insert(service);
-            Some(())
+            let hosts = Host::of(free.key(), known.namespace);
+            free.insert(Service { target, hosts, protocol: Protocol::Auto });
         }
-        Entry::Occupied(taken) if taken.get() == &service && service.target.is_some() => Some(()),
+        Entry::Occupied(taken) if taken.get().target == target => {}
         Entry::Occupied(taken) => {
             faults.push(field, format!("{} is described a second time, and otherwise", taken.key()));
-            None
         }
     }
+}
+
+/// A service that a port names among others. The control plane may know one of which this file says nothing.
+pub(super) fn find<'a>(
+    field: &str,
+    name: &ServiceName,
+    known: &'a mut Known<'_>,
+    faults: &mut Faults<'_>,
+) -> Option<&'a Service> {
+    if known.in_files && !known.services.contains_key(name) {
+        faults.push(field, format!("{name} is not described: add it to `services`"));
+        return None;
+    }
+    let namespace = known.namespace;
+    Some(known.services.entry(name.clone()).or_insert_with_key(|name| Service {
+        target: None,
+        hosts: Host::of(name, namespace),
+        protocol: Protocol::Auto,
+    }))
 }

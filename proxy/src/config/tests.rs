@@ -40,7 +40,7 @@ fn faults(text: &str) -> Vec<String> {
 fn a_sidecar_of_a_control_plane_takes_paths_relative_to_its_file() {
     let config = parse(WITH_CONTROL_PLANE).unwrap();
     assert_eq!(config.workload.identity.as_str(), "spiffe://shop.test/ns/shop/sa/orders");
-    assert_eq!(config.outbound[0].service.as_str(), "shop/payments");
+    assert_eq!(config.outbound[0].leads_to, LeadsTo::One("shop/payments".parse().unwrap()));
     assert_eq!(config.cache.as_deref(), Some(Path::new("/etc/sidegate/cache/")));
     let Source::ControlPlane(control_plane) = config.source else { panic!("{:?}", config.source) };
     assert_eq!(control_plane.trust_bundle, Path::new("/etc/sidegate/root.pem"));
@@ -49,7 +49,7 @@ fn a_sidecar_of_a_control_plane_takes_paths_relative_to_its_file() {
 #[test]
 fn a_sidecar_of_files_names_its_peers() {
     let config = parse(WITH_FILES).unwrap();
-    let target = config.services[&config.outbound[0].service].target.as_ref().unwrap();
+    let target = config.services[&config.outbound[0].leads_to.services()[0]].target.as_ref().unwrap();
     assert_eq!(target.identities[0].as_str(), "spiffe://shop.test/ns/shop/sa/ledger");
     assert_eq!(config.inbound[0].forward.to_string(), "localhost:8080");
 }
@@ -118,6 +118,76 @@ fn a_service_is_described_once_by_the_table_or_by_its_ports() {
             Err(_) => faults(&text),
         };
         assert_eq!(seen, want, "{text}");
+    }
+}
+
+/// In file mode, with services described in the table alone.
+fn fenced(outbound: &str, services: &[&str]) -> String {
+    let (head, _) = WITH_FILES.split_once("outbound:").unwrap();
+    let target = "identities: ['spiffe://shop.test/ns/shop/sa/a'], endpoints: ['10.0.0.7:15106']";
+    let services: Vec<_> = services.iter().map(|service| format!("- {{{service}, {target}}}\n")).collect();
+    format!("{head}services:\n{}outbound:\n- {{listen: '127.0.0.1:0', {outbound}}}\n", services.concat())
+}
+
+#[test]
+fn a_port_leads_to_several_services_by_their_hosts() {
+    let text = fenced(
+        "services: [payments, bank/ledger]",
+        &["name: payments", "name: bank/ledger, hosts: ['*.bank.test', 'Ledger.']"],
+    );
+    let config = parse(&text).unwrap();
+    let LeadsTo::ByHost(table) = &config.outbound[0].leads_to else { panic!("{config:?}") };
+    let find = |host| table.find(host).map(|index| table.services()[index].as_str());
+    assert_eq!(find("payments"), Some("shop/payments"));
+    assert_eq!(find("payments.shop"), Some("shop/payments"));
+    assert_eq!(find("a.bank.test"), Some("bank/ledger"));
+    assert_eq!(find("ledger"), Some("bank/ledger"));
+    assert_eq!(find("ledger.bank"), None, "`hosts` stand for the ones that it has by its name");
+}
+
+#[test]
+fn a_control_plane_may_know_services_of_which_the_file_says_only_hosts() {
+    let text = WITH_CONTROL_PLANE.replace("service: payments", "services: [payments, bank/ledger]");
+    let text = format!("{text}services: [{{name: bank/ledger, hosts: [ledger]}}]\n");
+    let config = parse(&text).unwrap();
+    let LeadsTo::ByHost(table) = &config.outbound[0].leads_to else { panic!("{config:?}") };
+    assert_eq!(table.find("payments.shop"), Some(0));
+    assert_eq!(table.find("ledger"), Some(1));
+    let called: Vec<_> = config.called().into_iter().map(ServiceName::as_str).collect();
+    assert_eq!(called, ["bank/ledger", "shop/payments"]);
+}
+
+#[test]
+fn a_port_that_could_not_choose_is_a_fault() {
+    for (outbound, services, want) in [
+        ("", &["name: a"][..], "outbound[0]"),
+        ("service: a, services: [a]", &["name: a"], "outbound[0]"),
+        ("services: []", &["name: a"], "outbound[0].services"),
+        ("services: [a, b]", &["name: a"], "outbound[0].services[1]"),
+        ("services: [a, shop/a]", &["name: a"], "outbound[0].services[1]"),
+        ("services: [a, b]", &["name: a", "name: b, hosts: [a.shop]"], "outbound[0].services[1]"),
+        ("services: [a, b]", &["name: a", "name: b, hosts: []"], "outbound[0].services[1]"),
+        ("services: [a], protocol: tcp", &["name: a"], "outbound[0].services"),
+        ("services: [a], protocol: http", &["name: a, protocol: tcp"], "outbound[0].services[0]"),
+        ("service: a, protocol: tcp", &["name: a, protocol: http"], "outbound[0].service"),
+        ("services: [a], identities: [], endpoints: []", &["name: a"], "outbound[0]"),
+        ("services: [a]", &["name: a", "name: shop/a"], "services[1]"),
+        ("services: [a]", &["name: a, hosts: [a, 'a:80']"], "services[0].hosts[1]"),
+    ] {
+        assert_eq!(faults(&fenced(outbound, services)), [want], "{outbound} {services:?}");
+    }
+}
+
+#[test]
+fn a_port_speaks_what_its_service_is_declared_to_speak() {
+    for (outbound, service, want) in [
+        ("service: a", "name: a, protocol: tcp", Protocol::Tcp),
+        ("service: a, protocol: http", "name: a", Protocol::Http),
+        ("service: a, protocol: http", "name: a, protocol: http2", Protocol::Http),
+        ("services: [a]", "name: a, protocol: tcp", Protocol::Auto),
+    ] {
+        let config = parse(&fenced(outbound, &[service])).unwrap();
+        assert_eq!(config.outbound[0].protocol, want, "{outbound} {service}");
     }
 }
 

@@ -186,7 +186,7 @@ fn a_changed_policy_leaves_upstream_connections_as_they_are_and_a_new_certificat
 }
 
 fn upstream_tls(snapshot: &Snapshot) -> PeerTls {
-    let service = snapshot.outbound[0].service.as_ref().unwrap();
+    let service = snapshot.outbound[0].services[0].as_ref().unwrap();
     service.tls.clone().unwrap()
 }
 

@@ -60,8 +60,7 @@ impl Authority {
             None => None,
             Some(digits) => Some(parse_port(digits).ok_or_else(malformed)?),
         };
-        let host = if host.starts_with('[') { ipv6(host) } else { name(host) }.ok_or_else(malformed)?;
-        Ok(Self { host, port })
+        Ok(Self { host: canonical_host(host).ok_or_else(malformed)?, port })
     }
 }
 
@@ -72,6 +71,12 @@ impl fmt::Display for Authority {
             None => f.write_str(&self.host),
         }
     }
+}
+
+/// A host in its one form: lower case, no trailing dot, an IPv6 address in brackets and as short as it can be.
+/// `None`: it is not a host.
+pub(crate) fn canonical_host(host: &str) -> Option<String> {
+    if host.starts_with('[') { ipv6(host) } else { name(host) }
 }
 
 fn split_port(text: &str) -> Option<(&str, Option<&str>)> {

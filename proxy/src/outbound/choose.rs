@@ -1,0 +1,49 @@
+//! Which service the application means: a port and what was asked of it go in, one service of that port comes out. A
+//! host that stands for none of them is refused; no name is ever looked up elsewhere.
+
+use crate::{
+    config::{LeadsTo, Protocol, ServiceName},
+    error::Error,
+    snapshot::{Route, Service},
+    upstream::peer::Reach,
+    worker::Worker,
+};
+
+/// The service that is meant.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chosen<'a> {
+    pub(super) name: &'a ServiceName,
+    pub(super) service: &'a Service,
+}
+
+impl<'a> Chosen<'a> {
+    /// With the means of `worker`.
+    pub(super) fn reach(&self, worker: &'a Worker) -> Reach<'a> {
+        let Self { name, service } = *self;
+        Reach { name: name.as_str(), service, balancer: &worker.balancer, pool: &worker.pool }
+    }
+}
+
+/// For an HTTP request to `host`.
+pub(super) fn by_host<'a>(route: &'a Route, host: &str) -> Result<Chosen<'a>, Error> {
+    let LeadsTo::ByHost(table) = &route.port.leads_to else { return nth(route, 0) };
+    let index = table.find(host).ok_or_else(|| Error::UnknownHost(host.to_owned()))?;
+    if table.protocol(index) == Protocol::Tcp {
+        return Err(Error::ProtocolMismatch { declared: "tcp", seen: "http" });
+    }
+    nth(route, index)
+}
+
+/// For bytes that name nobody.
+pub(super) fn nameless(route: &Route) -> Result<Chosen<'_>, Error> {
+    match &route.port.leads_to {
+        LeadsTo::One(_) => nth(route, 0),
+        LeadsTo::ByHost(table) => nth(route, table.only_tcp().ok_or(Error::Nameless)?),
+    }
+}
+
+fn nth(route: &Route, index: usize) -> Result<Chosen<'_>, Error> {
+    let name = &route.port.leads_to.services()[index];
+    let service = route.services[index].as_deref().ok_or_else(|| Error::UnknownService(name.to_string()))?;
+    Ok(Chosen { name, service })
+}
