@@ -5,6 +5,7 @@ mod file;
 mod hosts;
 mod limits;
 mod outbound;
+mod routes;
 mod schema;
 mod services;
 
@@ -15,6 +16,7 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,6 +27,10 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 
 pub use hosts::{ByHost, Host};
 pub use limits::Limits;
+pub use routes::{
+    Backend, Faults, HeaderChanges, Mirror, PathChange, PathMatch, Redirect, Rewrite, RouteAction,
+    RouteMatch, RouteRule, RouteTimeouts, Share,
+};
 pub use schema::schema;
 
 /// Everything a sidecar is told by its file.
@@ -144,6 +150,8 @@ pub struct Service {
     pub hosts: Vec<Host>,
     /// What it speaks.
     pub protocol: Protocol,
+    /// What becomes of its requests. Empty: they are sent to it as they are.
+    pub routes: Vec<Arc<RouteRule>>,
 }
 
 /// A service's identities and endpoints.
@@ -292,10 +300,11 @@ impl Config {
         kept.iter().find(|(_, same)| !same).map(|(field, _)| *field)
     }
 
-    /// Every service that the application can reach by an outbound port.
+    /// Every service that the application can reach by an outbound port, directly or by a route.
     pub fn called(&self) -> BTreeSet<&ServiceName> {
         let named = self.outbound.iter().flat_map(|port| port.leads_to.services());
-        named.chain(self.services.keys()).collect()
+        let rules = self.services.values().flat_map(|service| &service.routes);
+        named.chain(self.services.keys()).chain(rules.flat_map(|rule| rule.backends())).collect()
     }
 }
 

@@ -24,7 +24,8 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use authority::canonical_host;
 pub(crate) use body::{ByteCount, RequestBody, ResponseBody};
-pub(crate) use headers::PEER;
+pub(crate) use headers::{PEER, is_changeable};
+pub(crate) use path::normalize;
 pub(crate) use request::{Checked, Rules};
 
 use headers::Upgrade;

@@ -140,7 +140,8 @@ mod tests {
     fn table(services: &[(&str, &[&str])]) -> Result<ByHost, String> {
         let mut table = ByHost::default();
         for (name, list) in services {
-            let service = Service { target: None, hosts: hosts(list), protocol: Protocol::Auto };
+            let service =
+                Service { target: None, hosts: hosts(list), protocol: Protocol::Auto, routes: Vec::new() };
             table.add(name.parse().unwrap(), &service)?;
         }
         Ok(table)

@@ -7,7 +7,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sidegate_identity::SpiffeId;
 
-use super::{Host, Protocol, Service, ServiceName, Target, file::Faults, outbound::Known, schema};
+use super::{
+    Host, Protocol, Service, ServiceName, Target,
+    file::Faults,
+    outbound::Known,
+    routes::{self, RouteFile},
+    schema,
+};
 
 /// A service that outbound ports lead to.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -31,6 +37,9 @@ pub(super) struct ServiceFile {
     /// The inbound ports of the service's sidecars. Needed without a control plane, refused with one.
     #[schemars(with = "Option<Vec<schema::Address>>")]
     endpoints: Option<Vec<String>>,
+    /// What becomes of its requests. Absent: they are sent to it as they are.
+    #[serde(default)]
+    routes: Vec<RouteFile>,
 }
 
 /// A fault has been told.
@@ -50,11 +59,12 @@ pub(super) fn resolve(
         let hosts = service.hosts.map(|hosts| {
             faults.each(&format!("{field}.hosts"), hosts, |text, field, faults| faults.parse(field, &text))
         });
+        let routes = routes::resolve(field, service.routes, namespace, faults);
         let (name, target) = (name?, target.ok()?);
         let hosts = hosts.unwrap_or_else(|| Host::of(&name, namespace));
         match services.entry(name) {
             Entry::Vacant(free) => {
-                free.insert(Service { target, hosts, protocol: service.protocol });
+                free.insert(Service { target, hosts, protocol: service.protocol, routes });
             }
             Entry::Occupied(taken) => {
                 faults.push(field, format!("{} is described a second time", taken.key()));
@@ -116,7 +126,7 @@ pub(super) fn add(
     match known.services.entry(name) {
         Entry::Vacant(free) => {
             let hosts = Host::of(free.key(), known.namespace);
-            free.insert(Service { target, hosts, protocol: Protocol::Auto });
+            free.insert(Service { target, hosts, protocol: Protocol::Auto, routes: Vec::new() });
         }
         Entry::Occupied(taken) if taken.get().target == target => {}
         Entry::Occupied(taken) => {
@@ -141,5 +151,6 @@ pub(super) fn find<'a>(
         target: None,
         hosts: Host::of(name, namespace),
         protocol: Protocol::Auto,
+        routes: Vec::new(),
     }))
 }

@@ -60,6 +60,16 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     }
 }
 
+/// Whether a route may change the field `name`, in lower case: neither what frames or addresses the message, nor what
+/// belongs to one hop, nor what speaks of the caller or of another request than the one that is judged.
+pub(crate) fn is_changeable(name: &str) -> bool {
+    let plain = hyphenated(name);
+    !(is_hop_by_hop(&plain)
+        || claims_identity(&plain)
+        || overrides_request(&plain)
+        || FIXED.contains(&plain.as_ref()))
+}
+
 /// Joins cookie crumbs for HTTP/1.1 (RFC 9113 §8.2.3).
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     let mut crumbs = headers.get_all(COOKIE).iter();
@@ -182,6 +192,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 ];
 /// RFC 7239, RFC 9440, and what Envoy and nginx write.
 const IDENTITY: [&str; 5] = ["forwarded", "x-real-ip", "x-client-cert", "client-cert", "client-cert-chain"];
+/// What this sidecar writes itself, and what the next hop reads a message by.
+const FIXED: [&str; 6] = ["host", "content-length", "expect", "max-forwards", "trailer", "x-request-id"];
 const OVERRIDES: [&str; 5] =
     ["x-rewrite-url", "x-http-method", "x-http-method-override", "x-method-override", "x-http-path-override"];
 const OVERRIDE_PREFIXES: [&str; 2] = ["x-original-", "x-envoy-"];
