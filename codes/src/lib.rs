@@ -133,6 +133,10 @@ codes! {
         "connection cut: a new policy set no longer permits it",
         "Open connections are judged again whenever policies change; this one would not be admitted now.",
         "If the cut is a surprise, compare the policy change with `sidegate get policies`.";
+    OpaqueOnHttpPort = "SG0208", Policy,
+        "denied: opaque bytes on a port whose policies read HTTP",
+        "The port's protocol is auto, and a rule in force has conditions on method, path or host there. The caller chooses what it sends, and must not choose to be judged by less.",
+        "Declare the port's `protocol: tcp` if it does not speak HTTP, or remove the HTTP conditions of the rule that the log names; if it does speak HTTP, declare `http` or `http2` and look at the client.";
     PolicySyntax = "SG0210", Policy,
         "policy refused: not valid YAML",
         "The file cannot be parsed. The whole set is refused and the last good set stays in force.",

@@ -7,6 +7,7 @@ use sidegate_identity::TrustDomain;
 
 use crate::{
     Sourced,
+    http_ports::HttpPorts,
     index::RuleIndex,
     model::{Action, Mode, Rule},
 };
@@ -29,6 +30,7 @@ pub(crate) struct Stages {
     /// One per Require policy: each must be met by itself.
     pub(crate) require: Vec<Requirement>,
     pub(crate) allow: RuleIndex,
+    pub(crate) http_ports: HttpPorts,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ impl Stages {
 
     fn add(&mut self, sourced: &Sourced, local: Option<&TrustDomain>) {
         self.selected = true;
+        self.http_ports.add(sourced);
         match sourced.policy().spec.action {
             Action::Allow => add_rules(&mut self.allow, sourced, local),
             Action::Deny => add_rules(&mut self.deny, sourced, local),

@@ -147,12 +147,6 @@ fn compare_operation(operation: &Operation, request: &Request<'_>) -> Match {
     seen
 }
 
-impl Operation {
-    fn asks_http(&self) -> bool {
-        self.methods.is_some() || self.paths.is_some() || self.hosts.is_some() || self.grpc.is_some()
-    }
-}
-
 fn compare_http(operation: &Operation, http: Http<'_>, seen: &mut Match) {
     seen.test("host", operation.hosts.as_ref(), &http.host, |host| host.matches(http.host));
     seen.test("path", operation.paths.as_ref(), &http.path, |path| path.matches(http.path));

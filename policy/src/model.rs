@@ -143,6 +143,13 @@ pub struct Grpc {
 #[serde(transparent)]
 pub struct OneOf<T>(Box<[T]>);
 
+impl Operation {
+    /// Whether an opaque connection leaves it in doubt.
+    pub(crate) fn asks_http(&self) -> bool {
+        self.methods.is_some() || self.paths.is_some() || self.hosts.is_some() || self.grpc.is_some()
+    }
+}
+
 impl<T> OneOf<T> {
     /// `None` if there is nothing in the list: "none" and "any" must not be confused.
     pub fn new(items: Vec<T>) -> Option<Self> {

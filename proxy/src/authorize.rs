@@ -18,6 +18,7 @@ use sidegate_policy::{self as policy, Decision, Policies};
 pub(crate) use permit::{Admission, Permit};
 
 use crate::{
+    config::Protocol,
     error::Error,
     http::Checked,
     identity::Peer,
@@ -32,6 +33,8 @@ pub(crate) struct Caller<'a> {
     pub(crate) ip: IpAddr,
     /// The application's port.
     pub(crate) port: u16,
+    /// What the port is declared to carry.
+    pub(crate) protocol: Protocol,
 }
 
 /// What a request asked for, kept for as long as what it opened lives.
@@ -96,13 +99,39 @@ fn judge(
         http,
         now: now(),
     };
-    let decision = snapshot.policies.judge(&request);
+    let decision = undowngraded(snapshot.policies.judge(&request), caller, &request, &snapshot.policies);
     match (decision.verdict, snapshot.enforcement) {
         (policy::Verdict::Allow, _) => Ok(admission(&decision, Verdict::Allowed)),
         (policy::Verdict::Deny, Enforcement::Observe) => Ok(admission(&decision, Verdict::WouldDeny)),
         (policy::Verdict::Deny, Enforcement::Enforce) => {
             Err(Error::Denied(Box::new(denial(&decision, &snapshot.policies, &request))))
         }
+    }
+}
+
+/// On a port whose policies read HTTP nobody is admitted by not speaking it. A port that is declared `tcp` was said to speak
+/// something else, and its policies to mean that.
+fn undowngraded<'p>(
+    decision: Decision<'p>,
+    caller: Caller<'_>,
+    request: &policy::Request<'_>,
+    policies: &'p Policies,
+) -> Decision<'p> {
+    let is_admitted = decision.verdict == policy::Verdict::Allow;
+    if !is_admitted || request.http.is_some() || caller.protocol == Protocol::Tcp {
+        return decision;
+    }
+    match policies.http_rule(caller.port) {
+        None => decision,
+        Some(found) => Decision {
+            verdict: policy::Verdict::Deny,
+            code: Some(Code::OpaqueOnHttpPort),
+            policy: Some(&found.policy),
+            rule: Some(&found.rule),
+            source: Some(&found.source),
+            path_pattern: None,
+            ..decision
+        },
     }
 }
 

@@ -170,7 +170,7 @@ impl http_stage::Handler for Connection {
 
 /// The port that policy judges is always that of the `inbound` that is forwarded to.
 fn caller<'a>(peer: &'a Peer, downstream: SocketAddr, inbound: &Inbound) -> Caller<'a> {
-    Caller { peer, ip: downstream.ip(), port: inbound.forward.port() }
+    Caller { peer, ip: downstream.ip(), port: inbound.forward.port(), protocol: inbound.protocol }
 }
 
 /// Handshakes in flight are bounded: the rest waits, each within its own time.

@@ -5,6 +5,7 @@
 mod changes;
 mod cli;
 mod control;
+mod downgrade;
 mod http_path;
 mod identity;
 mod limits;

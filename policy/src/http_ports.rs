@@ -1,0 +1,123 @@
+//! Receives the policies of a workload; hands on, for a port, a rule in force that has conditions on HTTP there: a port
+//! whose policies read requests must not carry bytes that cannot be read. Of several rules one that names the port comes
+//! first, then the first by policy name and position.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::{Policies, Sourced};
+
+/// A rule with conditions on method, path, host or gRPC method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpRule {
+    /// `namespace/name` of its policy.
+    pub policy: Arc<str>,
+    /// The rule.
+    pub rule: Arc<str>,
+    /// Where it is written: `policies/payments.yaml:12`.
+    pub source: Arc<str>,
+}
+
+/// The first such rule of each port.
+#[derive(Debug, Default)]
+pub(crate) struct HttpPorts {
+    by_port: HashMap<u16, HttpRule>,
+    /// Of the rules that name no port.
+    any: Option<HttpRule>,
+}
+
+impl Policies {
+    /// A rule in force that has conditions on HTTP for `port`, whoever calls. Deny, Require and Allow count alike: each says
+    /// that the port speaks HTTP. A shadow policy changes nothing and does not count; a rule that has expired does, since
+    /// its end must not let through what it kept out.
+    pub fn http_rule(&self, port: u16) -> Option<&HttpRule> {
+        let HttpPorts { by_port, any } = &self.enforced.http_ports;
+        by_port.get(&port).or(any.as_ref())
+    }
+}
+
+impl HttpPorts {
+    /// Adds a policy that comes after all others.
+    pub(crate) fn add(&mut self, sourced: &Sourced) {
+        for (rule, source) in sourced.rules() {
+            let reads =
+                rule.to.as_deref().unwrap_or_default().iter().filter(|operation| operation.asks_http());
+            for operation in reads {
+                let found = || HttpRule {
+                    policy: Arc::clone(sourced.name()),
+                    rule: rule.name.shared(),
+                    source: Arc::clone(source),
+                };
+                match &operation.ports {
+                    None => {
+                        self.any.get_or_insert_with(found);
+                    }
+                    Some(ports) => {
+                        for port in ports.iter() {
+                            self.by_port.entry(*port).or_insert_with(found);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{PolicySet, Workload, parse_yaml};
+
+    /// The rule that says that `port` speaks HTTP, under policies of these actions, modes and rules.
+    fn rule_of(port: u16, policies: &[(&str, &str)]) -> Option<String> {
+        let text = policies.iter().enumerate().map(|(index, (head, rule))| {
+            format!(
+                "---\napiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: p{index}}}\n\
+                 spec: {{{head}, rules: [{{name: r, {rule}}}]}}\n"
+            )
+        });
+        let text = text.collect::<String>();
+        let set = PolicySet::new(parse_yaml("a.yaml", &text, Some("shop")).unwrap()).unwrap();
+        let policies = set.compile(&Workload {
+            namespace: "shop",
+            labels: &[].into(),
+            trust_domain: "shop.test",
+            root_namespace: None,
+        });
+        policies.http_rule(port).map(|found| format!("{} of {}", found.rule, found.policy))
+    }
+
+    #[test]
+    fn every_condition_on_http_of_every_action_says_that_the_port_speaks_http() {
+        for action in ["Allow", "Deny", "Require"] {
+            for asks in ["methods: [GET]", "paths: [/a]", "hosts: [a.test]", "grpc: {service: a.B}"] {
+                let policy = (&*format!("action: {action}"), &*format!("to: [{{{asks}}}]"));
+                assert_eq!(rule_of(80, &[policy]).as_deref(), Some("r of shop/p0"), "{action} {asks}");
+            }
+            let without =
+                (&*format!("action: {action}"), "from: [{namespaces: [shop]}], to: [{ports: [80]}]");
+            assert_eq!(rule_of(80, &[without]), None, "{action} without conditions on HTTP");
+        }
+    }
+
+    #[test]
+    fn a_condition_counts_on_its_ports_alone_and_for_every_caller() {
+        let one = ("action: Allow", "from: [{serviceAccounts: [shop/a]}], to: [{ports: [80], paths: [/a]}]");
+        assert_eq!(rule_of(80, &[one]).as_deref(), Some("r of shop/p0"));
+        assert_eq!(rule_of(81, &[one]), None);
+    }
+
+    #[test]
+    fn the_first_policy_by_name_is_the_one_that_is_told() {
+        let (allow, deny) =
+            (("action: Allow", "to: [{paths: [/a]}]"), ("action: Deny", "to: [{paths: [/b]}]"));
+        assert_eq!(rule_of(80, &[allow, deny]).as_deref(), Some("r of shop/p0"));
+    }
+
+    #[test]
+    fn a_shadow_policy_changes_nothing_and_an_expired_rule_still_counts() {
+        assert_eq!(rule_of(80, &[("action: Deny, mode: Shadow", "to: [{paths: [/a]}]")]), None);
+        let expired = ("action: Allow", "to: [{paths: [/a]}], expires: 2001-01-01");
+        assert_eq!(rule_of(80, &[expired]).as_deref(), Some("r of shop/p0"));
+    }
+}
