@@ -4,6 +4,7 @@
 mod authority;
 mod body;
 mod headers;
+mod lingering;
 mod path;
 mod request;
 
@@ -29,6 +30,7 @@ pub(crate) use path::normalize;
 pub(crate) use request::{Checked, Rules};
 
 use headers::Upgrade;
+use lingering::{Lingering, Tunnel};
 
 use crate::{
     authorize::Asked,
@@ -69,10 +71,14 @@ where
     let carried = if version == Version::HTTP_2 { Carried::Http2 } else { Carried::Http1 };
     let handler = Rc::new(handler);
     let requests = Rc::clone(worker);
+    let (stream, tunnel) = Lingering::new(stream);
     let service = service_fn(move |request| {
         let (handler, exchange, worker) = (Rc::clone(&handler), Rc::clone(&exchange), Rc::clone(&requests));
+        let tunnel = tunnel.clone();
         async move {
-            Ok::<_, std::convert::Infallible>(answer(request, carried, &exchange, &handler, &worker).await)
+            Ok::<_, std::convert::Infallible>(
+                answer(request, carried, &exchange, &handler, &worker, &tunnel).await,
+            )
         }
     });
     let stream = TokioIo::new(stream);
@@ -146,6 +152,7 @@ async fn answer<H: Handler + 'static>(
     exchange: &Rc<Exchange>,
     handler: &Rc<H>,
     worker: &Rc<Worker>,
+    tunnel: &Tunnel,
 ) -> Response<ResponseBody> {
     let mut record = Record::begin(exchange, carried);
     let id = request_id(request.headers(), worker);
@@ -165,6 +172,7 @@ async fn answer<H: Handler + 'static>(
         Err(error) => refuse(&error, is_grpc, &id, record),
         Ok(Passed::WebSocket(mut response, asked)) => {
             record.answered(StatusCode::SWITCHING_PROTOCOLS);
+            tunnel.begin();
             let upstream = hyper::upgrade::on(&mut response);
             let tunnel = websocket(upgrade, upstream, Rc::clone(handler), asked, record);
             worker.tasks_of(exchange.direction).spawn_local(tunnel);

@@ -6,6 +6,7 @@ pub(crate) mod peer;
 
 mod connection;
 mod dial;
+mod heard;
 mod leased;
 mod pool;
 mod stream;

@@ -115,6 +115,25 @@ def test_an_answer_of_an_http_1_0_application_is_read_to_its_end(pair):
     assert curl(f"{pair.url}/old") == "until the end\n"
 
 
+def test_an_early_answer_reaches_a_client_that_is_still_sending(pair):
+    """The application answers and closes with the body unread, so its kernel resets the connection."""
+    done = run(
+        CURL,
+        "-sS",
+        "-o",
+        "-",
+        "-w",
+        "%{http_code}",
+        "--data-binary",
+        "@-",
+        "-H",
+        "Expect:",
+        f"{pair.url}/early",
+        input=TEN_MEGABYTES,
+    )
+    assert done.stdout == b"too large\n413", done.stderr
+
+
 def test_each_event_arrives_before_the_next_is_sent(pair, app):
     with running(CURL, "-sSN", f"{pair.url}/events") as child:
         for number in range(3):

@@ -110,3 +110,10 @@ def test_nghttp_reads_a_large_answer(over_http1, arguments):
 def test_nghttp_gets_trailers(ends, behind_sidecars):
     app = ends.enter_context(http_app())
     assert "x-checksum: 42" in text(NGHTTP, "-v", f"{behind_sidecars(app.port, 'http').url}/trailers")
+
+
+def test_nghttp_gets_an_answer_before_it_has_sent_the_body(ends, folder, behind_sidecars):
+    app = ends.enter_context(http_app())
+    (folder / "large").write_bytes(LARGE[: 10 << 20])
+    printed = text(NGHTTP, "-v", "-d", folder / "large", f"{behind_sidecars(app.port, 'http').url}/early")
+    assert ":status: 413" in printed and "too large" in printed

@@ -23,6 +23,7 @@ use super::{
     Answer,
     connection::{Http1, Http2, StreamSlot, Terms},
     dial::{Carries, Destination, Dialed, Dialer},
+    heard::Heard,
     leased::{Lease, Leased},
     stream::Stream,
 };
@@ -209,7 +210,7 @@ impl Pool {
         let (stream, terms) = self.connect(destination, Carries::Http1).await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(self.dialer.limits.header_bytes)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Heard::new(stream)))
             .await
             .map_err(|error| upstream_failed(destination, &error))?;
         self.tasks.spawn_local(drive(connection.with_upgrades()));
