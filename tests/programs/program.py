@@ -19,10 +19,10 @@ class Missing(Exception):
 
 
 def find(name, package, *folders):
-    """The path of a program, wherever Debian keeps it."""
+    """The path of a program of a Debian package, wherever that keeps it."""
     path = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", *folders]))
     if path is None:
-        raise Missing(f"{name} is not installed: apt-get install {package}")
+        raise Missing(f"{name} is not installed: {package}")
     return path
 
 
