@@ -337,6 +337,10 @@ codes! {
         "connection refused: its bytes name no service",
         "An outbound port that leads to several services chooses by host, and these bytes name none.",
         "Give the service a port of its own (`service:`), or declare it, and it alone of the port's services, `protocol: tcp`.";
+    BadHello = "SG0623", Connectivity,
+        "connection refused: the server name of its TLS cannot be read",
+        "On an outbound port that leads to several services, the application's own TLS is sent on by the server name of its ClientHello, and this one is broken, over 16 KiB, or names two.",
+        "Look at the client: no ordinary one does this. A port of one service (`service:`) does not look into the bytes.";
     ConnectionPanicked = "SG0690", Connectivity,
         "a connection ended by a fault of Sidegate itself",
         "A bug. It ended this connection and no other.",

@@ -1,6 +1,8 @@
 //! What a connection carries, from its first bytes. Takes an accepted connection, hands it on with nothing lost, and
 //! refuses silence where bytes are owed. [`classify`] is pure and gives the same answer for every split of the bytes.
 
+pub mod client_hello;
+
 use std::{
     io,
     pin::Pin,
@@ -15,6 +17,8 @@ use tokio::{
 };
 
 use crate::error::Error;
+
+use client_hello::{BadHello, ClientHello};
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,34 @@ async fn read_until_known<S: AsyncRead + Unpin>(stream: &mut S, first: &mut Vec<
             return Ok(Detected::Opaque);
         }
     }
+}
+
+/// Whose TLS an opaque stream of the application's begins: the server name of its `ClientHello`. `None`: it is not
+/// TLS, or it names nobody.
+pub(crate) async fn server_name<S: AsyncRead + Unpin>(
+    mut stream: Rewound<S>,
+    limit: Duration,
+) -> Result<(Option<String>, Rewound<S>), Error> {
+    let mut hello = ClientHello::default();
+    let mut seen = 0;
+    let reading = async {
+        loop {
+            match hello.read(&stream.first[seen..]) {
+                Some(Ok(name)) => return Ok(name),
+                Some(Err(BadHello::NotTls)) => return Ok(None),
+                Some(Err(bad)) => return Err(Error::BadHello(bad)),
+                None if seen == 0 && stream.first.is_empty() => return Ok(None),
+                None => seen = stream.first.len(),
+            }
+            match (&mut stream.stream).take(512).read_buf(&mut stream.first).await {
+                Ok(0) => return Err(Error::Downstream("closed within its ClientHello".to_owned())),
+                Ok(_) => {}
+                Err(error) => return Err(Error::Downstream(error.to_string())),
+            }
+        }
+    };
+    let name = timeout(limit, reading).await.map_err(|_| Error::DetectTimeout)??;
+    Ok((name, stream))
 }
 
 /// What `bytes` begin; `None` while more bytes could decide otherwise.

@@ -4,7 +4,7 @@
 use http::StatusCode;
 use sidegate_codes::Code;
 
-use crate::authorize::Denial;
+use crate::{authorize::Denial, detect::client_hello::BadHello};
 
 /// Why a connection or a request ended. The downstream learns the status and a request id, never the detail.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,9 @@ pub(crate) enum Error {
     /// No service of the port has this host. The downstream's fault, or the configuration's.
     #[error("no service of this port has the host {0}")]
     UnknownHost(String),
+    /// TLS of the application's own whose server name cannot be read. The downstream's fault.
+    #[error("{0}")]
+    BadHello(BadHello),
     /// Bytes that name no host, on a port of several services. The configuration's fault.
     #[error("the bytes name no host, and not exactly one service of this port is declared tcp")]
     Nameless,
@@ -111,6 +114,7 @@ impl Error {
             Self::TooManyRequests => Code::TooManyRequests,
             Self::UnknownService(_) => Code::UnknownService,
             Self::UnknownHost(_) => Code::UnknownHost,
+            Self::BadHello(_) => Code::BadHello,
             Self::Nameless => Code::Nameless,
             Self::NoEndpoints(_) => Code::NoEndpoints,
             Self::Draining => Code::Draining,
@@ -136,6 +140,7 @@ impl Error {
             Self::Upstream { code: Code::UpstreamTimeout, .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream { .. }
             | Self::UnknownService(_)
+            | Self::BadHello(_)
             | Self::Nameless
             | Self::Handshake { .. }
             | Self::HandshakeTimeout

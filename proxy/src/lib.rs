@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod detect;
 pub mod families;
 
 mod accept;
@@ -13,7 +14,6 @@ mod app;
 mod authorize;
 mod balance;
 mod control;
-mod detect;
 mod drain;
 mod error;
 mod files;

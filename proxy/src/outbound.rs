@@ -10,15 +10,18 @@ mod choose;
 use std::rc::Rc;
 
 use http::{Request, Version};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use choose::Chosen;
 
 use crate::{
     accept::Accepted,
     authorize::Asked,
-    config::Protocol,
+    config::{LeadsTo, Protocol},
     detect::{self, Detected, Rewound},
     error::Error,
     http::{self as http_stage, Checked, RequestBody, Rules},
+    snapshot::Route,
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
     upstream::{self, Answer},
     worker::{Link, Worker},
@@ -96,13 +99,32 @@ async fn opaque(
     let carried = upstream::Carried::default();
     let snapshot = worker.mesh.snapshot();
     let result = async {
-        let chosen = choose::nameless(&snapshot.outbound[port])?;
+        let (chosen, stream) = opaquely(stream, &snapshot.outbound[port], worker).await?;
         let link = upstream::peer::connect(chosen.reach(worker), &mut record).await?;
         link.carry(stream, &worker.pool, &carried).await
     };
     let result = result.await;
     record.end(&carried, result);
     Ok(())
+}
+
+/// Which service opaque bytes are for. Where only one can be meant, they are not looked into.
+async fn opaquely<'a>(
+    stream: Rewound<TcpStream>,
+    route: &'a Route,
+    worker: &Worker,
+) -> Result<(Chosen<'a>, Rewound<TcpStream>), Error> {
+    if let LeadsTo::One(_) = route.port.leads_to {
+        return Ok((choose::nameless(route)?, stream));
+    }
+    let (name, mut stream) = detect::server_name(stream, worker.limits.detect_timeout).await?;
+    let Some(name) = name else { return Ok((choose::nameless(route)?, stream)) };
+    let chosen = choose::by_server_name(route, &name);
+    if let Err(Error::UnknownHost(_)) = &chosen {
+        // So that the client says what was wrong. Whoever does not read it is closed all the same.
+        let _ = stream.write_all(&UNRECOGNIZED_NAME).await;
+    }
+    Ok((chosen?, stream))
 }
 
 /// What the requests of one connection share.
@@ -140,3 +162,6 @@ async fn protocol(
         _ => Ok((detected, stream)),
     }
 }
+
+/// The TLS alert for a server name that is not known (RFC 6066 §3).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];

@@ -6,6 +6,7 @@ mod changes;
 mod cli;
 mod control;
 mod downgrade;
+mod fenced;
 mod http_path;
 mod identity;
 mod limits;

@@ -6,12 +6,14 @@ mod app;
 mod authority;
 mod client;
 mod control_plane;
+mod own_tls;
 mod sidecar;
 
 pub(crate) use app::{App, endless};
 pub(crate) use authority::{Authority, Svid};
 pub(crate) use client::{Connection, Http, Reply, connect, tls};
 pub(crate) use control_plane::{ControlPlane, Member};
+pub(crate) use own_tls::OwnTls;
 pub(crate) use sidecar::{Port, Sidecar};
 
 /// The trust domain of every test.

@@ -21,8 +21,8 @@ pub(super) struct OutboundFile {
     #[schemars(with = "Option<schema::Name>")]
     service: Option<String>,
     /// The services behind it, of which the application's own words choose: a request goes to the one that has its
-    /// `Host` or `:authority` among its `hosts`. Any other host is refused. Other bytes than HTTP go to the one that is
-    /// declared `protocol: tcp`.
+    /// `Host` or `:authority` among its `hosts`, TLS of the application's own to the one that has its server name (SNI).
+    /// Any other host is refused. Bytes that name none go to the one that is declared `protocol: tcp`.
     #[schemars(with = "Option<Vec<schema::Name>>")]
     services: Option<Vec<String>>,
     /// What the application speaks. Absent: what the service is declared to speak.

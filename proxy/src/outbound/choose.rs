@@ -34,6 +34,17 @@ pub(super) fn by_host<'a>(route: &'a Route, host: &str) -> Result<Chosen<'a>, Er
     nth(route, index)
 }
 
+/// For TLS of the application's own, by its server name. What is inside stays between the application and that service:
+/// a host in there leads nowhere else.
+pub(super) fn by_server_name<'a>(route: &'a Route, name: &str) -> Result<Chosen<'a>, Error> {
+    let LeadsTo::ByHost(table) = &route.port.leads_to else { return nth(route, 0) };
+    let index = table.find(name).ok_or_else(|| Error::UnknownHost(name.to_owned()))?;
+    match table.protocol(index) {
+        Protocol::Auto | Protocol::Tcp => nth(route, index),
+        Protocol::Http | Protocol::Http2 => Err(Error::ProtocolMismatch { declared: "http", seen: "TLS" }),
+    }
+}
+
 /// For bytes that name nobody.
 pub(super) fn nameless(route: &Route) -> Result<Chosen<'_>, Error> {
     match &route.port.leads_to {

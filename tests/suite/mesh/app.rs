@@ -16,7 +16,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpListener, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::{StreamExt, wrappers::IntervalStream};
+
+use super::OwnTls;
 
 /// What an application saw of one request.
 #[derive(Clone, Debug)]
@@ -65,6 +68,15 @@ pub(crate) async fn endless() -> Endless {
 
 impl App {
     pub(crate) async fn start() -> Self {
+        Self::serve(None).await
+    }
+
+    /// The same over TLS of its own.
+    pub(crate) async fn start_with(tls: &OwnTls) -> Self {
+        Self::serve(Some(tls.acceptor())).await
+    }
+
+    async fn serve(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -73,13 +85,18 @@ impl App {
         serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
-                let log = Arc::clone(&log);
+                let (log, tls) = (Arc::clone(&log), tls.clone());
                 connections.spawn(async move {
                     let service = service_fn(move |request| answer(request, Arc::clone(&log)));
+                    let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     // A connection that the sidecar drops is no failure of the application.
-                    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(tcp), service)
-                        .await;
+                    match tls {
+                        None => drop(server.serve_connection(TokioIo::new(tcp), service).await),
+                        Some(tls) => {
+                            let Ok(stream) = tls.accept(tcp).await else { return };
+                            drop(server.serve_connection(TokioIo::new(stream), service).await);
+                        }
+                    }
                 });
             }
         });

@@ -24,6 +24,8 @@ pub(crate) enum Port<'a> {
     Inbound(SocketAddr, &'a str),
     /// To `shop/<service>`, which must prove to be `spiffe://…/sa/<service>`, at the endpoint.
     Outbound(&'a str, SocketAddr, &'a str),
+    /// To several such services, which the application chooses from by the field named first: `services` or `proxy`.
+    Among(&'a str, &'a [(&'a str, SocketAddr, &'a str)]),
 }
 
 /// A running sidecar. Dropping it kills it.
@@ -91,7 +93,8 @@ impl Sidecar {
         let has = |wanted: fn(&Port<'_>) -> bool| ports.iter().any(wanted);
         Self {
             inbound: has(|port| matches!(port, Port::Inbound(..))).then(|| address("inbound")),
-            outbound: has(|port| matches!(port, Port::Outbound(..))).then(|| address("outbound")),
+            outbound: has(|port| matches!(port, Port::Outbound(..) | Port::Among(..)))
+                .then(|| address("outbound")),
             admin: address("admin"),
             child,
             folder,
@@ -205,7 +208,7 @@ impl Lines {
 }
 
 fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
-    let (mut inbound, mut outbound) = (Vec::new(), Vec::new());
+    let (mut inbound, mut outbound, mut services) = (Vec::new(), Vec::new(), Vec::new());
     for port in ports {
         match port {
             Port::Inbound(app, fields) => {
@@ -216,6 +219,14 @@ fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
                  endpoints: ['{endpoint}'], {fields}}}\n",
                 super::id(service)
             )),
+            Port::Among(how, list) => {
+                let names: Vec<_> = list.iter().map(|(name, ..)| *name).collect();
+                outbound.push(format!("- {{listen: '127.0.0.1:0', {how}: [{}]}}\n", names.join(", ")));
+                services.extend(list.iter().map(|(name, endpoint, fields)| {
+                    let id = super::id(name);
+                    format!("- {{name: {name}, identities: ['{id}'], endpoints: ['{endpoint}'], {fields}}}\n")
+                }));
+            }
         }
     }
     let section = |name: &str, list: Vec<String>| match list.concat() {
@@ -231,9 +242,10 @@ fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
          identity: {{files: {{certificate: svid.pem, privateKey: key.pem, trustBundle: bundle.pem}}}}\n\
          policies: policies.yaml\n\
          admin: {{listen: '127.0.0.1:0'}}\n\
-         {}{}{more}\n",
+         {}{}{}{more}\n",
         section("inbound", inbound),
         section("outbound", outbound),
+        section("services", services),
     )
 }
 
