@@ -6,7 +6,7 @@ use crate::{
     api::client::ApiUrl,
     demo, explain, explain_call,
     get::What,
-    policy,
+    policy, quarantine,
     reference::{Form, Page},
     table::Format,
 };
@@ -113,6 +113,19 @@ pub(crate) enum Command {
     Policy {
         #[command(subcommand)]
         what: policy::What,
+    },
+
+    /// Refuse an identity everywhere at once, list who is refused, let one back in.
+    ///
+    /// Written to the file that `quarantine` in mesh.yaml names. A running control plane tells every sidecar within a
+    /// second; each cuts the open connections of the identity, and nothing is issued to it.
+    #[command(after_long_help = "Examples:
+  sidegate quarantine add shop/orders --reason 'key in a public bucket, INC-7'
+  sidegate quarantine list
+  sidegate quarantine lift shop/orders --reissue")]
+    Quarantine {
+        #[command(subcommand)]
+        what: quarantine::What,
     },
 
     /// Run a sidecar (the same as `sidegate-proxy`).

@@ -13,6 +13,7 @@ mod failure;
 mod get;
 mod http1;
 mod policy;
+mod quarantine;
 mod reference;
 mod short;
 mod status;
@@ -56,6 +57,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::ControlPlane(args) => Ok(sidegate_control_plane::cli::run(args)),
         Command::Explain(args) => explain_call::run(&args).map(Into::into),
         Command::Policy { what } => policy::run(&what).map(Into::into),
+        Command::Quarantine { what } => quarantine::run(&what).map(Into::into),
         Command::ExplainCode(args) => explain::run(&args).map(Into::into),
         Command::Completion { shell } => reference::completion(shell).map(Into::into),
         Command::Version(args) => version::run(args).map(Into::into),

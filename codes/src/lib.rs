@@ -225,6 +225,10 @@ codes! {
         "a certificate, key or trust bundle cannot be used",
         "It cannot be parsed, key and certificate do not belong together, or the certificate does not pass the mesh's own verification.",
         "The message names the file and the reason.";
+    IdentityQuarantined = "SG0314", Identity,
+        "the identity is in quarantine",
+        "An operator put it there with `sidegate quarantine add`, or lifted it for certificates that are issued anew.",
+        "`sidegate quarantine list` says since when and why; `sidegate quarantine lift` ends it.";
     ConfigUnreadable = "SG0401", Configuration,
         "the configuration cannot be read",
         "The file does not exist or may not be read.",

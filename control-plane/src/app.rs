@@ -30,6 +30,7 @@ use crate::{
     metrics::Metrics,
     problem::Problem,
     proxies::Proxies,
+    quarantine::QuarantineFile,
     resource,
     server::{
         Acceptor, Connection,
@@ -77,6 +78,8 @@ impl Running {
     /// Starts from a `mesh.yaml`. Must be called within a runtime.
     pub async fn start(config_path: &Path) -> Result<Self, StartError> {
         let config = Config::load(config_path).map_err(StartError::Config)?;
+        // Without it, whoever is in quarantine would be issued a certificate.
+        let quarantine = QuarantineFile::load(&config).map_err(StartError::Config)?;
         let state = StateFolder::open(&config.state)?;
         let root_certificate = state.join("root.pem");
         let authority = Arc::new(Authority::open(state, &config.trust_domain, config.root_life)?);
@@ -90,7 +93,7 @@ impl Running {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        running.spawn(config_path, config, authority, grpc, api)?;
+        running.spawn((config_path, config, quarantine), authority, grpc, api)?;
         tracing::info!(listener = "grpc", address = %running.grpc, "listening");
         tracing::info!(listener = "api", address = %running.api, "listening");
         Ok(running)
@@ -122,15 +125,15 @@ impl Running {
 
     fn spawn(
         &self,
-        config_path: &Path,
-        config: Config,
+        (config_path, config, quarantine): (&Path, Config, QuarantineFile),
         authority: Arc<Authority>,
         grpc: TcpListener,
         api: TcpListener,
     ) -> Result<(), StartError> {
         let metrics = Arc::new(Metrics::default());
         let bundles = authority.bundles().iter().map(|bundle| Arc::new(resource::bundle(bundle))).collect();
-        let (publisher, mesh) = Publisher::start(config_path.to_owned(), config, bundles, metrics.clone());
+        let (publisher, mesh) =
+            Publisher::start(config_path.to_owned(), config, &quarantine, bundles, metrics.clone());
         let (credentials, tls) = OwnCredentials::start(authority.clone(), mesh.clone())
             .map_err(|error: OwnCredentialsError| StartError::Credentials { reason: error.to_string() })?;
         let proxies = Proxies::new();

@@ -4,12 +4,14 @@
 use std::{net::IpAddr, time::Instant};
 
 use sha2::{Digest, Sha256};
+use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, VerifiedSvid};
 use subtle::ConstantTimeEq;
 
 use crate::{
     config::Config,
     hex,
+    mesh::Mesh,
     rate::{Buckets, Rate},
 };
 
@@ -34,6 +36,8 @@ pub(crate) enum Refusal {
     UnknownToken,
     #[error("the presented identity is not a service of the mesh any more")]
     NotEntitled,
+    #[error("the identity is in quarantine")]
+    Quarantined,
     #[error("the presented certificate has ended")]
     Ended,
     #[error("too many failed attempts from this source; wait")]
@@ -62,16 +66,23 @@ impl Attestor {
     pub(crate) fn attest(
         &self,
         presented: &Presented<'_>,
-        config: &Config,
+        mesh: &Mesh,
         unix_seconds: u64,
         now: Instant,
     ) -> Result<Attested, Refusal> {
-        match (presented.join_token.trim(), presented.svid) {
+        let (config, quarantine) = (&mesh.config, &mesh.quarantine.quarantine);
+        let attested = match (presented.join_token.trim(), presented.svid) {
             ("", None) => Err(Refusal::Nothing),
+            // What is refused elsewhere does not get itself a successor.
+            ("", Some(svid)) if quarantine.refuses(svid) => Err(Refusal::Quarantined),
             ("", Some(svid)) => renewal(svid, config, unix_seconds),
             (_, Some(_)) => Err(Refusal::Both),
             (token, None) => self.join(token, presented.source, config, now),
+        }?;
+        if quarantine.excludes(&attested.identity) {
+            return Err(Refusal::Quarantined);
         }
+        Ok(attested)
     }
 
     /// Only failures are counted: a fleet that starts behind one address is not slowed down.
@@ -87,6 +98,14 @@ impl Attestor {
 }
 
 impl Refusal {
+    /// The code that the caller and the log are told.
+    pub(crate) fn code(self) -> Code {
+        match self {
+            Self::Quarantined => Code::IdentityQuarantined,
+            _ => Code::IssuanceRefused,
+        }
+    }
+
     /// The metric's label.
     pub(crate) fn reason(self) -> &'static str {
         match self {
@@ -94,6 +113,7 @@ impl Refusal {
             Self::Both => "both_presented",
             Self::UnknownToken => "unknown_token",
             Self::NotEntitled => "not_entitled",
+            Self::Quarantined => "quarantined",
             Self::Ended => "ended",
             Self::TooManyFailures => "too_many_failures",
         }
@@ -137,9 +157,12 @@ const FAILURES: Rate = Rate { burst: 20.0, per_second: 1.0 };
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, path::Path};
+    use std::{net::Ipv4Addr, path::Path, sync::Arc};
+
+    use sidegate_identity::{Quarantine, Refused};
 
     use super::*;
+    use crate::{quarantine::LoadedQuarantine, resource};
 
     fn config() -> Config {
         let text = format!(
@@ -154,6 +177,37 @@ mod tests {
         Config::parse(Path::new("mesh.yaml"), &text).unwrap()
     }
 
+    fn mesh(quarantined: &[&str]) -> Mesh {
+        let entries = quarantined.iter().map(|id| (SpiffeId::parse(id).unwrap(), Refused::All));
+        let quarantine: Quarantine = entries.collect();
+        Mesh {
+            config: Arc::new(config()),
+            policies: None,
+            quarantine: Arc::new(LoadedQuarantine {
+                resource: Arc::new(resource::quarantine(&quarantine)),
+                quarantine,
+            }),
+            bundles: Vec::new(),
+            config_problems: Vec::new(),
+            policy_problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_identity_in_quarantine_is_attested_by_nothing() {
+        let (attestor, source) = (Attestor::new(), Ipv4Addr::LOCALHOST.into());
+        let mesh = mesh(&["spiffe://shop.test/ns/shop/sa/payments"]);
+        let join = |join_token| {
+            let presented = Presented { join_token, svid: None, source };
+            attestor
+                .attest(&presented, &mesh, 0, Instant::now())
+                .map(|attested| attested.identity.to_string())
+        };
+        assert_eq!(join("old"), Err(Refusal::Quarantined));
+        assert_eq!(join("new"), Err(Refusal::Quarantined));
+        assert_eq!(join("for-orders").unwrap(), "spiffe://shop.test/ns/shop/sa/orders");
+    }
+
     fn digest(token: &str) -> String {
         format!("sha256:{}", hex::encode(&Sha256::digest(token)))
     }
@@ -162,7 +216,7 @@ mod tests {
         let source = Ipv4Addr::LOCALHOST.into();
         let presented = Presented { join_token: token, svid: None, source };
         attestor
-            .attest(&presented, &config(), 0, Instant::now())
+            .attest(&presented, &mesh(&[]), 0, Instant::now())
             .map(|attested| attested.identity.to_string())
     }
 

@@ -24,6 +24,8 @@ use crate::problem::Problem;
 
 pub use schema::schema;
 
+pub(crate) use document::from_yaml;
+
 /// A whole `mesh.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -35,6 +37,8 @@ pub struct Config {
     pub enforcement: Enforcement,
     /// The folder of the policies, absolute or relative to the working directory.
     pub policies: PathBuf,
+    /// The file of the identities in quarantine; it need not exist.
+    pub quarantine: PathBuf,
     /// The folder of root key, registry and lock.
     pub state: PathBuf,
     /// Where sidecars connect (gRPC over TLS).

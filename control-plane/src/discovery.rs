@@ -108,6 +108,7 @@ impl DiscoveryService {
             settled_at: self.settled_at,
             session: Session::new(held, subscription.last_sent()),
             identity: peer.id().clone(),
+            peer: peer.clone(),
             ends_at: peer.ends_at(),
             hello,
             decided: None,
@@ -126,6 +127,7 @@ struct Conversation {
     settled_at: Instant,
     session: Session,
     identity: SpiffeId,
+    peer: VerifiedPeer,
     hello: Arc<Hello>,
     /// What the mesh alone decides, and of which mesh: not made anew when only endpoints change.
     decided: Option<(Arc<Mesh>, Desired)>,
@@ -197,7 +199,7 @@ impl Conversation {
         if self.session.awaits_answer() {
             return Ok(());
         }
-        let desired = self.desired().ok_or_else(|| refused(not_in_mesh(&self.identity)))?;
+        let desired = self.desired().map_err(refused)?;
         let Some(update) = self.session.next(&desired, Instant::now()) else {
             return Ok(());
         };
@@ -207,18 +209,21 @@ impl Conversation {
         self.updates.try_send(Ok(update)).map_err(|_| End::Lost)
     }
 
-    /// `None`: the caller is no service of the mesh any more.
-    fn desired(&mut self) -> Option<Desired> {
+    /// Refused: the caller is no service of the mesh any more, or in quarantine.
+    fn desired(&mut self) -> Result<Desired, Status> {
         let mesh = self.mesh.borrow_and_update().clone();
+        if mesh.quarantine.quarantine.refuses(self.peer.svid()) {
+            return Err(quarantined(&self.identity));
+        }
         let endpoints = self.endpoints.borrow_and_update().clone();
         let decided = match self.decided.take() {
             Some((of, desired)) if Arc::ptr_eq(&of, &mesh) => desired,
-            _ => Desired::of_mesh(&mesh, &self.identity)?,
+            _ => Desired::of_mesh(&mesh, &self.identity).ok_or_else(|| not_in_mesh(&self.identity))?,
         };
         self.decided = Some((mesh.clone(), decided.clone()));
         let settled = Instant::now() >= self.settled_at;
         let may_keep = |name: &str| !settled && self.session.holds_from_before(name);
-        Some(decided.with_services(&mesh, &endpoints, &self.hello.services, may_keep))
+        Ok(decided.with_services(&mesh, &endpoints, &self.hello.services, may_keep))
     }
 
     fn receive(&mut self, request: SubscribeRequest) -> Result<(), Status> {
@@ -278,6 +283,10 @@ fn certificate_ended() -> Status {
 
 fn not_in_mesh(identity: &SpiffeId) -> Status {
     Status::permission_denied(format!("{}: {identity} is not a service of this mesh", Code::IssuanceRefused))
+}
+
+fn quarantined(identity: &SpiffeId) -> Status {
+    Status::permission_denied(format!("{}: {identity} is in quarantine", Code::IdentityQuarantined))
 }
 
 /// The Hello follows the call at once.

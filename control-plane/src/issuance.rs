@@ -43,13 +43,14 @@ impl IdentityService {
     fn attest(&self, peer: &Peer, join_token: &str) -> Result<Attested, Status> {
         let presented =
             Presented { join_token, svid: peer.svid.as_deref(), source: peer.address.ip().to_canonical() };
-        let config = self.mesh.borrow().config.clone();
+        let mesh = self.mesh.borrow().clone();
         let unix_seconds = clock::now_ms() / 1000;
-        self.attestor.attest(&presented, &config, unix_seconds, Instant::now()).map_err(|refusal| {
+        self.attestor.attest(&presented, &mesh, unix_seconds, Instant::now()).map_err(|refusal| {
             self.metrics.issuance(refusal.reason());
-            tracing::warn!(code = %Code::IssuanceRefused, address = %peer.address, reason = refusal.reason(),
+            let code = refusal.code();
+            tracing::warn!(%code, address = %peer.address, reason = refusal.reason(),
                 identity = peer.svid.as_ref().map(|svid| svid.id().as_str()), "caller not attested");
-            Status::unauthenticated(format!("{}: {refusal}", Code::IssuanceRefused))
+            Status::unauthenticated(format!("{code}: {refusal}"))
         })
     }
 

@@ -6,6 +6,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod families;
+pub mod quarantine;
 
 mod api;
 mod attest;

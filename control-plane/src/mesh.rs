@@ -19,6 +19,7 @@ use crate::{
     metrics::Metrics,
     policies::{self, LoadedPolicies},
     problem::Problem,
+    quarantine::{self, LoadedQuarantine, QuarantineFile},
     watch::Changes,
 };
 
@@ -28,6 +29,8 @@ pub(crate) struct Mesh {
     pub(crate) config: Arc<Config>,
     /// `None` until a set has loaded once: then nothing is known, which is not the same as an empty set.
     pub(crate) policies: Option<Arc<LoadedPolicies>>,
+    /// Whom nobody speaks with.
+    pub(crate) quarantine: Arc<LoadedQuarantine>,
     /// The trust bundles, made once for all sidecars.
     pub(crate) bundles: Vec<Arc<Resource>>,
     /// Why the newest `mesh.yaml` is not in force; empty when it is.
@@ -59,6 +62,7 @@ impl Publisher {
     pub(crate) fn start(
         path: PathBuf,
         config: Config,
+        quarantine: &QuarantineFile,
         bundles: Vec<Arc<Resource>>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Arc<Mesh>>) {
@@ -67,6 +71,7 @@ impl Publisher {
         let blank = Mesh {
             config: Arc::new(config),
             policies: None,
+            quarantine: Arc::new(LoadedQuarantine::of(quarantine)),
             bundles,
             config_problems: Vec::new(),
             policy_problems: Vec::new(),
@@ -111,9 +116,16 @@ impl Publisher {
 
     fn publish(&mut self, files: &Files) {
         let before = self.mesh.borrow().clone();
-        let (config, config_problems) = match &files.config {
+        let (config, mut config_problems) = match &files.config {
             Ok(config) => (Arc::new(config.clone()), Vec::new()),
             Err(problems) => (before.config.clone(), problems.clone()),
+        };
+        let quarantine = match files.quarantine(&config, &before.quarantine) {
+            Ok(quarantine) => quarantine,
+            Err(problems) => {
+                config_problems.extend(problems);
+                before.quarantine.clone()
+            }
         };
         let loaded = files.policies.as_ref().map_err(Clone::clone).and_then(|files| policies::parse(files));
         let (policies, policy_problems) = match loaded {
@@ -124,6 +136,7 @@ impl Publisher {
         self.mesh.send_replace(Arc::new(Mesh {
             config,
             policies,
+            quarantine,
             bundles: before.bundles.clone(),
             config_problems: dated(config_problems),
             policy_problems: dated(policy_problems),
@@ -132,7 +145,7 @@ impl Publisher {
 
     fn report(&self, config: &[Problem], policy: &[Problem], loaded: Option<&LoadedPolicies>) {
         for problem in config {
-            tracing::error!(code = %problem.code, %problem, "mesh.yaml refused; the last good one stays");
+            tracing::error!(code = %problem.code, %problem, "refused; the last good one stays");
         }
         for problem in policy {
             self.metrics.policy_load_failed(problem.code);
@@ -143,8 +156,9 @@ impl Publisher {
         }
     }
 
-    fn folders(&self) -> [PathBuf; 2] {
-        [folder_of(&self.path), self.mesh.borrow().config.policies.clone()]
+    fn folders(&self) -> [PathBuf; 3] {
+        let config = self.mesh.borrow().config.clone();
+        [folder_of(&self.path), folder_of(&config.quarantine), config.policies.clone()]
     }
 }
 
@@ -154,6 +168,8 @@ struct Files {
     text: Result<String, Vec<Problem>>,
     config: Result<Config, Vec<Problem>>,
     policies: Result<Vec<PolicyFile>, Vec<Problem>>,
+    /// `None`: there is no file.
+    quarantine: Result<Option<String>, Problem>,
 }
 
 impl Files {
@@ -164,9 +180,32 @@ impl Files {
             .clone()
             .and_then(|text| Config::parse(path, &text))
             .and_then(|config| only_what_may_change(path, current, config));
-        let folder = config.as_ref().map_or(&current.policies, |config| &config.policies);
-        let policies = policies::read(folder);
-        Self { text, config, policies }
+        let in_force = config.as_ref().unwrap_or(current);
+        let policies = policies::read(&in_force.policies);
+        let quarantine = quarantine::read(&in_force.quarantine);
+        Self { text, config, policies, quarantine }
+    }
+
+    /// A file that is gone is a fault while somebody is in quarantine: losing it must not let them out.
+    fn quarantine(
+        &self,
+        config: &Config,
+        before: &Arc<LoadedQuarantine>,
+    ) -> Result<Arc<LoadedQuarantine>, Vec<Problem>> {
+        match &self.quarantine {
+            Err(problem) => Err(vec![problem.clone()]),
+            Ok(Some(text)) => {
+                let file = QuarantineFile::parse(config, text)?;
+                Ok(Arc::new(LoadedQuarantine::of(&file)))
+            }
+            Ok(None) if before.quarantine.iter().next().is_none() => Ok(Arc::clone(before)),
+            Ok(None) => {
+                let file = config.quarantine.display().to_string();
+                let message =
+                    "is gone, and somebody was in quarantine: write it with `identities: []` to lift all";
+                Err(vec![Problem::of_file(Code::ConfigUnreadable, file, message)])
+            }
+        }
     }
 
     fn digest(&self) -> [u8; 32] {
@@ -186,6 +225,7 @@ impl Files {
             }),
             Err(problems) => add(&format!("{problems:?}")),
         }
+        add(&format!("{:?}", self.quarantine));
         digest.finalize().into()
     }
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use sha2::{Digest, Sha256};
-use sidegate_identity::TrustBundle;
+use sidegate_identity::{Quarantine, Refused, TrustBundle};
 use sidegate_policy::Sourced;
 use sidegate_proto::v1::{self, Resource, resource::Kind};
 
@@ -72,6 +72,21 @@ pub(crate) fn bundle(bundle: &TrustBundle) -> Resource {
         content.add_bytes(authority);
     }
     content.resource(format!("bundle/{}", bundle.trust_domain()), Kind::Bundle(message))
+}
+
+/// The identities that nobody speaks with.
+pub(crate) fn quarantine(quarantine: &Quarantine) -> Resource {
+    let mut content = Content::new();
+    let mut identities = Vec::new();
+    for (id, refused) in quarantine.iter() {
+        let epoch = match refused {
+            Refused::All => None,
+            Refused::IssuedBefore(ms) => Some(ms),
+        };
+        content.add(id.as_str()).add(&format!("{epoch:?}"));
+        identities.push(v1::Quarantined { identity: id.to_string(), issued_before_ms: epoch });
+    }
+    content.resource("quarantine".to_owned(), Kind::Quarantine(v1::Quarantine { identities }))
 }
 
 /// The message of a bundle, which issuance answers with too.

@@ -12,7 +12,7 @@ use sidegate_codes::Code;
 use thiserror::Error;
 
 use crate::{
-    Malformed, TrustDomain,
+    Malformed, Quarantine, TrustDomain,
     authority::{self, AuthorityFault},
     certificate::{Certificate, Validity},
 };
@@ -30,9 +30,13 @@ pub struct TrustBundle {
     anchors: Vec<Anchor>,
 }
 
-/// The bundles of every trust domain that is trusted, one for each. The default trusts nobody.
+/// The bundles of every trust domain that is trusted, one for each, less the identities in quarantine. The default
+/// trusts nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustBundles(BTreeMap<TrustDomain, TrustBundle>);
+pub struct TrustBundles {
+    bundles: BTreeMap<TrustDomain, TrustBundle>,
+    quarantine: Quarantine,
+}
 
 /// Why a trust bundle cannot be used. The fault lies with whoever wrote the bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -144,17 +148,28 @@ impl TrustBundle {
 impl TrustBundles {
     /// The bundle of a trust domain; `None` if it is not trusted.
     pub fn get(&self, trust_domain: &str) -> Option<&TrustBundle> {
-        self.0.get(trust_domain)
+        self.bundles.get(trust_domain)
     }
 
     /// Every bundle, in the order of the trust domains' names.
     pub fn iter(&self) -> impl Iterator<Item = &TrustBundle> {
-        self.0.values()
+        self.bundles.values()
     }
 
     /// Sets the bundle of its trust domain and returns the one it replaces.
     pub fn insert(&mut self, bundle: TrustBundle) -> Option<TrustBundle> {
-        self.0.insert(bundle.trust_domain.clone(), bundle)
+        self.bundles.insert(bundle.trust_domain.clone(), bundle)
+    }
+
+    /// The same bundles, less these identities.
+    #[must_use]
+    pub fn without(self, quarantine: Quarantine) -> Self {
+        Self { quarantine, ..self }
+    }
+
+    /// The identities that are refused whoever vouches for them.
+    pub fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
     }
 }
 
@@ -195,6 +210,7 @@ impl std::fmt::Debug for TrustBundle {
 impl FromIterator<TrustBundle> for TrustBundles {
     /// Of two bundles of one trust domain the later one stands; they are not merged.
     fn from_iter<I: IntoIterator<Item = TrustBundle>>(bundles: I) -> Self {
-        Self(bundles.into_iter().map(|bundle| (bundle.trust_domain.clone(), bundle)).collect())
+        let bundles = bundles.into_iter().map(|bundle| (bundle.trust_domain.clone(), bundle)).collect();
+        Self { bundles, quarantine: Quarantine::default() }
     }
 }

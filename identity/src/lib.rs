@@ -20,11 +20,13 @@ pub mod tls;
 mod authority;
 mod bundle;
 mod certificate;
+mod quarantine;
 mod spiffe_id;
 mod verify;
 
 pub use authority::AuthorityFault;
 pub use bundle::{BundleError, MAX_AUTHORITIES, TrustBundle, TrustBundles};
 pub use certificate::Malformed;
+pub use quarantine::{Quarantine, Refused};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId, TrustDomain};
 pub use verify::{SvidError, SvidLimits, Usage, VerifiedSvid, verify};

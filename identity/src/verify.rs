@@ -103,6 +103,9 @@ pub enum SvidError {
     /// A certificate in between may not sign for the trust domain (X509-SVID §3.2, §4.1, §4.3).
     #[error("an intermediate certificate may not sign: {0}")]
     Intermediate(AuthorityFault),
+    /// The certificate is in order, and its identity is in quarantine or has begun a new epoch since.
+    #[error("{0} is in quarantine, or its certificate is of before the end of one")]
+    Quarantined(SpiffeId),
     /// The server proved an identity, but not one that the called service runs under.
     #[error("the server is {0}, which is not the service that was called")]
     UnexpectedServerIdentity(SpiffeId),
@@ -125,7 +128,11 @@ pub fn verify(
     check_leaf(&leaf, limits, now)?;
     let bundle = bundles.get(id.trust_domain()).ok_or_else(|| SvidError::UnknownTrustDomain(id.clone()))?;
     check_path(der, &leaf, &id, intermediates, usage, bundle, now)?;
-    Ok(VerifiedSvid { id, validity: leaf.validity, serial: leaf.serial.into() })
+    let svid = VerifiedSvid { id, validity: leaf.validity, serial: leaf.serial.into() };
+    if bundles.quarantine().refuses(&svid) {
+        return Err(SvidError::Quarantined(svid.id));
+    }
+    Ok(svid)
 }
 
 impl VerifiedSvid {
@@ -168,6 +175,7 @@ impl SvidError {
                 Code::UntrustedCertificate
             }
             Self::NotValidNow => Code::CertificateNotValidNow,
+            Self::Quarantined(_) => Code::IdentityQuarantined,
             Self::UnexpectedServerIdentity(_) => Code::UnexpectedServerIdentity,
             Self::ChainTooLong(_)
             | Self::ChainTooLarge(_)
@@ -204,6 +212,7 @@ impl SvidError {
             Self::UnknownTrustDomain(_) => "unknown_trust_domain",
             Self::Untrusted { .. } => "untrusted",
             Self::Intermediate(_) => "intermediate",
+            Self::Quarantined(_) => "quarantined",
             Self::UnexpectedServerIdentity(_) => "unexpected_server_identity",
         }
     }

@@ -13,4 +13,5 @@ mod limits;
 mod mesh;
 mod opaque;
 mod outbound;
+mod quarantine;
 mod websocket;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use schemars::{JsonSchema, Schema};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_saphyr::Spanned;
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
@@ -24,9 +24,7 @@ use crate::problem::Problem;
 /// Parses and checks; every wrong value is reported, not only the first.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
     let file = path.display().to_string();
-    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
-    let document: Document = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| vec![syntax_problem(&file, &error)])?;
+    let document: Document = from_yaml(&file, text).map_err(|problem| vec![problem])?;
     let mut check = Check { file, problems: Vec::new() };
     let folder = path.parent().unwrap_or(Path::new(""));
     let config = check.document(folder, document);
@@ -34,6 +32,12 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, Vec<Problem>> {
         Some(config) if check.problems.is_empty() => Ok(config),
         _ => Err(check.problems),
     }
+}
+
+/// Reads YAML as every file of the control plane is read: with its place in the file where it is not understood.
+pub(crate) fn from_yaml<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, Problem> {
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| syntax_problem(file, &error))
 }
 
 /// The mesh as its control plane knows it, YAML. A field that is not listed here is an error.
@@ -60,6 +64,10 @@ pub(super) struct Document {
     /// The folder of the policies.
     #[schemars(with = "schema::File")]
     policies: PathBuf,
+    /// The file of the identities in quarantine, which `sidegate quarantine` writes. It need not exist.
+    #[serde(default = "quarantine")]
+    #[schemars(with = "Option<schema::File>")]
+    quarantine: PathBuf,
     /// The folder, mode 0700, of the root with its key and of the registry. Whoever reads the key is the mesh.
     #[schemars(with = "schema::File")]
     state: PathBuf,
@@ -164,6 +172,7 @@ impl Check {
             root_namespace,
             enforcement: document.enforcement,
             policies: folder.join(document.policies),
+            quarantine: folder.join(document.quarantine),
             state: folder.join(document.state),
             grpc: grpc?,
             api: api?,
@@ -337,6 +346,10 @@ fn label(text: &str) -> Result<String, String> {
 
 fn display(error: impl std::fmt::Display) -> String {
     error.to_string()
+}
+
+fn quarantine() -> PathBuf {
+    "quarantine.yaml".into()
 }
 
 fn enforce() -> Enforcement {

@@ -29,12 +29,13 @@ pub(crate) struct Desired {
 }
 
 impl Desired {
-    /// What one mesh alone decides: settings, bundles, policies. `None`: the identity is no service of the mesh. An
+    /// What one mesh alone decides: settings, quarantine, bundles, policies. `None`: the identity is no service of the mesh. An
     /// identity that several services share gets the labels of the first of them in `mesh.yaml`.
     pub(crate) fn of_mesh(mesh: &Mesh, identity: &SpiffeId) -> Option<Self> {
         let workload = mesh.config.workload(identity)?;
         let mut desired = Self { policies_unknown: mesh.policies.is_none(), ..Self::default() };
         desired.add(Arc::new(resource::settings(&mesh.config, workload)));
+        desired.add(mesh.quarantine.resource.clone());
         desired.add_all(mesh.bundles.iter().cloned());
         desired.add_all(policies(mesh, workload));
         Some(desired)

@@ -29,7 +29,8 @@ impl Scratch {
         fs::write(&path, mesh_yaml("Enforce", "127.0.0.1:0")).unwrap();
         fs::write(folder.path().join("policies/a.yaml"), policy).unwrap();
         let config = Config::load(&path).unwrap();
-        let (publisher, mesh) = Publisher::start(path, config, Vec::new(), Arc::default());
+        let (publisher, mesh) =
+            Publisher::start(path, config, &QuarantineFile::default(), Vec::new(), Arc::default());
         Self { folder, publisher, mesh }
     }
 
@@ -131,4 +132,25 @@ fn a_look_at_unchanged_files_publishes_nothing() {
     scratch.mesh();
     let scratch = scratch.write("policies/a.yaml", POLICY);
     assert!(!scratch.mesh.has_changed().unwrap());
+}
+
+const ORDERS: &str =
+    "{id: 'spiffe://shop.test/ns/shop/sa/orders', reason: leak, since: '2026-01-01T00:00:00Z'}";
+
+fn quarantine_yaml(entries: &str) -> String {
+    format!("{{apiVersion: sidegate.dev/v1alpha1, kind: Quarantine, identities: [{entries}]}}")
+}
+
+#[test]
+fn neither_a_broken_nor_a_lost_quarantine_file_lets_anybody_out() {
+    let count = |scratch: &mut Scratch| scratch.mesh().quarantine.quarantine.iter().count();
+    let mut scratch = Scratch::new(POLICY).write("quarantine.yaml", &quarantine_yaml(ORDERS));
+    assert_eq!(count(&mut scratch), 1);
+    let mut scratch = scratch.write("quarantine.yaml", "identities: {");
+    assert_eq!((count(&mut scratch), scratch.mesh().config_problems.len()), (1, 1));
+    fs::remove_file(scratch.folder.path().join("quarantine.yaml")).unwrap();
+    let mut scratch = Scratch { publisher: scratch.publisher.look(), ..scratch };
+    assert_eq!((count(&mut scratch), scratch.mesh().config_problems.len()), (1, 1));
+    let mut scratch = scratch.write("quarantine.yaml", &quarantine_yaml(""));
+    assert_eq!((count(&mut scratch), scratch.mesh().config_problems.len()), (0, 0));
 }

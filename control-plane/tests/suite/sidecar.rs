@@ -127,6 +127,11 @@ impl Sidecar {
         timeout(Duration::from_secs(5), self.updates.message()).await.expect("no update in time")
     }
 
+    /// Why the control plane ended the stream; an update before that fails the test.
+    pub(crate) async fn ended(&mut self) -> Status {
+        self.end_or_update().await.expect_err("the stream must end")
+    }
+
     pub(crate) async fn ack(&self, update: &Update) {
         self.answer(Message::Ack(Ack { version: update.version })).await;
     }

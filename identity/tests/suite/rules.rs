@@ -5,8 +5,8 @@ use std::time::Duration;
 use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use sidegate_codes::Code;
 use sidegate_identity::{
-    AuthorityFault, InvalidSpiffeId, Malformed, SvidError, SvidLimits, TrustBundle, TrustBundles, Usage,
-    VerifiedSvid, verify,
+    AuthorityFault, InvalidSpiffeId, Malformed, Quarantine, Refused, SvidError, SvidLimits, TrustBundle,
+    TrustBundles, Usage, VerifiedSvid, serial, verify,
 };
 
 use crate::authority::{
@@ -534,6 +534,65 @@ fn an_empty_chain_is_refused_as_no_certificate() {
         verify(&[], Usage::Client, &TrustBundles::default(), &SvidLimits::default(), now()).unwrap_err();
     assert_eq!(error, SvidError::NoCertificate);
     assert_eq!(error.code(), Code::NoClientCertificate);
+}
+
+/// In quarantine every certificate of an identity is refused, and nobody else's.
+#[test]
+fn an_identity_in_quarantine_is_refused_although_its_certificate_is_in_order() {
+    let root = Authority::root("shop.test");
+    let issued = root.issue(PAYMENTS);
+    let refusing = |name: &str| {
+        let quarantine: Quarantine = [(id(name), Refused::All)].into_iter().collect();
+        judge(&issued, &root.bundles().without(quarantine))
+    };
+    let error = refusing(PAYMENTS).unwrap_err();
+    assert_eq!(error, SvidError::Quarantined(id(PAYMENTS)));
+    assert_eq!(error.code(), Code::IdentityQuarantined);
+    assert!(refusing("spiffe://shop.test/ns/shop/sa/payments2").is_ok());
+    assert!(refusing("spiffe://other.test/ns/shop/sa/payments").is_ok());
+}
+
+/// A new epoch refuses what was issued before it, to the millisecond.
+#[test]
+fn certificates_of_before_an_epoch_are_refused_and_later_ones_are_not() {
+    let root = Authority::root("shop.test");
+    let issued = root.issue(PAYMENTS);
+    let svid = judge(&issued, &root.bundles()).unwrap();
+    let at = serial::issued_at_ms(svid.serial()).unwrap();
+    let beginning = |epoch| {
+        let quarantine: Quarantine = [(id(PAYMENTS), Refused::IssuedBefore(epoch))].into_iter().collect();
+        judge(&issued, &root.bundles().without(quarantine))
+    };
+    assert!(beginning(at).is_ok());
+    assert_eq!(beginning(at + 1), Err(SvidError::Quarantined(id(PAYMENTS))));
+}
+
+/// A serial number that says no time leaves the certificate's first second, which issuers date back.
+#[test]
+fn without_a_time_of_issue_the_first_second_counts() {
+    let root = Authority::root("shop.test");
+    let issued = root.issue_with(PAYMENTS, |leaf| leaf.serial_number = Some(vec![42].into()));
+    let svid = judge(&issued, &root.bundles()).unwrap();
+    let begins = svid.not_before().as_secs() * 1000;
+    for (epoch, is_refused) in [(begins, false), (begins + 1, true)] {
+        let quarantine: Quarantine = [(id(PAYMENTS), Refused::IssuedBefore(epoch))].into_iter().collect();
+        assert_eq!(judge(&issued, &root.bundles().without(quarantine)).is_err(), is_refused);
+    }
+}
+
+#[test]
+fn of_two_entries_for_one_identity_the_stricter_stands() {
+    let of =
+        |entries: &[Refused]| entries.iter().map(|refused| (id(PAYMENTS), *refused)).collect::<Quarantine>();
+    let (early, late) = (Refused::IssuedBefore(1), Refused::IssuedBefore(2));
+    for (entries, want) in [
+        ([early, late], late),
+        ([late, early], late),
+        ([Refused::All, late], Refused::All),
+        ([late, Refused::All], Refused::All),
+    ] {
+        assert_eq!(of(&entries).iter().collect::<Vec<_>>(), [(&id(PAYMENTS), want)]);
+    }
 }
 
 /// A serial number of a foreign format is never read as a time.

@@ -413,13 +413,13 @@ pub struct Update {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Resource {
-    /// "settings", "bundle/shop.test", "policy/shop/payments-callers", "service/shop/payments"
+    /// "settings", "quarantine", "bundle/shop.test", "policy/shop/payments-callers", "service/shop/payments"
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// Changes when the content does: a digest.
     #[prost(string, tag = "2")]
     pub version: ::prost::alloc::string::String,
-    #[prost(oneof = "resource::Kind", tags = "3, 4, 5, 6")]
+    #[prost(oneof = "resource::Kind", tags = "3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<resource::Kind>,
 }
 /// Nested message and enum types in `Resource`.
@@ -434,6 +434,8 @@ pub mod resource {
         Policy(super::Policy),
         #[prost(message, tag = "6")]
         Service(super::Service),
+        #[prost(message, tag = "7")]
+        Quarantine(super::Quarantine),
     }
 }
 /// What the mesh says of the receiving workload. There is always exactly one.
@@ -453,6 +455,22 @@ pub struct Settings {
     /// How often edge cells are reported, in milliseconds.
     #[prost(uint32, tag = "4")]
     pub report_interval_ms: u32,
+}
+/// Identities that are refused although their certificates are in order. There is always exactly one, also while it is
+/// empty.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Quarantine {
+    #[prost(message, repeated, tag = "1")]
+    pub identities: ::prost::alloc::vec::Vec<Quarantined>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Quarantined {
+    /// A SPIFFE ID of any trust domain.
+    #[prost(string, tag = "1")]
+    pub identity: ::prost::alloc::string::String,
+    /// Certificates issued before this moment are refused, in milliseconds since the Unix epoch. Absent: all are.
+    #[prost(uint64, optional, tag = "2")]
+    pub issued_before_ms: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Policy {

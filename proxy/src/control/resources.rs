@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, str::FromStr, sync::Arc, time::Duration};
 
 use rustls::pki_types::CertificateDer;
 use sidegate_codes::Code;
-use sidegate_identity::{SpiffeId, TrustBundle, TrustBundles, TrustDomain};
+use sidegate_identity::{Quarantine, Refused, SpiffeId, TrustBundle, TrustBundles, TrustDomain};
 use sidegate_policy::{PolicySet, parse_json};
 use sidegate_proto::v1::{self, resource::Kind};
 
@@ -62,12 +62,16 @@ impl Resources {
     pub(super) fn mesh_state(&self) -> Result<MeshState, Refusal> {
         let mut settings = None;
         let mut bundles = Vec::new();
+        let mut quarantine = None;
         let mut policies = Vec::new();
         let mut services = BTreeMap::new();
         for (name, resource) in &self.0 {
             let at = |refusal: Refusal| refusal.within(name);
             match &resource.kind {
                 Some(Kind::Settings(told)) if name == "settings" => settings = Some(told),
+                Some(Kind::Quarantine(told)) if name == "quarantine" => {
+                    quarantine = Some(quarantined(told).map_err(at)?);
+                }
                 Some(Kind::Bundle(told)) => {
                     let bundle = bundle(told).map_err(at)?;
                     named(name, "bundle", bundle.trust_domain().as_str())?;
@@ -90,8 +94,8 @@ impl Resources {
                         .map_err(|error| Refusal::new("", error).within(name))?;
                     services.insert(service, target(told).map_err(at)?);
                 }
-                Some(Kind::Settings(_)) => {
-                    return Err(Refusal::new("", "settings under another name").within(name));
+                Some(Kind::Settings(_) | Kind::Quarantine(_)) => {
+                    return Err(Refusal::new("", "something under another name").within(name));
                 }
                 None => {
                     return Err(
@@ -113,7 +117,9 @@ impl Resources {
             labels: settings.labels.clone(),
             root_namespace: Some(settings.root_namespace.clone()).filter(|namespace| !namespace.is_empty()),
             enforcement: enforcement(settings.enforcement)?,
-            trust: Arc::new(bundles.into_iter().collect::<TrustBundles>()),
+            trust: Arc::new(
+                bundles.into_iter().collect::<TrustBundles>().without(quarantine.unwrap_or_default()),
+            ),
             policies,
             services,
             report_interval: report_interval(settings.report_interval_ms)?,
@@ -127,6 +133,17 @@ pub(super) fn bundle(told: &v1::TrustBundle) -> Result<TrustBundle, Refusal> {
         .map_err(|error| Refusal::new("trustDomain", format!("{:?}: {error}", told.trust_domain)))?;
     let authorities = told.authorities.iter().cloned().map(CertificateDer::from);
     TrustBundle::from_der(domain, authorities).map_err(|error| Refusal::new("authorities", error.to_string()))
+}
+
+/// Whom nobody speaks with.
+fn quarantined(told: &v1::Quarantine) -> Result<Quarantine, Refusal> {
+    let identities = told.identities.iter().enumerate().map(|(index, entry)| {
+        let id = SpiffeId::parse(&entry.identity).map_err(|error| {
+            Refusal::new(format!("identities[{index}]"), format!("{:?}: {error}", entry.identity))
+        })?;
+        Ok((id, entry.issued_before_ms.map_or(Refused::All, Refused::IssuedBefore)))
+    });
+    identities.collect()
 }
 
 fn target(told: &v1::Service) -> Result<Target, Refusal> {

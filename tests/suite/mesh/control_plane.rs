@@ -76,6 +76,18 @@ impl ControlPlane {
         fs::read_to_string(self.folder.path().join("state/root.pem")).unwrap()
     }
 
+    /// Runs `sidegate quarantine` on its files.
+    pub(crate) fn quarantine(&self, arguments: &[&str]) {
+        let output = Command::new(env!("CARGO_BIN_EXE_sidegate"))
+            .arg("quarantine")
+            .args(arguments)
+            .arg("--mesh")
+            .arg(self.folder.path().join("mesh.yaml"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// A document of its API.
     pub(crate) async fn get(&self, path: &str) -> Value {
         let mut api = Connection::plain(self.api, Http::One).await;
