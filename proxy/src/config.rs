@@ -139,6 +139,8 @@ pub enum LeadsTo {
     One(ServiceName),
     /// The service that the application names by its host, request by request.
     ByHost(ByHost),
+    /// The same for clients that know that this is a proxy and may ask it for tunnels.
+    Proxy(ByHost),
 }
 
 /// A service that outbound ports lead to, as far as the file speaks of it.
@@ -368,7 +370,15 @@ impl LeadsTo {
     pub fn services(&self) -> &[ServiceName] {
         match self {
             Self::One(service) => std::slice::from_ref(service),
-            Self::ByHost(table) => table.services(),
+            Self::ByHost(table) | Self::Proxy(table) => table.services(),
+        }
+    }
+
+    /// The services of which a host chooses. `None`: there is nothing to choose.
+    pub(crate) fn by_host(&self) -> Option<&ByHost> {
+        match self {
+            Self::One(_) => None,
+            Self::ByHost(table) | Self::Proxy(table) => Some(table),
         }
     }
 }

@@ -7,10 +7,14 @@ mod headers;
 mod lingering;
 mod path;
 mod request;
+pub(crate) mod tunnel;
 
 use std::{pin::Pin, rc::Rc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_TYPE},
+};
 use http_body::Body as _;
 use hyper::{
     body::Incoming,
@@ -45,6 +49,13 @@ use crate::{
 pub(crate) trait Handler {
     /// Forwards the request, noting in `record` what becomes of it, or says why not.
     async fn forward(&self, request: Request<RequestBody>, record: &mut Record) -> Result<Answer, Error>;
+
+    /// Connects the tunnel that `request`, a CONNECT, asks for.
+    async fn connect(
+        &self,
+        request: Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<upstream::peer::Link, Error>;
 
     /// Ends when a WebSocket that `asked` opened may stay open no longer.
     async fn until_refused(&self, asked: Asked) -> Error;
@@ -152,12 +163,15 @@ async fn answer<H: Handler + 'static>(
     exchange: &Rc<Exchange>,
     handler: &Rc<H>,
     worker: &Rc<Worker>,
-    tunnel: &Tunnel,
+    lingering: &Tunnel,
 ) -> Response<ResponseBody> {
     let mut record = Record::begin(exchange, carried);
     let id = request_id(request.headers(), worker);
     let is_grpc = is_grpc(request.headers());
-    record.request(request.method().as_str(), request.uri().path(), id.to_str().unwrap_or_default());
+    let is_tunnel = tunnel::is_asked_for(&request);
+    let target = request.uri().authority().filter(|_| is_tunnel);
+    let shown = target.map_or(request.uri().path(), http::uri::Authority::as_str);
+    record.request(request.method().as_str(), shown, id.to_str().unwrap_or_default());
     let upgrade = hyper::upgrade::on(&mut request);
     let mut request = request.map(|body| RequestBody::new(body, record.received()));
     request.headers_mut().insert(headers::REQUEST_ID, id.clone());
@@ -165,14 +179,38 @@ async fn answer<H: Handler + 'static>(
         Err(error) => Err(error),
         Ok(slot) => {
             record.hold(slot);
-            handler.forward(request, &mut record).await.and_then(passed_on)
+            if is_tunnel {
+                handler.connect(request, &mut record).await.map(Passed::Connected)
+            } else {
+                handler.forward(request, &mut record).await.and_then(passed_on)
+            }
         }
     };
     match result {
-        Err(error) => refuse(&error, is_grpc, &id, record),
+        Err(error) => {
+            let mut refusal = refuse(&error, is_grpc, &id, record);
+            if is_tunnel && carried == Carried::Http1 {
+                // What an eager client has sent into the tunnel must not be read as its next request.
+                refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            refusal
+        }
+        Ok(Passed::Connected(link)) => {
+            record.answered(StatusCode::OK);
+            lingering.begin();
+            worker.tasks_of(exchange.direction).spawn_local(connected(
+                upgrade,
+                link,
+                Rc::clone(worker),
+                record,
+            ));
+            let mut response = Response::new(ResponseBody::text(String::new()));
+            response.headers_mut().insert(headers::REQUEST_ID, id);
+            response
+        }
         Ok(Passed::WebSocket(mut response, asked)) => {
             record.answered(StatusCode::SWITCHING_PROTOCOLS);
-            tunnel.begin();
+            lingering.begin();
             let upstream = hyper::upgrade::on(&mut response);
             let tunnel = websocket(upgrade, upstream, Rc::clone(handler), asked, record);
             worker.tasks_of(exchange.direction).spawn_local(tunnel);
@@ -193,6 +231,8 @@ async fn answer<H: Handler + 'static>(
 /// What is passed on of an upstream's answer.
 enum Passed {
     Answer(Response<Leased>),
+    /// The peer that a CONNECT asked for has proven itself.
+    Connected(upstream::peer::Link),
     /// Both sides agreed on a WebSocket.
     WebSocket(Response<Leased>, Asked),
 }
@@ -214,6 +254,18 @@ fn passed_on(mut answer: Answer) -> Result<Passed, Error> {
         }
         _ => Ok(Passed::Answer(answer.response)),
     }
+}
+
+/// Carries what a CONNECT opened until both sides have ended it. Its answer is on its way; what the client sends is
+/// read from now on.
+async fn connected(downstream: OnUpgrade, link: upstream::peer::Link, worker: Rc<Worker>, record: Record) {
+    let carried = upstream::Carried::default();
+    let result = match tokio::time::timeout(UPGRADE_TIMEOUT, downstream).await {
+        Ok(Ok(downstream)) => link.carry_upgraded(TokioIo::new(downstream), &worker.pool, &carried).await,
+        Ok(Err(error)) => Err(Error::Downstream(error.to_string())),
+        Err(_) => Err(Error::Downstream("no upgrade in time".to_owned())),
+    };
+    record.end(&carried, result);
 }
 
 /// Carries a WebSocket until both sides have ended it, or until it would be refused.

@@ -7,6 +7,7 @@
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::{Request, Version};
+use sidegate_codes::Code;
 use sidegate_identity::Usage;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -161,6 +162,11 @@ impl http_stage::Handler for Connection {
             ended = self.peer.until_untrusted(self.worker.mesh.clone(), |_| true) => ended,
             denied = authorize::until_denied(caller, Some(&asked), self.worker.mesh.clone()) => denied,
         }
+    }
+
+    /// It would carry bytes that no policy judges.
+    async fn connect(&self, _: Request<RequestBody>, _: &mut Record) -> Result<upstream::peer::Link, Error> {
+        Err(Error::bad_request(Code::UnsupportedRequest, "CONNECT"))
     }
 
     async fn forward(&self, request: Request<RequestBody>, record: &mut Record) -> Result<Answer, Error> {

@@ -6,6 +6,7 @@
 //! ```
 
 mod choose;
+mod proxy;
 
 use std::rc::Rc;
 
@@ -23,7 +24,7 @@ use crate::{
     http::{self as http_stage, Checked, RequestBody, Rules},
     snapshot::Route,
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
-    upstream::{self, Answer},
+    upstream::{self, Answer, Carries},
     worker::{Link, Worker},
 };
 
@@ -60,6 +61,7 @@ async fn forward(
     let snapshot = worker.mesh.snapshot();
     let route = &snapshot.outbound[connection.port];
 
+    proxy::refuse_https(route, &request)?;
     let checked = Checked::new(
         request,
         Rules { paths: route.port.paths, limits: &worker.limits, removes_identity: false },
@@ -100,7 +102,7 @@ async fn opaque(
     let snapshot = worker.mesh.snapshot();
     let result = async {
         let (chosen, stream) = opaquely(stream, &snapshot.outbound[port], worker).await?;
-        let link = upstream::peer::connect(chosen.reach(worker), &mut record).await?;
+        let link = upstream::peer::connect(chosen.reach(worker), Carries::Tcp, &mut record).await?;
         link.carry(stream, &worker.pool, &carried).await
     };
     let result = result.await;
@@ -138,6 +140,14 @@ impl http_stage::Handler for Connection {
     /// The peer's sidecar judges, and the pool severs the stream of a peer that is trusted no longer.
     async fn until_refused(&self, _asked: Asked) -> Error {
         std::future::pending().await
+    }
+
+    async fn connect(
+        &self,
+        request: Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<upstream::peer::Link, Error> {
+        proxy::connect(request, self.port, record, &self.worker).await
     }
 
     async fn forward(&self, request: Request<RequestBody>, record: &mut Record) -> Result<Answer, Error> {

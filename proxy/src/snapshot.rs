@@ -88,6 +88,8 @@ pub(crate) struct PeerTls {
     pub(crate) http2: Arc<ClientConfig>,
     /// Offers opaque bytes.
     pub(crate) tcp: Arc<ClientConfig>,
+    /// Offers nothing: the other side finds out what comes.
+    pub(crate) any: Arc<ClientConfig>,
 }
 
 /// Whether denials are applied.
@@ -322,16 +324,17 @@ impl Parts {
 
     fn peer_tls(&self, identities: &Arc<[SpiffeId]>) -> Option<PeerTls> {
         let credentials = self.credentials.as_ref()?;
-        let offering = |alpn: &[u8]| {
+        let offering = |alpn: &[&[u8]]| {
             let expected = Expected::OneOf(Arc::clone(identities));
-            client_config(Some(credentials), Arc::clone(&self.trust), expected, &[alpn])
+            client_config(Some(credentials), Arc::clone(&self.trust), expected, alpn)
         };
         Some(PeerTls {
             generation: self.generation,
             identities: Arc::clone(identities),
-            http1: offering(ALPN_HTTP1),
-            http2: offering(ALPN_HTTP2),
-            tcp: offering(ALPN_TCP),
+            http1: offering(&[ALPN_HTTP1]),
+            http2: offering(&[ALPN_HTTP2]),
+            tcp: offering(&[ALPN_TCP]),
+            any: offering(&[]),
         })
     }
 }

@@ -16,7 +16,7 @@ use sidegate_identity::SpiffeId;
 
 use crate::authorize::Asked;
 
-pub(crate) use dial::Dialer;
+pub(crate) use dial::{Carries, Dialer};
 pub(crate) use leased::Leased;
 pub(crate) use pool::Pool;
 pub(crate) use stream::{Carried, carry_upgraded};

@@ -7,6 +7,7 @@ mod cli;
 mod control;
 mod downgrade;
 mod fenced;
+mod forward_proxy;
 mod http_path;
 mod identity;
 mod limits;

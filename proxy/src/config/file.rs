@@ -13,8 +13,8 @@ use serde::Deserialize;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{
-    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Inbound, Limits, PathMode, Protocol, Source,
-    Workload,
+    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Inbound, Limits, Outbound, PathMode,
+    Protocol, Source, Workload,
     limits::LimitsFile,
     outbound::{self, Known, OutboundFile},
     schema,
@@ -179,6 +179,7 @@ impl ConfigFile {
             faults.push("workload.labels", "labels come from the control plane; remove them here");
         }
         let admin = self.admin.and_then(|admin| faults.parse::<SocketAddr>("admin.listen", &admin.listen));
+        refuse_loops(&inbound, &outbound, faults);
         let limits = self.limits.resolve(&mut faults.list);
         if limits.idle_timeout >= limits.head_timeout {
             faults.push(
@@ -237,6 +238,23 @@ impl InboundFile {
             paths: self.paths,
             advertise,
         })
+    }
+}
+
+/// What comes in for the application may not go to a port of this sidecar's own: a forward proxy would carry it round.
+fn refuse_loops(inbound: &[Inbound], outbound: &[Outbound], faults: &mut Faults<'_>) {
+    let own = inbound.iter().map(|port| port.listen).chain(outbound.iter().map(|port| port.listen));
+    let own: Vec<SocketAddr> = own.collect();
+    for (index, port) in inbound.iter().enumerate() {
+        let Ok(to) = port.forward.to_string().parse::<SocketAddr>() else { continue };
+        let is_at = |listen: &SocketAddr| {
+            let is_everywhere = listen.ip().is_unspecified() && to.ip().is_loopback();
+            listen.port() == to.port() && (listen.ip() == to.ip() || is_everywhere)
+        };
+        if own.iter().any(is_at) {
+            faults
+                .push(&format!("inbound[{index}].forward"), format!("{to} is a port of this sidecar itself"));
+        }
     }
 }
 

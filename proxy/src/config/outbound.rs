@@ -25,6 +25,10 @@ pub(super) struct OutboundFile {
     /// Any other host is refused. Bytes that name none go to the one that is declared `protocol: tcp`.
     #[schemars(with = "Option<Vec<schema::Name>>")]
     services: Option<Vec<String>>,
+    /// The services behind it, for clients that are told to use a proxy (`HTTP_PROXY`): chosen as with `services`, and
+    /// `CONNECT` opens a tunnel to the one that has the named host among its `hosts`.
+    #[schemars(with = "Option<Vec<schema::Name>>")]
+    proxy: Option<Vec<String>>,
     /// What the application speaks. Absent: what the service is declared to speak.
     #[serde(default)]
     protocol: Protocol,
@@ -87,18 +91,21 @@ impl OutboundFile {
     fn resolve(self, field: &str, known: &mut Known<'_>, faults: &mut Faults<'_>) -> Option<Outbound> {
         let listen = faults.parse(&format!("{field}.listen"), &self.listen);
         let mut protocol = self.protocol;
-        let leads_to = match (self.service, self.services) {
-            (Some(service), None) => {
+        let leads_to = match (self.service, self.services, self.proxy) {
+            (Some(service), None, None) => {
                 let field = format!("{field}.service");
                 let service = services::name(&field, &service, known.namespace, faults)?;
                 protocol = agreed(&field, protocol, &service, known, faults);
                 LeadsTo::One(service)
             }
-            (None, Some(list)) => {
+            (None, Some(list), None) => {
                 LeadsTo::ByHost(by_host(&format!("{field}.services"), list, protocol, known, faults))
             }
+            (None, None, Some(list)) => {
+                LeadsTo::Proxy(by_host(&format!("{field}.proxy"), list, protocol, known, faults))
+            }
             _ => {
-                faults.push(field, "either `service` or `services`, and not both");
+                faults.push(field, "one of `service`, `services` and `proxy`, and no two of them");
                 return None;
             }
         };

@@ -163,6 +163,9 @@ fn a_port_that_could_not_choose_is_a_fault() {
         ("", &["name: a"][..], "outbound[0]"),
         ("service: a, services: [a]", &["name: a"], "outbound[0]"),
         ("services: []", &["name: a"], "outbound[0].services"),
+        ("services: [a], proxy: [a]", &["name: a"], "outbound[0]"),
+        ("proxy: [a, b]", &["name: a"], "outbound[0].proxy[1]"),
+        ("proxy: [a], protocol: tcp", &["name: a"], "outbound[0].proxy"),
         ("services: [a, b]", &["name: a"], "outbound[0].services[1]"),
         ("services: [a, shop/a]", &["name: a"], "outbound[0].services[1]"),
         ("services: [a, b]", &["name: a", "name: b, hosts: [a.shop]"], "outbound[0].services[1]"),
@@ -175,6 +178,22 @@ fn a_port_that_could_not_choose_is_a_fault() {
         ("services: [a]", &["name: a, hosts: [a, 'a:80']"], "services[0].hosts[1]"),
     ] {
         assert_eq!(faults(&fenced(outbound, services)), [want], "{outbound} {services:?}");
+    }
+}
+
+#[test]
+fn what_comes_in_may_not_go_out_by_the_same_sidecar() {
+    for (forward, wants_fault) in [
+        ("127.0.0.1:9001", true),
+        ("127.0.0.1:15106", true),
+        ("127.0.0.1:9002", false),
+        ("[::1]:9001", false),
+        ("10.0.0.7:15106", false),
+    ] {
+        let text = WITH_FILES.replace("localhost:8080", forward);
+        let seen = parse(&text).map(|_| ()).map_err(|_| faults(&text));
+        let want = if wants_fault { Err(vec!["inbound[0].forward".to_owned()]) } else { Ok(()) };
+        assert_eq!(seen, want, "{forward}");
     }
 }
 

@@ -2,7 +2,7 @@
 //! host that stands for none of them is refused; no name is ever looked up elsewhere.
 
 use crate::{
-    config::{LeadsTo, Protocol, ServiceName},
+    config::{Protocol, ServiceName},
     error::Error,
     snapshot::{Route, Service},
     upstream::peer::Reach,
@@ -26,7 +26,7 @@ impl<'a> Chosen<'a> {
 
 /// For an HTTP request to `host`.
 pub(super) fn by_host<'a>(route: &'a Route, host: &str) -> Result<Chosen<'a>, Error> {
-    let LeadsTo::ByHost(table) = &route.port.leads_to else { return nth(route, 0) };
+    let Some(table) = route.port.leads_to.by_host() else { return nth(route, 0) };
     let index = table.find(host).ok_or_else(|| Error::UnknownHost(host.to_owned()))?;
     if table.protocol(index) == Protocol::Tcp {
         return Err(Error::ProtocolMismatch { declared: "tcp", seen: "http" });
@@ -37,7 +37,7 @@ pub(super) fn by_host<'a>(route: &'a Route, host: &str) -> Result<Chosen<'a>, Er
 /// For TLS of the application's own, by its server name. What is inside stays between the application and that service:
 /// a host in there leads nowhere else.
 pub(super) fn by_server_name<'a>(route: &'a Route, name: &str) -> Result<Chosen<'a>, Error> {
-    let LeadsTo::ByHost(table) = &route.port.leads_to else { return nth(route, 0) };
+    let Some(table) = route.port.leads_to.by_host() else { return nth(route, 0) };
     let index = table.find(name).ok_or_else(|| Error::UnknownHost(name.to_owned()))?;
     match table.protocol(index) {
         Protocol::Auto | Protocol::Tcp => nth(route, index),
@@ -47,13 +47,12 @@ pub(super) fn by_server_name<'a>(route: &'a Route, name: &str) -> Result<Chosen<
 
 /// For bytes that name nobody.
 pub(super) fn nameless(route: &Route) -> Result<Chosen<'_>, Error> {
-    match &route.port.leads_to {
-        LeadsTo::One(_) => nth(route, 0),
-        LeadsTo::ByHost(table) => nth(route, table.only_tcp().ok_or(Error::Nameless)?),
-    }
+    let Some(table) = route.port.leads_to.by_host() else { return nth(route, 0) };
+    nth(route, table.only_tcp().ok_or(Error::Nameless)?)
 }
 
-fn nth(route: &Route, index: usize) -> Result<Chosen<'_>, Error> {
+/// The service at `index` of those that the port leads to.
+pub(super) fn nth(route: &Route, index: usize) -> Result<Chosen<'_>, Error> {
     let name = &route.port.leads_to.services()[index];
     let service = route.services[index].as_deref().ok_or_else(|| Error::UnknownService(name.to_string()))?;
     Ok(Chosen { name, service })

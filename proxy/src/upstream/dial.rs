@@ -42,6 +42,8 @@ pub(crate) enum Carries {
     Http1,
     Http2,
     Tcp,
+    /// What the peer's sidecar finds out.
+    Any,
 }
 
 /// What it takes to open connections.
@@ -128,6 +130,7 @@ fn config(tls: &PeerTls, carries: Carries) -> Arc<ClientConfig> {
         Carries::Http1 => &tls.http1,
         Carries::Http2 => &tls.http2,
         Carries::Tcp => &tls.tcp,
+        Carries::Any => &tls.any,
     })
 }
 

@@ -1,6 +1,6 @@
 //! To another sidecar, over mutual TLS or not at all. Each endpoint must prove one of the service's identities.
 
-use std::{net::SocketAddr, rc::Rc};
+use std::{io, net::SocketAddr, rc::Rc};
 
 use http::{Request, Version};
 use sidegate_codes::Code;
@@ -10,7 +10,7 @@ use super::{
     Answer, Pool,
     dial::{Carries, Destination, Dialed},
     pool::Failure,
-    stream::{Carried, OverTcp, carry},
+    stream::{Carried, OverTcp, Stream, carry, carry_tunnel},
 };
 use crate::{
     balance::{Balancer, Picked},
@@ -85,8 +85,8 @@ async fn send_once(
     }
 }
 
-/// Connects an opaque link to an endpoint of the service, noting in `record` where and to whom.
-pub(crate) async fn connect(reach: Reach<'_>, record: &mut Record) -> Result<Link, Error> {
+/// Connects a link of its own to an endpoint of the service, noting in `record` where and to whom.
+pub(crate) async fn connect(reach: Reach<'_>, carries: Carries, record: &mut Record) -> Result<Link, Error> {
     let tls = reach.tls()?;
     let mut tried = Vec::new();
     loop {
@@ -94,7 +94,7 @@ pub(crate) async fn connect(reach: Reach<'_>, record: &mut Record) -> Result<Lin
         let endpoint = in_flight.endpoint();
         record.upstream(&endpoint);
         let destination = Destination::Peer { address: endpoint, tls: tls.clone() };
-        match reach.pool.dialer().dial(&destination, Carries::Tcp).await {
+        match reach.pool.dialer().dial(&destination, carries).await {
             Ok(dialed) => {
                 if let Some(peer) = &dialed.peer {
                     record.proven(peer.id());
@@ -115,6 +115,24 @@ impl Link {
         pool: &Pool,
         carried: &Carried,
     ) -> Result<(), Error> {
+        self.while_trusted(pool, |stream| carry(downstream, stream, carried)).await
+    }
+
+    /// The same for what was a request of the application's before.
+    pub(crate) async fn carry_upgraded<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        downstream: S,
+        pool: &Pool,
+        carried: &Carried,
+    ) -> Result<(), Error> {
+        self.while_trusted(pool, |stream| carry_tunnel(downstream, stream, carried)).await
+    }
+
+    async fn while_trusted<C: Future<Output = io::Result<()>>>(
+        self,
+        pool: &Pool,
+        carrying: impl FnOnce(Stream) -> C,
+    ) -> Result<(), Error> {
         let Dialed { stream, peer } = self.dialed;
         let destination = &self.destination;
         let untrusted = async {
@@ -130,7 +148,7 @@ impl Link {
             // First, so that a cut is told as a cut.
             biased;
             ended = untrusted => Err(ended),
-            result = carry(downstream, stream, carried) => {
+            result = carrying(stream) => {
                 result.map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
             }
         }

@@ -84,6 +84,19 @@ where
     resets_on_close(&upstream, false)
 }
 
+/// The same for a tunnel inside of the downstream's HTTP, whose socket is out of reach: there a cut is told by its
+/// protocol, in HTTP/1.1 by an end alone.
+pub(super) async fn carry_tunnel<D, U>(downstream: D, mut upstream: U, carried: &Carried) -> io::Result<()>
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + OverTcp + Unpin,
+{
+    let mut downstream = Counting { stream: downstream, carried: carried.clone() };
+    resets_on_close(&upstream, true)?;
+    copy_bidirectional(&mut downstream, &mut upstream).await?;
+    resets_on_close(&upstream, false)
+}
+
 /// The same for two streams that were HTTP until both sides agreed on another protocol.
 pub(crate) async fn carry_upgraded<D, U>(downstream: D, mut upstream: U, carried: &Carried) -> io::Result<()>
 where
