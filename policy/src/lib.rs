@@ -62,6 +62,7 @@ mod limits;
 mod model;
 mod read;
 mod set;
+mod spelling;
 mod values;
 
 pub use analyse::{Finding, Lint, Service, Severity, Surroundings};
