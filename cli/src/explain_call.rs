@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use sidegate_policy::{
-    Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source, Sourced, Verdict,
+    Condition, Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source, Sourced, Verdict,
 };
 
 use crate::{
@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// The HTTP host without port.
     #[arg(long)]
     host: Option<String>,
+    /// A header as name=value, as often as there are headers; those that are not given are not there.
+    #[arg(long, value_name = "HEADER", value_parser = header)]
+    header: Vec<(String, String)>,
     /// The application's port; left out: the one that `mesh.yaml` gives the service, if it does.
     #[arg(long)]
     port: Option<u16>,
@@ -101,11 +104,13 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
 impl Args {
     /// An opaque connection, unless something of HTTP was given.
     fn http<'a>(&'a self, host: &'a str) -> Option<Http<'a>> {
-        let is_http = self.method.is_some() || self.path.is_some() || self.host.is_some();
+        let is_named = self.method.is_some() || self.path.is_some() || self.host.is_some();
+        let is_http = is_named || !self.header.is_empty();
         is_http.then(|| Http {
             method: self.method.as_deref().unwrap_or("GET"),
             host,
             path: self.path.as_ref().map_or("/", PathPattern::as_str),
+            headers: &self.header,
         })
     }
 
@@ -113,7 +118,8 @@ impl Args {
     fn refuse_to_guess(&self, selecting: &[&Sourced]) -> Result<(), Failure> {
         let is_http = self.http("").is_some();
         for (rule, source) in selecting.iter().flat_map(|sourced| sourced.rules()) {
-            let asks_host = operations(rule).any(|to| to.hosts.is_some());
+            let asks_host = operations(rule).any(|to| to.hosts.is_some())
+                || rule.when.as_ref().is_some_and(Condition::asks_host);
             let asks_ip = rule.from.iter().flat_map(|from| from.iter()).any(|from| from.ip_blocks.is_some());
             for (option, is_missing) in [
                 ("--host", asks_host && is_http && self.host.is_none()),
@@ -137,8 +143,9 @@ fn explain_on_any_port<'p>(
     let explanation = policies.explain(request);
     let rules = selecting.iter().flat_map(|sourced| sourced.rules());
     let named = rules.flat_map(|(rule, source)| {
-        let ports = operations(rule).flat_map(|to| to.ports.iter().flat_map(|ports| ports.iter()));
-        ports.map(move |port| (*port, (&rule.name, source)))
+        let ports = operations(rule).flat_map(|to| to.ports.iter().flat_map(|ports| ports.iter().copied()));
+        let asked = rule.when.as_ref().map(Condition::ports).unwrap_or_default();
+        ports.chain(asked).map(move |port| (port, (&rule.name, source)))
     });
     for (port, (rule, source)) in named.collect::<BTreeMap<_, _>>() {
         if policies.explain(&Request { port, ..*request }) != explanation {
@@ -160,6 +167,12 @@ fn asked(http: Option<Http<'_>>, port: Option<u16>) -> String {
 
 fn operations(rule: &Rule) -> impl Iterator<Item = &Operation> {
     rule.to.iter().flat_map(|to| to.iter())
+}
+
+/// A header as it is typed: `name=value`.
+fn header(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("a header is name=value, as in x-tenant=a")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn depends(option: &str, why: String) -> Failure {

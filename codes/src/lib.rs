@@ -123,8 +123,8 @@ codes! {
         "The log line names the policy. Meet one of its rules, or have its owner widen it.";
     Undecidable = "SG0205", Policy,
         "denied: a Deny or Require rule could not be evaluated",
-        "A rule needs an attribute that this connection does not have, such as a method or path on an opaque port. Doubt denies.",
-        "Declare the port's protocol as http, or write the rule without HTTP conditions.";
+        "A rule needs an attribute that this connection does not have, such as a method or path on an opaque port, or its `when` asks for a header that is missing or has more than one value. Doubt denies.",
+        "The log line's `nearest` field says what is missing. Declare the port's protocol as http or write the rule without HTTP conditions; ask `\"name\" in request.headers` before a header that may be missing.";
     NoVerifiedPeer = "SG0206", Policy,
         "denied: the peer has no verified identity",
         "Authorization needs a peer identity verified by mutual TLS; there was none.",
@@ -147,7 +147,7 @@ codes! {
         "Correct the field's name; the message lists the fields that exist there.";
     PolicyBadValue = "SG0212", Policy,
         "policy refused: a value cannot be understood",
-        "A CIDR, SPIFFE ID, port, path pattern, host or method is malformed. A value that cannot be parsed never matches more than its author meant, so it refuses the whole set.",
+        "A CIDR, SPIFFE ID, port, path pattern, host, method or condition is malformed. A value that cannot be parsed never matches more than its author meant, so it refuses the whole set.",
         "Correct the value that the message shows.";
     PolicyUnknownKind = "SG0213", Policy,
         "policy refused: unknown action, mode, kind or apiVersion",

@@ -47,6 +47,28 @@ fn judge(criterion: &mut Criterion) {
     }
 }
 
+/// Every rule has a `when`, and every request has the headers of a browser before those that it asks for.
+fn when(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("judge/when");
+    let condition = "    when: request.headers[\"x-tenant\"] == \"a\" && request.headers[\"x-role\"] in [\"admin\", \"clerk\"]\n";
+    let text = yaml(1_000, Callers::Spread).replace("{id}\"]}\n", &format!("{{id}}\"]}}\n{condition}"));
+    let policies = compile(parse_yaml("bench.yaml", &text, None).expect("valid policies"));
+    for (outcome, role, verdict) in [("allowed", "clerk", Verdict::Allow), ("denied", "guest", Verdict::Deny)]
+    {
+        let mut headers: Vec<(String, String)> =
+            (0..14).map(|index| (format!("x-header-{index}"), "text/html, */*".to_owned())).collect();
+        headers
+            .extend([("x-tenant", "a"), ("x-role", role)].map(|(name, value)| (name.into(), value.into())));
+        let asked = Asked::of(500, Callers::Spread, "GET");
+        let request = asked.request();
+        let http = request.http.map(|http| Http { headers: &headers, ..http });
+        let request = Request { http, ..request };
+        group.bench_function(outcome, |bencher| {
+            bencher.iter(|| assert_eq!(policies.judge(black_box(&request)).verdict, verdict));
+        });
+    }
+}
+
 fn load(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("load");
     group.sample_size(10);
@@ -91,7 +113,12 @@ impl Asked {
         Request {
             source: Source { identity: Some(&self.caller), ip: IpAddr::from([10, 0, 0, 7]) },
             port: 8080,
-            http: Some(Http { method: self.method, host: "payments.shop.test", path: &self.path }),
+            http: Some(Http {
+                method: self.method,
+                host: "payments.shop.test",
+                path: &self.path,
+                headers: &(),
+            }),
             now: 1_780_000_000,
         }
     }
@@ -132,5 +159,5 @@ fn brief() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1))
 }
 
-criterion_group! { name = benches; config = brief(); targets = judge, load }
+criterion_group! { name = benches; config = brief(); targets = judge, when, load }
 criterion_main!(benches);

@@ -21,7 +21,8 @@ pub struct Explanation<'p> {
     /// What was decided.
     pub decision: Decision<'p>,
     /// The rule that came nearest to permitting the request: `rule orders-charge of shop/payments-callers matched
-    /// caller and path, method POST is not in [GET]`. `None` when allowed, or when no rule could have permitted it.
+    /// caller and path, method POST is not in [GET]`; or the rule that could not be decided, and why. `None` when
+    /// allowed, or when no rule could have permitted it.
     pub nearest: Option<String>,
 }
 
@@ -46,6 +47,7 @@ impl Policies {
         let rules = match decision.code? {
             Code::NoRuleMatched => &self.enforced.allow,
             Code::RequirementNotMet => &self.requirement(decision.policy?)?.rules,
+            Code::Undecidable => return self.undecided(decision, caller, request),
             // A rule matched, or there is none: the decision says all there is to say.
             _ => return None,
         };
@@ -56,6 +58,15 @@ impl Policies {
             // Of several that are as near, the first in the order of rules.
             .min_by_key(|(seen, rule)| (seen.distance(), rule.order))
             .map(|(seen, rule)| seen.sentence(rule))
+    }
+
+    /// The rule that decided by being in doubt, with what left it there.
+    fn undecided(&self, decision: &Decision<'_>, caller: &SpiffeId, request: &Request<'_>) -> Option<String> {
+        let policy = decision.policy?;
+        let rules = self.requirement(policy).map_or(&self.enforced.deny, |requirement| &requirement.rules);
+        let is_it = |rule: &&CompiledRule| rule.policy == *policy && Some(&rule.name) == decision.rule;
+        let rule = rules.near(caller, request).take(limits::EXPLAINED_RULES).find(is_it)?;
+        Some(self.compare(rule, caller, request).sentence(rule))
     }
 
     fn requirement(&self, policy: &Arc<str>) -> Option<&Requirement> {
@@ -69,6 +80,9 @@ impl Policies {
         }
         if let Some(operations) = &rule.rule.to {
             seen.add(nearest_of(operations, |operation| compare_operation(operation, request)));
+        }
+        if let Some(when) = &rule.rule.when {
+            seen.note("condition", when.miss(caller, request));
         }
         if let Some(day) = rule.rule.expires {
             seen.note("date", day.has_begun(request.now).then(|| format!("it expired on {day}")));

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use crate::{
-    Request,
+    Condition, Request,
     compile::CompiledRule,
     limits,
     model::{Operation, Peer, Rule},
@@ -44,8 +44,9 @@ pub(crate) struct Clause {
     pub(crate) methods: Option<Arc<[Method]>>,
     pub(crate) hosts: Option<Arc<[HostPattern]>>,
     pub(crate) path: Option<PathPattern>,
-    /// As the rule says; here because every judgement asks.
+    /// This and `when` as the rule says; here because every judgement asks.
     pub(crate) expires: Option<Date>,
+    pub(crate) when: Option<Condition>,
 }
 
 /// A clause that a caller may match.
@@ -172,7 +173,15 @@ impl Clause {
     }
 
     fn unconditional(rule: Arc<CompiledRule>) -> Self {
-        Self { expires: rule.rule.expires, rule, ports: None, methods: None, hosts: None, path: None }
+        Self {
+            expires: rule.rule.expires,
+            when: rule.rule.when.clone(),
+            rule,
+            ports: None,
+            methods: None,
+            hosts: None,
+            path: None,
+        }
     }
 
     fn of(rule: &Arc<CompiledRule>, operation: &Operation) -> Vec<Arc<Self>> {

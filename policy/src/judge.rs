@@ -1,8 +1,9 @@
 //! Receives a request whose peer is verified and whose path is normalised; hands on the verdict of the first stage
 //! that decides: verified peer → Deny → Require → Allow → denied. Allocates nothing.
 //!
-//! A condition on HTTP cannot be answered for an opaque connection. Such doubt denies: it fires a Deny, fails a
-//! Require, and is no match for an Allow. The port is always known: a rule for another port is not in doubt.
+//! A condition on HTTP cannot be answered for an opaque connection, nor a `when` that asks for what is missing. Such
+//! doubt denies: it fires a Deny, fails a Require, and is no match for an Allow. The port is always known: a rule for
+//! another port is not in doubt.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -10,8 +11,9 @@ use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
 
 use crate::{
-    Policies,
+    Headers, Policies,
     compile::{CompiledRule, Requirement, Stages},
+    condition::Outcome,
     index::{Candidate, Clause, PeerTest, RuleIndex},
     model::Mode,
     values::PathPattern,
@@ -48,6 +50,8 @@ pub struct Http<'a> {
     pub host: &'a str,
     /// Normalised, without query.
     pub path: &'a str,
+    /// As they are forwarded.
+    pub headers: &'a dyn Headers,
 }
 
 /// Whether the request goes on.
@@ -81,15 +85,6 @@ pub struct Decision<'p> {
     pub shadow_policy: Option<&'p Arc<str>>,
     /// The rule of that policy; a Require policy that is not met names none.
     pub shadow_rule: Option<&'p Arc<str>>,
-}
-
-/// Whether a condition holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    No,
-    /// The request does not have what the condition asks for.
-    Unknown,
-    Yes,
 }
 
 /// What decides a stage.
@@ -159,41 +154,44 @@ impl RuleIndex {
         if self.is_empty() {
             return Found::Nothing;
         }
-        let mut matches = First::of(Outcome::Yes, caller, request);
-        self.visit_matches(caller, request, |candidates| matches.offer(candidates));
-        if let Some(candidate) = matches.found {
-            return Found::Match(&candidate.clause);
+        let mut first = First { caller, request, found: None, doubt: None };
+        self.visit_matches(caller, request, |candidates| first.offer(candidates));
+        if first.found.is_none() && request.http.is_none() {
+            self.visit_doubtful(caller, request.port, |candidates| first.offer(candidates));
         }
-        if request.http.is_some() {
-            return Found::Nothing;
+        match (first.found, first.doubt) {
+            (Some(candidate), _) => Found::Match(&candidate.clause),
+            (None, Some(candidate)) => Found::Doubt(&candidate.clause),
+            (None, None) => Found::Nothing,
         }
-        let mut doubts = First::of(Outcome::Unknown, caller, request);
-        self.visit_doubtful(caller, request.port, |candidates| doubts.offer(candidates));
-        doubts.found.map_or(Found::Nothing, |candidate| Found::Doubt(&candidate.clause))
     }
 }
 
-/// Of all candidates offered, the first that has the wanted outcome.
+/// Of all candidates offered, the first that matches, and the first that cannot be decided.
 struct First<'r, 'p> {
-    wanted: Outcome,
     caller: &'r SpiffeId,
     request: &'r Request<'r>,
     found: Option<&'p Candidate>,
+    doubt: Option<&'p Candidate>,
 }
 
-impl<'r, 'p> First<'r, 'p> {
-    fn of(wanted: Outcome, caller: &'r SpiffeId, request: &'r Request<'r>) -> Self {
-        Self { wanted, caller, request, found: None }
-    }
-
+impl<'p> First<'_, 'p> {
     /// Takes a list that is in the order of candidates.
     fn offer(&mut self, candidates: &'p [Candidate]) {
         let bound = self.found.map_or(usize::MAX, |found| found.rank);
-        let better = candidates
-            .iter()
-            .take_while(|candidate| candidate.rank < bound)
-            .find(|candidate| candidate.outcome(self.caller, self.request) == self.wanted);
-        self.found = better.or(self.found);
+        for candidate in candidates.iter().take_while(|candidate| candidate.rank < bound) {
+            match candidate.outcome(self.caller, self.request) {
+                Outcome::No => {}
+                Outcome::Unknown => {
+                    let is_first = self.doubt.is_none_or(|doubt| candidate.rank < doubt.rank);
+                    self.doubt = if is_first { Some(candidate) } else { self.doubt };
+                }
+                Outcome::Yes => {
+                    self.found = Some(candidate);
+                    return;
+                }
+            }
+        }
     }
 }
 
@@ -206,10 +204,13 @@ impl Candidate {
         {
             return Outcome::No;
         }
-        match request.http {
-            None if clause.asks_http() => Outcome::Unknown,
-            Some(http) if !clause.takes(http) => Outcome::No,
-            _ => Outcome::Yes,
+        if request.http.is_some_and(|http| !clause.takes(http)) {
+            return Outcome::No;
+        }
+        // Last, because it costs the most.
+        match clause.when.as_ref().map_or(Outcome::Yes, |when| when.judge(caller, request)) {
+            Outcome::Yes if request.http.is_none() && clause.asks_http() => Outcome::Unknown,
+            outcome => outcome,
         }
     }
 }

@@ -28,7 +28,7 @@
 //! let mut request = Request {
 //!     source: Source { identity: Some(&orders), ip: [10, 0, 0, 7].into() },
 //!     port: 8080,
-//!     http: Some(Http { method: "POST", host: "payments", path: "/charge" }),
+//!     http: Some(Http { method: "POST", host: "payments", path: "/charge", headers: &() }),
 //!     now: 1_780_000_000,
 //! };
 //! assert_eq!(policies.judge(&request).verdict, Verdict::Allow);
@@ -52,6 +52,7 @@
 
 mod analyse;
 mod compile;
+mod condition;
 mod document;
 mod error;
 mod explain;
@@ -67,6 +68,7 @@ mod values;
 
 pub use analyse::{Finding, Lint, Service, Severity, Surroundings};
 pub use compile::Policies;
+pub use condition::{Condition, Headers};
 pub use error::PolicyError;
 pub use explain::Explanation;
 pub use http_ports::HttpRule;

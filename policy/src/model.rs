@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use crate::{
+    condition::Condition,
     document::{Cursor, Node},
     read,
     values::{
@@ -71,7 +72,7 @@ pub enum Mode {
     Shadow,
 }
 
-/// Matches when one entry of `from` and one entry of `to` match; at least one of the two is given.
+/// Matches when one entry of `from` and one entry of `to` match, and `when` holds; at least one of the three is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rule {
     /// Unique in its policy; `rule-1`, `rule-2`, … by position if the author gave none.
@@ -82,6 +83,9 @@ pub struct Rule {
     /// What is asked. `None`: any operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<OneOf<Operation>>,
+    /// What else must hold; asked when all else has matched. `None`: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<Condition>,
     /// The day from which the rule no longer grants anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<Date>,

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use sidegate_codes::Code;
 
 use crate::{
-    PolicyError,
+    Condition, PolicyError,
     document::{self, Cursor, Fields, Node},
     limits,
     model::{
@@ -203,12 +203,13 @@ fn named_apart(items: &[Cursor<'_>], list: &Cursor<'_>) -> Result<OneOf<Rule>, P
 }
 
 fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
-    let fields = cursor.fields(&["name", "from", "to", "expires"])?;
+    let fields = cursor.fields(&["name", "from", "to", "when", "expires"])?;
     let from = fields.optional("from").map(|from| from.each(limits::ENTRIES, peer)).transpose()?;
     let to = fields.optional("to").map(|to| to.each(limits::ENTRIES, operation)).transpose()?;
-    if from.is_none() && to.is_none() {
+    let when = fields.optional("when").map(|when| condition(&when)).transpose()?;
+    if from.is_none() && to.is_none() && when.is_none() {
         // Forgotten or meant? Who means it writes `to: [{paths: ["/**"]}]`, or the trust domains it is for.
-        let message = "matches everything; a rule needs `from`, `to` or both";
+        let message = "matches everything; a rule needs `from`, `to` or `when`";
         return Err(cursor.error(Code::PolicyIncomplete, message));
     }
     Ok(Rule {
@@ -218,8 +219,19 @@ fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
         },
         from,
         to,
+        when,
         expires: fields.optional("expires").map(|expires| expires.value()).transpose()?,
     })
+}
+
+fn condition(cursor: &Cursor<'_>) -> Result<Condition, PolicyError> {
+    let most = limits::CONDITION_BYTES;
+    match cursor.text()?.len() {
+        len if len > most => {
+            Err(cursor.error(Code::PolicyTooLarge, format!("{len} bytes; at most {most} are allowed")))
+        }
+        _ => cursor.value(),
+    }
 }
 
 fn default_name(cursor: &Cursor<'_>, position: usize) -> Result<Name, PolicyError> {

@@ -49,6 +49,7 @@ macro_rules! serialize_as_text {
 }
 
 serialize_as_text!(
+    crate::Condition,
     Date,
     GrpcMethod,
     GrpcService,

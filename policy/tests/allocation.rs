@@ -14,6 +14,7 @@ spec:
   rules:
   - {from: [{serviceAccounts: [shop/web]}], to: [{methods: [GET], hosts: ["*.shop.test"], paths: ["/cart/{id}/**"]}]}
   - {from: [{namespaces: [shop], ipBlocks: [10.0.0.0/8]}], to: [{ports: [9090]}]}
+  - {to: [{paths: ["/cart/{id}/**"]}], when: '!(request.headers["x-tenant"] in ["a", "b"]) && request.host.endsWith(".TEST")'}
   - {from: [{serviceAccounts: [shop/web]}], to: [{paths: ["/cart/7/{item}", "/cart/{id}/x/**"]}, {grpc: {service: shop.Pay}}]}
 ---
 apiVersion: sidegate.dev/v1alpha1
@@ -21,7 +22,9 @@ kind: AuthorizationPolicy
 metadata: {name: deny, namespace: shop}
 spec:
   action: Deny
-  rules: [{to: [{paths: ["/admin/**"]}], expires: 2027-01-31}]
+  rules:
+  - {to: [{paths: ["/admin/**"]}], expires: 2027-01-31}
+  - {when: 'request.headers["x-debug"].contains("yes") || source.namespace == "bank"', to: [{methods: [GET]}]}
 ---
 apiVersion: sidegate.dev/v1alpha1
 kind: AuthorizationPolicy
@@ -43,11 +46,15 @@ fn judging_allocates_nothing_whatever_the_verdict() {
     let callers = ["spiffe://shop.test/ns/shop/sa/web", "spiffe://evil.test/x"]
         .map(|id| SpiffeId::parse(id).expect("valid IDs"));
 
+    let headers: Vec<(String, String)> = [("accept", "*/*"), ("x-tenant", "a,b"), ("x-debug", "no, never")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+
     let mut verdicts = Vec::with_capacity(64);
     let allocated = allocation_counter::measure(|| {
         for identity in callers.iter().map(Some).chain([None]) {
             for path in ["/cart/7/items", "/admin/users", "/"] {
-                let http = Http { method: "GET", host: "pay.shop.test", path };
+                let http = Http { method: "GET", host: "pay.shop.test", path, headers: &headers };
                 for http in [Some(http), None] {
                     let source = Source { identity, ip: IpAddr::from([10, 0, 0, 7]) };
                     let decision = policies.judge(&Request { source, port: 8080, http, now: 0 });

@@ -57,6 +57,15 @@ struct AskedHttp {
     method: String,
     host: String,
     path: String,
+    headers: BTreeMap<String, Lines>,
+}
+
+/// The value of a header, or of each of its lines.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Lines {
+    One(String),
+    Several(Vec<String>),
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
@@ -136,10 +145,17 @@ impl Case {
 impl Asked {
     fn judged(&self, policies: &Policies) -> Want {
         let identity = self.from.as_deref().map(|id| SpiffeId::parse(id).expect("a vector names valid IDs"));
+        let headers = self.http.as_ref().map(AskedHttp::fields).unwrap_or_default();
+        let http = self.http.as_ref();
         let request = Request {
             source: Source { identity: identity.as_ref(), ip: self.ip },
             port: self.port,
-            http: self.http.as_ref().map(|AskedHttp { method, host, path }| Http { method, host, path }),
+            http: http.map(|AskedHttp { method, host, path, .. }| Http {
+                method,
+                host,
+                path,
+                headers: &headers,
+            }),
             now: u64::try_from(self.at.unix_timestamp()).expect("a vector plays after 1970"),
         };
         let explanation = policies.explain(&request);
@@ -156,6 +172,20 @@ impl Asked {
             shadow_rule: decision.shadow_rule.map(ToString::to_string),
             nearest: self.want.nearest.as_ref().and(explanation.nearest),
         }
+    }
+}
+
+impl AskedHttp {
+    fn fields(&self) -> Vec<(String, String)> {
+        let lines = |lines: &Lines| match lines {
+            Lines::One(line) => vec![line.clone()],
+            Lines::Several(lines) => lines.clone(),
+        };
+        let named = self
+            .headers
+            .iter()
+            .flat_map(|(name, it)| lines(it).into_iter().map(move |it| (name.clone(), it)));
+        named.collect()
     }
 }
 
@@ -188,7 +218,12 @@ impl Default for Selected {
 
 impl Default for AskedHttp {
     fn default() -> Self {
-        Self { method: "GET".to_owned(), host: "payments.shop.test".to_owned(), path: "/".to_owned() }
+        Self {
+            method: "GET".to_owned(),
+            host: "payments.shop.test".to_owned(),
+            path: "/".to_owned(),
+            headers: BTreeMap::new(),
+        }
     }
 }
 

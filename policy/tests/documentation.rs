@@ -52,14 +52,20 @@ fn compile(text: &str) -> Policies {
     })
 }
 
-/// `CALLER METHOD PATH = Allow RULE`, or a code instead of `Allow`.
+/// `CALLER METHOD PATH [HEADER=VALUE…] = Allow RULE`, or a code instead of `Allow`.
 fn check(policies: &Policies, line: &str) {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [caller, method, path, "=", wanted, rule @ ..] = words.as_slice() else {
+    let mut sides = words.split(|word| *word == "=");
+    let (Some([caller, method, path, headers @ ..]), Some([wanted, rule @ ..])) =
+        (sides.next(), sides.next())
+    else {
         panic!("not a verdict: {line:?}");
     };
+    let header = |text: &&str| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let headers: Vec<_> =
+        headers.iter().map(|text| header(text).expect("a header is written name=value")).collect();
     let caller = SpiffeId::parse(caller).expect("the page names valid IDs");
-    let http = Http { method, host: "payments.shop.test", path };
+    let http = Http { method, host: "payments.shop.test", path, headers: &headers };
     let source = Source { identity: Some(&caller), ip: IpAddr::from([10, 0, 0, 7]) };
     let Decision { code, rule: decided, .. } =
         policies.judge(&Request { source, port: 8080, http: Some(http), now: 1_780_000_000 });

@@ -5,12 +5,14 @@
 mod permit;
 
 use std::{
+    borrow::Borrow,
     fmt,
     net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use http::HeaderMap;
 use http_body::Body;
 use sidegate_codes::Code;
 use sidegate_policy::{self as policy, Decision, Policies};
@@ -43,7 +45,12 @@ pub(crate) struct Asked {
     method: String,
     host: String,
     path: String,
+    headers: Fields<HeaderMap>,
 }
+
+/// Header fields as policy reads them.
+#[derive(Clone)]
+struct Fields<H>(H);
 
 /// Why policy refused. The downstream never sees it; the log, the metrics and the ledger do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +69,13 @@ pub(crate) fn request<B: Body>(
     request: Checked<B>,
     snapshot: &Snapshot,
 ) -> Result<Permit<Checked<B>>, Error> {
-    let http = policy::Http { method: request.method(), host: request.host(), path: request.path() };
+    let headers = Fields(request.headers());
+    let http = policy::Http {
+        method: request.method(),
+        host: request.host(),
+        path: request.path(),
+        headers: &headers,
+    };
     let admission = judge(caller, Some(http), snapshot)?;
     Ok(Permit::new(request, caller.peer.id().clone(), admission))
 }
@@ -177,11 +190,27 @@ impl Asked {
             method: request.method().to_owned(),
             host: request.host().to_owned(),
             path: request.path().to_owned(),
+            headers: Fields(request.headers().clone()),
         }
     }
 
     fn http(&self) -> policy::Http<'_> {
-        policy::Http { method: &self.method, host: &self.host, path: &self.path }
+        policy::Http { method: &self.method, host: &self.host, path: &self.path, headers: &self.headers }
+    }
+}
+
+impl<H: Borrow<HeaderMap>> policy::Headers for Fields<H> {
+    fn visit<'h>(&'h self, field: &mut dyn FnMut(&'h str, &'h [u8])) {
+        for (name, value) in self.0.borrow() {
+            field(name.as_str(), value.as_bytes());
+        }
+    }
+}
+
+/// Without the values: tokens are among them.
+impl<H: Borrow<HeaderMap>> fmt::Debug for Fields<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.borrow().keys()).finish()
     }
 }
 

@@ -101,6 +101,56 @@ async fn a_permitted_request_reaches_the_application_with_its_callers_identity()
     assert_eq!((&line["src"], &line["dst"]), (&id("orders").into(), &id("payments").into()));
 }
 
+const TENANTS: &str = "
+apiVersion: sidegate.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: tenants}
+spec:
+  action: Allow
+  rules:
+  - name: tenant
+    to: [{paths: [/tenant]}]
+    when: request.headers[\"x-tenant\"] == \"a\"
+---
+apiVersion: sidegate.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: no-debug}
+spec:
+  action: Deny
+  rules:
+  - name: debug
+    when: '\"x-debug\" in request.headers && request.headers[\"x-debug\"] != \"off\"'
+";
+
+#[tokio::test]
+async fn a_condition_on_a_header_is_judged_on_what_is_forwarded() {
+    let (app, authority) = (App::start().await, Authority::new());
+    let sidecar =
+        Sidecar::start("payments", &authority, TENANTS, &[Port::Inbound(app.address, "protocol: auto")]);
+    let stage = Stage { app, sidecar, authority };
+    for (headers, status) in [
+        ("x-tenant: a\r\n", "200"),
+        ("X-TENANT: a\r\nx-debug: off\r\n", "200"),
+        ("x-tenant: b\r\n", "403"),
+        ("", "403"),
+        ("x-tenant: a\r\nx-tenant: b\r\n", "403"),
+        ("x-tenant: b\r\nx-tenant: a\r\n", "403"),
+        ("x-tenant: a, b\r\n", "403"),
+        ("x-tenant: a\r\nx_tenant: b\r\n", "403"),
+        // The application would be sent none.
+        ("x-tenant: a\r\nconnection: x-tenant\r\n", "403"),
+        ("x-tenant: a\r\nx-debug: on\r\n", "403"),
+        ("x-tenant: a\r\nx-debug: off\r\nx-debug: on\r\n", "403"),
+    ] {
+        let answer =
+            stage.raw(format!("GET /tenant HTTP/1.1\r\nhost: payments\r\n{headers}\r\n").as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{headers:?}: {answer}");
+    }
+    assert_eq!(stage.app.seen().len(), 2);
+    let doubt = stage.sidecar.accessed(|line| line["code"] == "SG0205");
+    assert_eq!(doubt["rule"], "debug");
+}
+
 #[tokio::test]
 async fn a_denied_request_stops_before_the_application_and_explains_itself_in_the_log_alone() {
     let stage = Stage::new().await;

@@ -43,6 +43,13 @@ impl Answer<'_> {
         let word = |verdict: Verdict| {
             if verdict == Verdict::Allow { "Allow" } else { "Deny" }
         };
+        let headers = request.http.map(|http| {
+            let mut fields = Vec::new();
+            http.headers.visit(&mut |name, value| {
+                fields.push(json!({"name": name, "value": String::from_utf8_lossy(value)}));
+            });
+            fields
+        });
         json!({
             "verdict": word(*verdict), "code": code.map(Code::id), "policy": policy, "rule": rule,
             "pattern": path_pattern, "at": source,
@@ -52,7 +59,7 @@ impl Answer<'_> {
                 "source": self.source.as_str(), "destination": self.called.identity.as_str(),
                 "labels": self.called.labels,
                 "method": request.http.map(|http| http.method), "path": request.http.map(|http| http.path),
-                "host": request.http.map(|http| http.host),
+                "host": request.http.map(|http| http.host), "headers": headers,
                 "port": Some(request.port).filter(|port| *port > 0),
             },
         })
@@ -142,7 +149,7 @@ impl Answer<'_> {
                 None => format!("add an Allow rule for {} to a policy that selects {called}", self.source),
             },
             Code::Undecidable => format!(
-                "add --method and --path if it speaks HTTP, or write the rule{} without HTTP conditions",
+                "send what the rule{} asks for (--method, --path, --header), or let it ask for less",
                 at(source)
             ),
             code => code.next_step().to_owned(),

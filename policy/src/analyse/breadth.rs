@@ -5,7 +5,9 @@ use crate::model::Action;
 
 /// An Allow rule without `from` that is not limited to reading some paths.
 pub(super) fn any_caller(entry: &Entry<'_>, known: &Surroundings<'_>) -> Option<Finding> {
-    if entry.action() != Action::Allow || entry.rule.from.is_some() || entry.is_over(known) {
+    // A `when` may name the callers, or the reading, in its own way.
+    let is_limited = entry.rule.from.is_some() || entry.rule.when.is_some();
+    if entry.action() != Action::Allow || is_limited || entry.is_over(known) {
         return None;
     }
     let what = entry.form.operations.iter().flatten().find_map(excess)?;

@@ -6,6 +6,7 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::Surroundings;
 use crate::{
+    Condition,
     model::{AuthorizationPolicy, OneOf, Operation, Peer, Rule},
     values::{HostPattern, IpBlock, PathPattern},
 };
@@ -20,6 +21,7 @@ pub(super) struct Scope<'a> {
 pub(super) struct Form<'r> {
     peers: Option<Vec<Callers<'r>>>,
     pub(super) operations: Option<Vec<Asked<'r>>>,
+    when: Option<&'r Condition>,
 }
 
 /// One source.
@@ -71,11 +73,14 @@ impl<'r> Form<'r> {
         Self {
             peers: rule.from.as_ref().map(|peers| peers.iter().map(callers).collect()),
             operations: rule.to.as_ref().map(|to| to.iter().map(Asked::of).collect()),
+            when: rule.when.as_ref(),
         }
     }
 
     pub(super) fn covers(&self, narrow: &Self) -> bool {
-        each_within(self.operations.as_deref(), narrow.operations.as_deref(), Asked::covers)
+        let condition = self.when.is_none_or(|wide| narrow.when.is_some_and(|narrow| wide.asks_as(narrow)));
+        condition
+            && each_within(self.operations.as_deref(), narrow.operations.as_deref(), Asked::covers)
             && each_within(self.peers.as_deref(), narrow.peers.as_deref(), Callers::covers)
     }
 }

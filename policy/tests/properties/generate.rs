@@ -65,6 +65,40 @@ const HOSTS: &[&str] =
     &["shop.test", "a.shop.test", "A.Shop.test", "a.b.shop.test", "myshop.test", ".test", "", "test"];
 const SERVICES: &[&str] = &["shop.Pay", "Pay"];
 const CALLS: &[&str] = &["Charge", "Refund"];
+/// Questions of a `when`: each kind, right and wrong, on what is always there and on what is not.
+const QUESTIONS: &[&str] = &[
+    "request.method == \"GET\"",
+    "request.method != 'GET'",
+    "request.path.startsWith(\"/a\")",
+    "request.host == \"shop.TEST\"",
+    "request.host.endsWith(\".test\")",
+    "request.headers[\"x-a\"] == \"1\"",
+    "request.headers[\"X-A\"] != \"1\"",
+    "request.headers[\"x-a\"] in [\"1\", \"2\"]",
+    "request.headers[\"x-a\"].contains(\"2\")",
+    "request.headers[\"x-b\"].startsWith(\"1\")",
+    "\"x-a\" in request.headers",
+    "\"x-b\" in request.headers",
+    "source.principal.contains(\"shop\")",
+    "source.trustDomain == \"shop.test\"",
+    "source.namespace == \"shop\"",
+    "source.serviceAccount in ['web']",
+    "destination.port == 8080",
+    "destination.port in [9090, 1]",
+    "destination.port >= 9000",
+    "destination.port < 9000",
+];
+const FIELDS: &[(&str, &str)] = &[
+    ("x-a", "1"),
+    ("X-A", "2"),
+    ("x-a", "1,2"),
+    ("x-a", "1, 1"),
+    ("x-a", ""),
+    ("x_a", "1"),
+    ("x-b", "1"),
+    ("x-b", "12"),
+    ("x-ab", "1"),
+];
 const PORTS: &[u16] = &[8080, 9090];
 /// Around 2027-01-31.
 const MOMENTS: &[u64] = &[0, 1_801_353_599, 1_801_353_600, 1_900_000_000];
@@ -76,6 +110,7 @@ pub(crate) struct Asked {
     ip: IpAddr,
     port: u16,
     http: Option<(&'static str, &'static str, &'static str)>,
+    headers: Vec<(String, String)>,
     now: u64,
 }
 
@@ -88,7 +123,7 @@ impl Asked {
         Request {
             source: Source { identity: self.identity.as_ref(), ip: self.ip },
             port: self.port,
-            http: self.http.map(|(method, host, path)| Http { method, host, path }),
+            http: self.http.map(|(method, host, path)| Http { method, host, path, headers: &self.headers }),
             now: self.now,
         }
     }
@@ -98,15 +133,16 @@ impl Asked {
 pub(crate) fn asked() -> impl Strategy<Value = Asked> {
     let http = (select(&["GET", "POST", "get"]), select(HOSTS), select(PATHS));
     let identity = prop_oneof![9 => select(IDENTITIES).prop_map(Some), 1 => Just(None)];
-    (identity, select(ADDRESSES), select(PORTS), option::weighted(0.8, http), select(MOMENTS)).prop_map(
-        |(identity, ip, port, http, now)| Asked {
+    let headers = vec(select(FIELDS), 0..4);
+    (identity, select(ADDRESSES), select(PORTS), option::weighted(0.8, http), headers, select(MOMENTS))
+        .prop_map(|(identity, ip, port, http, headers, now)| Asked {
             identity: identity.map(|id| SpiffeId::parse(id).expect("the world has valid IDs")),
             ip: ip.parse().expect("the world has valid addresses"),
             port,
             http,
+            headers: headers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             now,
-        },
-    )
+        })
 }
 
 /// Any policies, each under a name of its own.
@@ -155,13 +191,31 @@ fn spec() -> impl Strategy<Value = (&'static str, Value)> {
 fn rule() -> impl Strategy<Value = Value> {
     let from = option::weighted(0.7, vec(peer(), 1..3));
     let to = option::weighted(0.7, vec(operation(), 1..3));
-    (from, to, option::weighted(0.2, Just("2027-01-31"))).prop_map(|(from, to, expires)| {
-        let to = if from.is_none() && to.is_none() { Some(vec![json!({"paths": ["/**"]})]) } else { to };
+    let expires = option::weighted(0.2, Just("2027-01-31"));
+    (from, to, option::weighted(0.3, when()), expires).prop_map(|(from, to, when, expires)| {
+        let to = if from.is_none() && to.is_none() && when.is_none() {
+            Some(vec![json!({"paths": ["/**"]})])
+        } else {
+            to
+        };
         fields([
             ("from", from.map(Value::from)),
             ("to", to.map(Value::from)),
+            ("when", when.map(Value::from)),
             ("expires", expires.map(Value::from)),
         ])
+    })
+}
+
+/// Any condition.
+pub(crate) fn when() -> impl Strategy<Value = String> {
+    select(QUESTIONS).prop_map(str::to_owned).prop_recursive(3, 8, 2, |inner| {
+        prop_oneof![
+            (inner.clone(), inner.clone()).prop_map(|(one, other)| format!("{one} && {other}")),
+            (inner.clone(), inner.clone()).prop_map(|(one, other)| format!("{one}||{other}")),
+            inner.clone().prop_map(|it| format!("!({it})")),
+            inner.prop_map(|it| format!("( {it} )")),
+        ]
     })
 }
 

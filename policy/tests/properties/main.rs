@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use sidegate_codes::Code;
 use sidegate_policy::{
-    AuthorizationPolicy, Decision, Mode, Policies, PolicySet, Sourced, Verdict, Workload, parse_json,
-    parse_yaml,
+    AuthorizationPolicy, Condition, Decision, Mode, Policies, PolicySet, Sourced, Verdict, Workload,
+    parse_json, parse_yaml,
 };
 
 mod generate;
 mod lints;
 mod naive;
 
-use generate::{asked, policies, policies_of};
+use generate::{asked, policies, policies_of, when};
 use naive::{Judged, Place};
 
 proptest! {
@@ -95,11 +95,12 @@ proptest! {
         prop_assert_eq!(explanation.decision, policies.judge(&asked.request()));
         match explanation.decision.code.map(Code::id) {
             Some("SG0204") => prop_assert!(explanation.nearest.is_some()),
+            Some("SG0205") => prop_assert!(explanation.nearest.is_some()),
             Some("SG0202") => {}
             _ => prop_assert_eq!(&explanation.nearest, &None),
         }
         if let Some(nearest) = explanation.nearest {
-            let missed = ["is not in", "is not of", "expired on", "opaque"].iter().any(|word| nearest.contains(word));
+            let missed = ["is not in", "is not of", "expired on", "opaque", "does not hold", "cannot be decided"].iter().any(|word| nearest.contains(word));
             prop_assert!(missed, "{}", nearest);
         }
     }
@@ -116,6 +117,22 @@ proptest! {
             let serde: AuthorizationPolicy = serde_json::from_str(&json).expect("our own JSON");
             prop_assert_eq!(&serde, sourced.policy());
         }
+    }
+
+    #[test]
+    fn a_condition_prints_as_it_was_written_and_reads_back_the_same(text in when()) {
+        let condition: Condition = text.parse().expect("the world has valid conditions");
+        prop_assert_eq!(condition.to_string(), text.trim());
+        prop_assert_eq!(condition.to_string().parse::<Condition>(), Ok(condition));
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_of_conditions_panic(
+        any in any::<String>(),
+        words in prop::collection::vec(prop::sample::select(WORDS), 0..40),
+    ) {
+        let _ = any.parse::<Condition>();
+        let _ = words.concat().parse::<Condition>();
     }
 
     #[test]
@@ -138,6 +155,36 @@ proptest! {
     }
 }
 
+/// What conditions are made of.
+const WORDS: &[&str] = &[
+    "(",
+    ")",
+    "!",
+    "&&",
+    "||",
+    " in ",
+    "[",
+    "]",
+    ".",
+    ",",
+    "==",
+    "!=",
+    "<",
+    ">=",
+    "\"a\"",
+    "'",
+    "8080",
+    "é",
+    " ",
+    "request.method",
+    "request.headers",
+    "[\"x-a\"]",
+    "destination.port",
+    "source.namespace",
+    ".startsWith(",
+    "\\",
+];
+
 /// Properties of a world in which everything is denied would prove little.
 #[test]
 fn the_small_world_reaches_every_verdict_and_a_shadow_that_differs() {
@@ -152,11 +199,25 @@ fn the_small_world_reaches_every_verdict_and_a_shadow_that_differs() {
         if shadow.is_some_and(|shadow| shadow != verdict) {
             seen.insert("differs");
         }
+        if code == Some(Code::Undecidable) && asked.request().http.is_some() {
+            seen.insert("doubt of a condition");
+        }
         if path_pattern.is_some_and(|pattern| pattern.starts_with("/shop.Pay/")) {
             seen.insert("gRPC");
         }
     }
-    let wanted = ["Allow", "SG0201", "SG0202", "SG0203", "SG0204", "SG0205", "SG0206", "differs", "gRPC"];
+    let wanted = [
+        "Allow",
+        "SG0201",
+        "SG0202",
+        "SG0203",
+        "SG0204",
+        "SG0205",
+        "SG0206",
+        "differs",
+        "doubt of a condition",
+        "gRPC",
+    ];
     assert_eq!(seen, BTreeSet::from(wanted));
 }
 

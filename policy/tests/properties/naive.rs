@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+mod when;
+
 use sidegate_policy::{Action, AuthorizationPolicy, Grpc, Mode, Operation, Peer, Request, Rule};
 
 /// A workload as the page speaks of it.
@@ -117,13 +119,21 @@ fn answer(action: Action, rule: &Rule, place: &Place<'_>, request: &Request<'_>)
     if !called {
         return Answer::No;
     }
-    let Some(operations) = &rule.to else {
-        return Answer::Yes(None);
+    let asked = match &rule.to {
+        None => Answer::Yes(None),
+        Some(operations) => {
+            let answers: Vec<Answer> = operations.iter().map(|operation| asks(operation, request)).collect();
+            let yes = answers.iter().find(|answer| matches!(answer, Answer::Yes(_)));
+            let doubt = answers.iter().find(|answer| **answer == Answer::CannotTell);
+            yes.or(doubt).cloned().unwrap_or(Answer::No)
+        }
     };
-    let answers: Vec<Answer> = operations.iter().map(|operation| asks(operation, request)).collect();
-    let yes = answers.iter().find(|answer| matches!(answer, Answer::Yes(_)));
-    let doubt = answers.iter().find(|answer| **answer == Answer::CannotTell);
-    yes.or(doubt).cloned().unwrap_or(Answer::No)
+    match rule.when.as_ref().map(|when| when::holds(&when.to_string(), request)) {
+        None | Some(Some(true)) => asked,
+        Some(Some(false)) => Answer::No,
+        Some(None) if asked == Answer::No => Answer::No,
+        Some(None) => Answer::CannotTell,
+    }
 }
 
 fn is_from(peer: &Peer, place: &Place<'_>, request: &Request<'_>) -> bool {

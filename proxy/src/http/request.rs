@@ -86,6 +86,11 @@ impl<B: Body> Checked<B> {
         self.parts.uri.path()
     }
 
+    /// The header fields as they are sent on, but for those that this sidecar writes itself.
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
     /// Whether it asks to become a WebSocket.
     pub(crate) fn is_websocket(&self) -> bool {
         self.is_websocket

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Http, Operation, PathPattern, Request, Rule, Source, Sourced};
+use sidegate_policy::{Condition, Http, Operation, PathPattern, Request, Rule, Source, Sourced};
 
 /// A call to try.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +18,7 @@ struct Asked {
     method: String,
     host: String,
     path: String,
+    headers: Vec<(String, String)>,
 }
 
 /// The calls of all rules, each once.
@@ -50,11 +51,12 @@ fn of_rule(rule: &Rule, host: &str, port: u16) -> Vec<Sample> {
         Some(to) => to.iter().collect(),
         None => vec![&any],
     };
+    let headers = rule.when.as_ref().map(Condition::likely_headers).unwrap_or_default();
     let mut samples = Vec::new();
     for ip in addresses {
         for operation in &operations {
             let ports = operation.ports.as_deref().unwrap_or(std::slice::from_ref(&port));
-            let calls = calls(operation, host);
+            let calls = calls(operation, host, &headers);
             let pairs = ports.iter().flat_map(|port| calls.iter().map(move |http| (*port, http.clone())));
             samples.extend(pairs.map(|(port, http)| Sample { http, port, ip }));
         }
@@ -63,12 +65,17 @@ fn of_rule(rule: &Rule, host: &str, port: u16) -> Vec<Sample> {
 }
 
 /// What an operation asks of HTTP; nothing at all is asked of an opaque connection too.
-fn calls(operation: &Operation, host: &str) -> Vec<Option<Asked>> {
+fn calls(operation: &Operation, host: &str, headers: &[(String, String)]) -> Vec<Option<Asked>> {
     let Operation { methods, paths, hosts, grpc, .. } = operation;
     let pattern = hosts.as_ref().and_then(|hosts| hosts.first()).map(ToString::to_string);
     let host = pattern.map_or_else(|| host.to_owned(), |pattern| pattern.replacen('*', "a", 1));
     let asked = |method: &str, path: &str| {
-        Some(Asked { method: method.to_owned(), host: host.clone(), path: path.to_owned() })
+        Some(Asked {
+            method: method.to_owned(),
+            host: host.clone(),
+            path: path.to_owned(),
+            headers: headers.to_vec(),
+        })
     };
     if let Some(grpc) = grpc {
         let method = grpc.method.as_ref().map_or_else(|| "Any".to_owned(), ToString::to_string);
@@ -106,6 +113,7 @@ impl Sample {
             method: "GET".to_owned(),
             host: host.to_owned(),
             path: "/".to_owned(),
+            headers: Vec::new(),
         });
         if let Some(method) = method {
             method.clone_into(&mut asked.method);
@@ -121,7 +129,7 @@ impl Sample {
         Request {
             source: Source { identity: Some(caller), ip: self.ip },
             port: self.port,
-            http: http.map(|Asked { method, host, path }| Http { method, host, path }),
+            http: http.map(|Asked { method, host, path, headers }| Http { method, host, path, headers }),
             now,
         }
     }
@@ -131,7 +139,10 @@ impl fmt::Display for Sample {
     /// `POST payments/charge  port 8080`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.http {
-            Some(Asked { method, host, path }) => write!(f, "{method} {host}{path}  ")?,
+            Some(Asked { method, host, path, headers }) => {
+                write!(f, "{method} {host}{path}  ")?;
+                headers.iter().try_for_each(|(name, value)| write!(f, "{name}: {value}  "))?;
+            }
             None => f.write_str("opaque  ")?,
         }
         write!(f, "port {}  from {}", self.port, self.ip)

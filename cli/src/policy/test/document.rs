@@ -63,6 +63,16 @@ struct AskedHttp {
     method: String,
     host: String,
     path: String,
+    #[serde(deserialize_with = "lines")]
+    headers: Vec<(String, String)>,
+}
+
+/// The value of a header, or of each of its lines.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Lines {
+    One(String),
+    Several(Vec<String>),
 }
 
 /// What is not written is not compared.
@@ -153,7 +163,7 @@ impl Asked {
         Request {
             source: Source { identity, ip: self.ip },
             port: self.port,
-            http: http.map(|AskedHttp { method, host, path }| Http { method, host, path }),
+            http: http.map(|AskedHttp { method, host, path, headers }| Http { method, host, path, headers }),
             // Before 1970 nothing has expired either.
             now: u64::try_from(self.at.unix_timestamp()).unwrap_or_default(),
         }
@@ -247,6 +257,15 @@ fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomai
     TrustDomain::parse(&text).map_err(de::Error::custom)
 }
 
+fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, String)>, D::Error> {
+    let named = BTreeMap::<String, Lines>::deserialize(deserializer)?;
+    let lines = |(name, lines): (String, Lines)| match lines {
+        Lines::One(line) => vec![(name, line)],
+        Lines::Several(lines) => lines.into_iter().map(|line| (name.clone(), line)).collect(),
+    };
+    Ok(named.into_iter().flat_map(lines).collect())
+}
+
 /// The workload of the vectors, where a case names none.
 impl Default for Place {
     fn default() -> Self {
@@ -261,7 +280,12 @@ impl Default for Place {
 
 impl Default for AskedHttp {
     fn default() -> Self {
-        Self { method: "GET".to_owned(), host: "payments.shop.test".to_owned(), path: "/".to_owned() }
+        Self {
+            method: "GET".to_owned(),
+            host: "payments.shop.test".to_owned(),
+            path: "/".to_owned(),
+            headers: Vec::new(),
+        }
     }
 }
 
