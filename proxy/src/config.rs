@@ -5,6 +5,7 @@ mod file;
 mod hosts;
 mod limits;
 mod outbound;
+mod resilience;
 mod routes;
 mod schema;
 mod services;
@@ -27,6 +28,7 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 
 pub use hosts::{ByHost, Host};
 pub use limits::Limits;
+pub use resilience::{Balance, Breakers, Failures, HashKey, Outliers, Resilience, Retries, Timeouts};
 pub use routes::{
     Backend, Faults, HeaderChanges, Mirror, PathChange, PathMatch, Redirect, Rewrite, RouteAction,
     RouteMatch, RouteRule, RouteTimeouts, Share,
@@ -144,7 +146,7 @@ pub enum LeadsTo {
 }
 
 /// A service that outbound ports lead to, as far as the file speaks of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// In file mode: whom the endpoints must prove to be, and where they are.
     pub target: Option<Target>,
@@ -154,6 +156,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// What becomes of its requests. Empty: they are sent to it as they are.
     pub routes: Vec<Arc<RouteRule>>,
+    /// How calls to it are spread, bounded and repeated.
+    pub resilience: Resilience,
 }
 
 /// A service's identities and endpoints.

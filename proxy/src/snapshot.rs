@@ -18,7 +18,7 @@ use sidegate_policy::{Policies, PolicySet, Workload};
 use tokio::sync::watch;
 
 use crate::{
-    config::{Config, Inbound, Outbound, ServiceName, Target},
+    config::{Config, Inbound, Outbound, Resilience, ServiceName, Target},
     telemetry::Metrics,
 };
 
@@ -73,6 +73,8 @@ pub(crate) struct Service {
     pub(crate) endpoints: Arc<[SocketAddr]>,
     /// How to reach them. `None` while this sidecar has no certificate.
     pub(crate) tls: Option<PeerTls>,
+    /// How calls to it are spread, bounded and repeated.
+    pub(crate) resilience: Arc<Resilience>,
 }
 
 /// TLS towards one service. Two are equal only if a connection of one may serve the other.
@@ -314,12 +316,18 @@ impl Parts {
         let told = self.mesh.iter().flat_map(|mesh| &mesh.services);
         let said = self.config.services.iter();
         let said = said.filter_map(|(name, service)| Some((name, service.target.as_ref()?)));
-        told.chain(said).map(|(name, target)| (name.clone(), Arc::new(self.service(target)))).collect()
+        told.chain(said).map(|(name, target)| (name.clone(), Arc::new(self.service(name, target)))).collect()
     }
 
-    fn service(&self, target: &Target) -> Service {
+    /// Where it is may come from the control plane; how it is called is said by the file alone.
+    fn service(&self, name: &ServiceName, target: &Target) -> Service {
         let identities: Arc<[SpiffeId]> = target.identities.clone().into();
-        Service { endpoints: target.endpoints.clone().into(), tls: self.peer_tls(&identities) }
+        let said = self.config.services.get(name);
+        Service {
+            endpoints: target.endpoints.clone().into(),
+            tls: self.peer_tls(&identities),
+            resilience: Arc::new(said.map_or_else(Resilience::default, |said| said.resilience.clone())),
+        }
     }
 
     fn peer_tls(&self, identities: &Arc<[SpiffeId]>) -> Option<PeerTls> {

@@ -17,7 +17,7 @@ use super::{
     Protocol, Source, Workload,
     limits::LimitsFile,
     outbound::{self, Known, OutboundFile},
-    schema,
+    resilience, schema,
     services::{self, ServiceFile},
 };
 
@@ -187,6 +187,7 @@ impl ConfigFile {
                 "must be below limits.headTimeout, so that the client side closes first",
             );
         }
+        resilience::stay_within(&services, &limits, faults);
         let workers = match self.workers {
             None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             Some(count) => {

@@ -140,8 +140,7 @@ mod tests {
     fn table(services: &[(&str, &[&str])]) -> Result<ByHost, String> {
         let mut table = ByHost::default();
         for (name, list) in services {
-            let service =
-                Service { target: None, hosts: hosts(list), protocol: Protocol::Auto, routes: Vec::new() };
+            let service = Service { hosts: hosts(list), ..Service::default() };
             table.add(name.parse().unwrap(), &service)?;
         }
         Ok(table)

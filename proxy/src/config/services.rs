@@ -11,6 +11,7 @@ use super::{
     Host, Protocol, Service, ServiceName, Target,
     file::Faults,
     outbound::Known,
+    resilience::{self, BalanceFile, BreakersFile, OutliersFile, RetriesFile, TimeoutsFile},
     routes::{self, RouteFile},
     schema,
 };
@@ -40,6 +41,21 @@ pub(super) struct ServiceFile {
     /// What becomes of its requests. Absent: they are sent to it as they are.
     #[serde(default)]
     routes: Vec<RouteFile>,
+    /// Which endpoint a call goes to.
+    #[serde(default)]
+    balance: BalanceFile,
+    /// When an endpoint gets no calls for a while. Each worker judges by what it has seen itself.
+    #[serde(default)]
+    outliers: OutliersFile,
+    /// What may be open at once, per worker. What is over a bound is refused at once with 503.
+    #[serde(default)]
+    breakers: BreakersFile,
+    /// What may take how long. None may be above its bound in `limits`, which is its default.
+    #[serde(default)]
+    timeouts: TimeoutsFile,
+    /// What is tried again, and how often.
+    #[serde(default)]
+    retries: RetriesFile,
 }
 
 /// A fault has been told.
@@ -60,11 +76,20 @@ pub(super) fn resolve(
             faults.each(&format!("{field}.hosts"), hosts, |text, field, faults| faults.parse(field, &text))
         });
         let routes = routes::resolve(field, service.routes, namespace, faults);
-        let (name, target) = (name?, target.ok()?);
+        let resilience = resilience::resolve(
+            field,
+            service.balance,
+            service.outliers,
+            service.breakers,
+            service.timeouts,
+            service.retries,
+            faults,
+        );
+        let (name, target, resilience) = (name?, target.ok()?, resilience?);
         let hosts = hosts.unwrap_or_else(|| Host::of(&name, namespace));
         match services.entry(name) {
             Entry::Vacant(free) => {
-                free.insert(Service { target, hosts, protocol: service.protocol, routes });
+                free.insert(Service { target, hosts, protocol: service.protocol, routes, resilience });
             }
             Entry::Occupied(taken) => {
                 faults.push(field, format!("{} is described a second time", taken.key()));
@@ -126,7 +151,7 @@ pub(super) fn add(
     match known.services.entry(name) {
         Entry::Vacant(free) => {
             let hosts = Host::of(free.key(), known.namespace);
-            free.insert(Service { target, hosts, protocol: Protocol::Auto, routes: Vec::new() });
+            free.insert(Service { target, hosts, ..Service::default() });
         }
         Entry::Occupied(taken) if taken.get().target == target => {}
         Entry::Occupied(taken) => {
@@ -147,10 +172,10 @@ pub(super) fn find<'a>(
         return None;
     }
     let namespace = known.namespace;
-    Some(known.services.entry(name.clone()).or_insert_with_key(|name| Service {
-        target: None,
-        hosts: Host::of(name, namespace),
-        protocol: Protocol::Auto,
-        routes: Vec::new(),
-    }))
+    Some(
+        known
+            .services
+            .entry(name.clone())
+            .or_insert_with_key(|name| Service { hosts: Host::of(name, namespace), ..Service::default() }),
+    )
 }

@@ -274,3 +274,70 @@ fn the_schema_says_what_the_file_may_say_of_limits() {
 fn with_limits(limits: &str) -> String {
     format!("{WITH_FILES}limits: {{{limits}}}\n")
 }
+
+fn with_rules(rules: &str) -> String {
+    let service = "{name: shop/stock, identities: ['spiffe://shop.test/ns/shop/sa/stock'], endpoints: []";
+    format!("{WITH_FILES}services:\n- {service}, {rules}}}\n")
+}
+
+fn rules_of(text: &str) -> Resilience {
+    let mut config = parse(text).unwrap();
+    config.services.remove(&"shop/stock".parse().unwrap()).unwrap().resilience
+}
+
+#[test]
+fn a_service_says_how_it_is_called() {
+    let rules = rules_of(&with_rules(
+        "balance: {by: cookie, name: session}, \
+         outliers: {consecutive: 3, failurePercent: 40, failures: 5xx, ejection: 1s, maxEjectedPercent: 10}, \
+         breakers: {requests: 7}, timeouts: {perTry: 2s, connect: 1s}, \
+         retries: {attempts: 2, statuses: [503], anyMethod: true, budgetPercent: 0}",
+    ));
+    assert_eq!(rules.balance, Balance::Hash(HashKey::Cookie("session".to_owned())));
+    assert_eq!((rules.outliers.consecutive, rules.outliers.failures), (3, Failures::ServerErrors));
+    assert_eq!((rules.breakers.requests, rules.breakers.pending), (7, Breakers::default().pending));
+    assert_eq!(rules.timeouts.per_try, Some(Duration::from_secs(2)));
+    assert_eq!((rules.retries.attempts, rules.retries.budget_percent), (2, 0));
+    assert_eq!(rules_of(&with_rules("")), Resilience::default());
+}
+
+#[test]
+fn rules_that_contradict_themselves_or_a_limit_are_refused_with_their_field() {
+    let cases = [
+        ("balance: {by: header}", "services[0].balance.name"),
+        ("balance: {by: latency, name: x-user}", "services[0].balance.name"),
+        ("balance: {by: cookie, name: 'a b'}", "services[0].balance.name"),
+        ("outliers: {consecutive: 0}", "services[0].outliers.consecutive"),
+        ("outliers: {maxEjectedPercent: 101}", "services[0].outliers.maxEjectedPercent"),
+        ("outliers: {ejection: 10m}", "services[0].outliers.maxEjection"),
+        ("breakers: {pending: 0}", "services[0].breakers.pending"),
+        ("timeouts: {connect: 0s}", "services[0].timeouts.connect"),
+        ("timeouts: {connect: 6s}", "services[shop/stock].timeouts.connect"),
+        ("timeouts: {request: 2m}", "services[shop/stock].timeouts.request"),
+        ("timeouts: {request: 1s, perTry: 2s}", "services[shop/stock].timeouts.perTry"),
+        ("timeouts: {idle: 31s}", "services[shop/stock].timeouts.idle"),
+        ("retries: {attempts: 0}", "services[0].retries.attempts"),
+        ("retries: {attempts: 11}", "services[0].retries.attempts"),
+        ("retries: {statuses: [500]}", "services[0].retries.statuses[0]"),
+        ("retries: {anyMethod: true}", "services[0].retries.anyMethod"),
+        ("retries: {backoff: soon}", "services[0].retries.backoff"),
+    ];
+    for (rules, field) in cases {
+        assert_eq!(faults(&with_rules(rules)), [field], "{rules}");
+    }
+}
+
+#[test]
+fn the_schema_says_the_rules_that_are_in_force_without_any() {
+    let schema = schema().to_value();
+    for (section, file) in
+        [("breakers", "BreakersFile"), ("outliers", "OutliersFile"), ("retries", "RetriesFile")]
+    {
+        let fields = schema["$defs"][file]["properties"].as_object().unwrap();
+        let said = fields.iter().filter(|(_, field)| !field["default"].is_null());
+        let said: Vec<String> = said.map(|(name, field)| format!("{name}: {}", field["default"])).collect();
+        assert!(said.len() >= 5, "{section}: {said:?}");
+        let rules = with_rules(&format!("{section}: {{{}}}", said.join(", ")));
+        assert_eq!(rules_of(&rules), Resilience::default(), "{section}");
+    }
+}
