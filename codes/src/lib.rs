@@ -345,6 +345,30 @@ codes! {
         "connection refused: the server name of its TLS cannot be read",
         "On an outbound port that leads to several services, the application's own TLS is sent on by the server name of its ClientHello, and this one is broken, over 16 KiB, or names two.",
         "Look at the client: no ordinary one does this. A port of one service (`service:`) does not look into the bytes.";
+    BreakerRequests = "SG0640", Connectivity,
+        "refused: too many calls to one service in flight",
+        "As many calls to the service, or to each of its endpoints, are in flight as its breakers admit. A service that hangs takes no more than its share of this sidecar.",
+        "Find out what the service waits for; the bounds are `breakers.requests` and `breakers.endpointRequests` of the service.";
+    BreakerPending = "SG0641", Connectivity,
+        "refused: too many calls wait for a connection to one service",
+        "As many calls wait for a connection as the service's breakers admit; a longer queue would only answer later.",
+        "Check the network to the endpoints; the bound is `breakers.pending` of the service.";
+    BreakerConnections = "SG0642", Connectivity,
+        "refused: too many connections to one service",
+        "As many connections to the service, or to the endpoint, are open as its breakers admit, and none of them is free.",
+        "Find out what the service waits for; the bounds are `breakers.connections` and `breakers.endpointConnections` of the service.";
+    AllEjected = "SG0643", Connectivity,
+        "refused: every endpoint of the service is ejected",
+        "Each endpoint failed so often that it gets no calls for a while, and `outliers.maxEjectedPercent: 100` allows that for all of them.",
+        "Look for `endpoint ejected` in the log and at `sidegate_endpoints`; each is tried again by itself.";
+    RetryBudgetSpent = "SG0644", Connectivity,
+        "failed, and not tried again: the retry budget is spent",
+        "So many calls to the service fail that trying all of them again would only add to its load.",
+        "Look at why they fail, in `detail`; the budget is `retries.budgetPercent` and `retries.budgetPerSecond` of the service.";
+    ConnectTimeout = "SG0645", Connectivity,
+        "no connection to the upstream in time",
+        "Dialling it, its handshake included, took longer than allowed. Nothing was sent.",
+        "Check that the endpoint runs and that the network lets packets through; the limits are `limits.connectTimeout` and `timeouts.connect` of the service.";
     ConnectionPanicked = "SG0690", Connectivity,
         "a connection ended by a fault of Sidegate itself",
         "A bug. It ended this connection and no other.",

@@ -1,111 +1,98 @@
-//! Chooses an endpoint: of two at random, the one with less in flight (power of two choices). Counts are per worker.
+//! Chooses the endpoint that a call goes to. A service's name, its endpoints and rules go in, a [`Picked`] comes out,
+//! counted as in flight until it is dropped; a call over a breaker, or with nowhere to go, is refused. All of it is one
+//! worker's own: no lock, and nothing that another worker waits for.
+
+mod calls;
+mod endpoint;
+mod hash;
+mod latency;
+mod outliers;
 
 use std::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
     rc::Rc,
+    sync::Arc,
 };
 
 use hashbrown::HashMap;
 
-/// What is in flight at each endpoint, as this worker sees it.
+use crate::{
+    snapshot::{Service, Services},
+    telemetry::Metrics,
+};
+
+pub(crate) use calls::{Calls, ConnectionSlot, PendingSlot, Pick, Picked};
+pub(crate) use hash::Key;
+pub(crate) use outliers::{Outcome, Standing};
+
+/// What one worker knows of the services it calls.
 #[derive(Debug)]
 pub(crate) struct Balancer {
-    in_flight: RefCell<HashMap<SocketAddr, Rc<Cell<usize>>>>,
-    random: Cell<u64>,
+    services: RefCell<HashMap<Arc<str>, Rc<Calls>>>,
+    random: Rc<Random>,
+    metrics: Arc<Metrics>,
 }
 
-/// A chosen endpoint; counted there until dropped.
+/// Spreads load and guards nothing: xorshift.
 #[derive(Debug)]
-pub(crate) struct Picked {
-    endpoint: SocketAddr,
-    count: Rc<Cell<usize>>,
-}
+pub(crate) struct Random(Cell<u64>);
 
 impl Balancer {
     /// `seed` keeps workers from choosing in step.
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { in_flight: RefCell::default(), random: Cell::new(seed | 1) }
+    pub(crate) fn new(seed: u64, metrics: Arc<Metrics>) -> Self {
+        Self { services: RefCell::default(), random: Rc::new(Random(Cell::new(seed | 1))), metrics }
     }
 
-    /// One of `endpoints` that is not in `tried`; `None` when there is none.
-    pub(crate) fn pick(&self, endpoints: &[SocketAddr], tried: &[SocketAddr]) -> Option<Picked> {
-        let candidates = || endpoints.iter().filter(|endpoint| !tried.contains(endpoint));
-        let count = candidates().count();
-        let first = *candidates().nth(self.below(count)?)?;
-        let second = *candidates().nth(self.below(count)?)?;
-        let endpoint = if self.load(second) < self.load(first) { second } else { first };
-        let count = Rc::clone(self.in_flight.borrow_mut().entry(endpoint).or_default());
-        count.set(count.get().saturating_add(1));
-        Some(Picked { endpoint, count })
+    /// The calls to `service`, under the endpoints and rules that are in force for it now.
+    pub(crate) fn calls(&self, name: &str, service: &Service) -> Rc<Calls> {
+        let mut services = self.services.borrow_mut();
+        let known = services.get(name).map(Rc::clone);
+        let calls = known.unwrap_or_else(|| {
+            let name: Arc<str> = name.into();
+            let calls = Calls::new(Arc::clone(&name), Rc::clone(&self.random), Arc::clone(&self.metrics));
+            Rc::clone(services.entry(name).insert(Rc::new(calls)).get())
+        });
+        drop(services);
+        calls.follow(service);
+        calls
     }
 
-    /// Forgets endpoints without anything in flight, so that churn does not grow the map.
-    pub(crate) fn prune(&self) {
-        self.in_flight.borrow_mut().retain(|_, count| Rc::strong_count(count) > 1);
+    /// Forgets services that are known no more, and endpoints that left and have nothing in flight.
+    pub(crate) fn prune(&self, known: &Services) {
+        self.services.borrow_mut().retain(|name, calls| {
+            let service = known.iter().find(|(known, _)| known.as_str() == &**name);
+            if let Some((_, service)) = service {
+                calls.follow(service);
+            }
+            service.is_some() || Rc::strong_count(calls) > 1
+        });
     }
+}
 
-    fn load(&self, endpoint: SocketAddr) -> usize {
-        self.in_flight.borrow().get(&endpoint).map_or(0, |count| count.get())
-    }
-
-    /// Below `count`, by xorshift: it spreads load and guards nothing.
-    fn below(&self, count: usize) -> Option<usize> {
-        let mut x = self.random.get();
+impl Random {
+    fn next(&self) -> u64 {
+        let mut x = self.0.get();
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        self.random.set(x);
-        usize::try_from(x.checked_rem(u64::try_from(count).ok()?)?).ok()
+        self.0.set(x);
+        x
     }
-}
 
-impl Picked {
-    pub(crate) fn endpoint(&self) -> SocketAddr {
-        self.endpoint
+    /// Below `count`; 0 where there is nothing below.
+    pub(super) fn below(&self, count: usize) -> usize {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        let number = self.next().checked_rem(count).unwrap_or(0);
+        usize::try_from(number).unwrap_or(0)
     }
-}
 
-impl Drop for Picked {
-    fn drop(&mut self) {
-        self.count.set(self.count.get().saturating_sub(1));
+    /// From 0 to 1, 1 excluded.
+    pub(crate) fn share(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "53 bits are what a double holds")]
+        let share = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        share
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn endpoints(count: u16) -> Vec<SocketAddr> {
-        (1..=count).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
-    }
-
-    #[test]
-    fn load_spreads_over_all_endpoints() {
-        let (balancer, endpoints) = (Balancer::new(7), endpoints(4));
-        let held: Vec<Picked> = (0..400).filter_map(|_| balancer.pick(&endpoints, &[])).collect();
-        for endpoint in &endpoints {
-            let share = held.iter().filter(|picked| picked.endpoint() == *endpoint).count();
-            assert!((80..=120).contains(&share), "{endpoint}: {share}");
-        }
-    }
-
-    #[test]
-    fn what_was_tried_is_not_picked_again() {
-        let (balancer, endpoints) = (Balancer::new(7), endpoints(2));
-        for _ in 0..20 {
-            assert_eq!(balancer.pick(&endpoints, &endpoints[..1]).unwrap().endpoint(), endpoints[1]);
-        }
-        assert!(balancer.pick(&endpoints, &endpoints).is_none());
-        assert!(balancer.pick(&[], &[]).is_none());
-    }
-
-    #[test]
-    fn a_dropped_pick_no_longer_counts() {
-        let (balancer, endpoints) = (Balancer::new(7), endpoints(1));
-        drop(balancer.pick(&endpoints, &[]));
-        assert_eq!(balancer.load(endpoints[0]), 0);
-        balancer.prune();
-        assert!(balancer.in_flight.borrow().is_empty());
-    }
-}
+mod tests;

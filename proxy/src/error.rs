@@ -80,6 +80,23 @@ pub(crate) enum Error {
     /// The service has no endpoints.
     #[error("service {0} has no endpoints")]
     NoEndpoints(String),
+    /// Every endpoint of the service is ejected for its failures.
+    #[error("every endpoint of service {0} is ejected")]
+    AllEjected(String),
+    /// As much is open or on its way as the service's breakers admit.
+    #[error("service {service}: breakers.{} reached", breaker.as_str())]
+    BreakerOpen {
+        /// The service's name.
+        service: String,
+        /// Which bound.
+        breaker: Breaker,
+    },
+    /// No connection to the upstream came about in time; nothing was sent.
+    #[error("{0}: no connection in time")]
+    ConnectTimeout(String),
+    /// The request could have been tried again, and the service's budget for that is spent.
+    #[error("{0}; the retry budget is spent")]
+    RetryBudget(Box<Error>),
     /// The upstream could not be reached, was not who it should be, or broke while answering.
     #[error("{detail}")]
     Upstream {
@@ -94,6 +111,42 @@ pub(crate) enum Error {
     /// The downstream closed, reset or broke the protocol.
     #[error("{0}")]
     Downstream(String),
+}
+
+/// A bound on what is open to a service or to one endpoint of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Breaker {
+    Requests,
+    Pending,
+    Connections,
+    EndpointRequests,
+    EndpointConnections,
+}
+
+impl Breaker {
+    /// Its field in the configuration, and its name in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Pending => "pending",
+            Self::Connections => "connections",
+            Self::EndpointRequests => "endpointRequests",
+            Self::EndpointConnections => "endpointConnections",
+        }
+    }
+
+    /// Whether another endpoint may be free.
+    pub(crate) const fn is_of_endpoint(self) -> bool {
+        matches!(self, Self::EndpointRequests | Self::EndpointConnections)
+    }
+
+    const fn code(self) -> Code {
+        match self {
+            Self::Requests | Self::EndpointRequests => Code::BreakerRequests,
+            Self::Pending => Code::BreakerPending,
+            Self::Connections | Self::EndpointConnections => Code::BreakerConnections,
+        }
+    }
 }
 
 impl Error {
@@ -117,6 +170,10 @@ impl Error {
             Self::BadHello(_) => Code::BadHello,
             Self::Nameless => Code::Nameless,
             Self::NoEndpoints(_) => Code::NoEndpoints,
+            Self::AllEjected(_) => Code::AllEjected,
+            Self::BreakerOpen { breaker, .. } => breaker.code(),
+            Self::ConnectTimeout(_) => Code::ConnectTimeout,
+            Self::RetryBudget(_) => Code::RetryBudgetSpent,
             Self::Draining => Code::Draining,
             Self::Downstream(_) => Code::DownstreamFailed,
         }
@@ -135,8 +192,13 @@ impl Error {
             Self::TooManyConnections { .. }
             | Self::TooManyRequests
             | Self::NoEndpoints(_)
+            | Self::AllEjected(_)
+            | Self::BreakerOpen { .. }
+            | Self::ConnectTimeout(_)
             | Self::NoCredentials
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            // The caller learns what the last try ended with.
+            Self::RetryBudget(last) => last.status(),
             Self::Upstream { code: Code::UpstreamTimeout, .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream { .. }
             | Self::UnknownService(_)

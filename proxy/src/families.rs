@@ -52,6 +52,11 @@ pub static ALL: &[&Family] = &[
     &CONFIG_STALE,
     &CONTROL_CONNECTED,
     &POLICY_REFUSED,
+    &ENDPOINTS,
+    &ENDPOINT_EJECTIONS,
+    &EJECTIONS_IGNORED,
+    &BREAKER_REFUSALS,
+    &RETRIES,
 ];
 
 pub(crate) static REQUESTS: Family = Family {
@@ -169,6 +174,63 @@ pub(crate) static POLICY_REFUSED: Family = Family {
     labels: &[CODE],
 };
 
+pub(crate) static ENDPOINTS: Family = Family {
+    name: "sidegate_endpoints",
+    help: "Workers that see an endpoint of a service they have called in this state",
+    kind: Kind::Gauge,
+    labels: &[SERVICE, ENDPOINT, STATE],
+};
+
+pub(crate) static ENDPOINT_EJECTIONS: Family = Family {
+    name: "sidegate_endpoint_ejections_total",
+    help: "Endpoints that got no calls for a while, per worker",
+    kind: Kind::Counter,
+    labels: &[SERVICE, ENDPOINT, EJECTION_REASON],
+};
+
+pub(crate) static EJECTIONS_IGNORED: Family = Family {
+    name: "sidegate_ejections_ignored_total",
+    help: "Calls for which ejections were ignored, since more endpoints were ejected than may be",
+    kind: Kind::Counter,
+    labels: &[SERVICE],
+};
+
+pub(crate) static BREAKER_REFUSALS: Family = Family {
+    name: "sidegate_breaker_refusals_total",
+    help: "Calls refused by a breaker of their service",
+    kind: Kind::Counter,
+    labels: &[SERVICE, LIMIT],
+};
+
+pub(crate) static RETRIES: Family = Family {
+    name: "sidegate_retries_total",
+    help: "Further tries of requests, made or not made",
+    kind: Kind::Counter,
+    labels: &[SERVICE, RETRY_REASON, RETRY_OUTCOME],
+};
+
+const SERVICE: Label = Label { name: "service", values: "the called service, `namespace/name`" };
+const ENDPOINT: Label = Label { name: "endpoint", values: "its address and port" };
+const STATE: Label = Label {
+    name: "state",
+    values: "`in`: it gets calls; `ejected`: it gets none for a while; `probing`: one call finds out whether it is back",
+};
+const EJECTION_REASON: Label = Label {
+    name: "reason",
+    values: "`consecutive`: so many failures in a row; `failure_percent`: so many of a hundred; `probe`: it failed again when it was tried",
+};
+const LIMIT: Label = Label {
+    name: "limit",
+    values: "the field of `breakers`: `requests`, `pending`, `connections`, `endpointRequests`, `endpointConnections`",
+};
+const RETRY_REASON: Label = Label {
+    name: "reason",
+    values: "why it was to be tried again: `unreachable`; `full`: a breaker of the endpoint; `refused_stream`; `reset`: of a connection used again; `timeout`: of a try; `status`",
+};
+const RETRY_OUTCOME: Label = Label {
+    name: "outcome",
+    values: "`answered`; `failed`; not made: `no_budget`, or `no_time` before the deadline",
+};
 const DIRECTION: Label =
     Label { name: "direction", values: "`inbound`: to the local application; `outbound`: from it" };
 const SRC: Label = Label {

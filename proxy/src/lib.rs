@@ -21,6 +21,7 @@ mod http;
 mod identity;
 mod inbound;
 mod outbound;
+mod resilience;
 mod snapshot;
 mod telemetry;
 mod tls;

@@ -3,6 +3,7 @@
 
 pub(crate) mod access_log;
 pub(crate) mod edges;
+pub(crate) mod endpoints;
 pub(crate) mod log;
 pub(crate) mod metrics;
 mod record;

@@ -77,6 +77,7 @@ impl Worker {
             Dialer { limits: Arc::clone(&limits), mesh: mesh.clone(), metrics: Arc::clone(&metrics) };
         // Connections to upstreams end with the requests that use them; only downstream ones are waited for.
         let pool = Rc::new(Pool::new(dialer, TaskTracker::new()));
+        let balancer = Balancer::new(seed, Arc::clone(&metrics));
         Rc::new(Self {
             handshakes: Rc::new(tokio::sync::Semaphore::new(limits.handshakes)),
             mesh,
@@ -89,7 +90,7 @@ impl Worker {
             tasks: TaskTracker::new(),
             inbound_tasks,
             pool,
-            balancer: Balancer::new(seed),
+            balancer,
             requests: Rc::default(),
             id_prefix: seed,
             next_id: Cell::new(0),
@@ -193,7 +194,7 @@ impl Worker {
         loop {
             tokio::time::sleep(PRUNE).await;
             self.pool.prune();
-            self.balancer.prune();
+            self.balancer.prune(&self.mesh.load().services);
         }
     }
 }

@@ -15,4 +15,5 @@ mod mesh;
 mod opaque;
 mod outbound;
 mod quarantine;
+mod resilience;
 mod websocket;

@@ -6,6 +6,7 @@ mod app;
 mod authority;
 mod client;
 mod control_plane;
+mod endpoint;
 mod own_tls;
 mod sidecar;
 
@@ -13,6 +14,7 @@ pub(crate) use app::{App, endless};
 pub(crate) use authority::{Authority, Svid};
 pub(crate) use client::{Connection, Http, Reply, connect, tls};
 pub(crate) use control_plane::{ControlPlane, Member};
+pub(crate) use endpoint::{Does, Endpoint};
 pub(crate) use own_tls::OwnTls;
 pub(crate) use sidecar::{Port, Sidecar};
 

@@ -52,6 +52,8 @@ pub(crate) struct Line {
     pub(crate) peer: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) upstream: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) attempts: Option<u32>,
 }
 
 /// The writing end.

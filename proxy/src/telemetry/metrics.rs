@@ -4,8 +4,9 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    net::SocketAddr,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
 };
@@ -22,8 +23,13 @@ use sidegate_identity::SpiffeId;
 use super::{
     AccessLog, Direction, Edges, Ends, TlsState, Verdict,
     edges::{Cell, Key, LATENCY_BOUNDS},
+    endpoints::Endpoints,
 };
-use crate::families::{self, Family, Kind};
+use crate::{
+    error::Breaker,
+    families::{self, Family, Kind},
+    resilience::{End, Reason},
+};
 
 /// Counters and gauges of the process that are not edges.
 #[derive(Debug, Default)]
@@ -54,6 +60,16 @@ pub(crate) struct Metrics {
     pub(crate) ledger_dropped: AtomicU64,
     /// 1 while the discovery stream is open.
     pub(crate) control_connected: AtomicU64,
+    /// How the workers see the endpoints of services.
+    pub(crate) endpoints: Endpoints,
+    /// Endpoints that get no calls for a while.
+    pub(crate) ejections: Series<EjectionLabels>,
+    /// Calls to ejected endpoints, since too many were ejected.
+    pub(crate) ejections_ignored: Series<Arc<str>>,
+    /// Calls that a breaker refused.
+    pub(crate) breakers: Series<BreakerLabels>,
+    /// Further tries of requests.
+    pub(crate) retries: Series<RetryLabels>,
 }
 
 /// A counter per label set. Few and small: connections are not requests.
@@ -76,6 +92,29 @@ pub(crate) struct HandshakeLabels {
     pub(crate) direction: Direction,
     pub(crate) code: Code,
     pub(crate) reason: &'static str,
+}
+
+/// Labels of `sidegate_endpoint_ejections_total`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EjectionLabels {
+    pub(crate) service: Arc<str>,
+    pub(crate) endpoint: SocketAddr,
+    pub(crate) reason: &'static str,
+}
+
+/// Labels of `sidegate_breaker_refusals_total`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct BreakerLabels {
+    pub(crate) service: Arc<str>,
+    pub(crate) breaker: Breaker,
+}
+
+/// Labels of `sidegate_retries_total`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RetryLabels {
+    pub(crate) service: Arc<str>,
+    pub(crate) reason: Reason,
+    pub(crate) end: End,
 }
 
 impl Metrics {
@@ -140,7 +179,8 @@ impl Collector for Exposition {
         self.encode_edges(&mut encoder)?;
         self.encode_connections(&mut encoder)?;
         self.encode_identity(&mut encoder)?;
-        self.encode_configuration(&mut encoder)
+        self.encode_configuration(&mut encoder)?;
+        self.encode_services(&mut encoder)
     }
 }
 
@@ -270,6 +310,35 @@ impl Exposition {
         single(encoder, &families::CONTROL_CONNECTED, connected)?;
         samples(encoder, &families::POLICY_REFUSED, |mut to| {
             metrics.policies_refused.each(|code, count| to.counter([code.id()], count))
+        })
+    }
+}
+
+impl Exposition {
+    fn encode_services(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        samples(encoder, &families::ENDPOINTS, |mut to| {
+            metrics.endpoints.each(|service, endpoint, standing, workers| {
+                to.gauge([service, &endpoint.to_string(), standing], workers)
+            })
+        })?;
+        samples(encoder, &families::ENDPOINT_EJECTIONS, |mut to| {
+            metrics.ejections.each(|labels, count| {
+                to.counter([&*labels.service, &labels.endpoint.to_string(), labels.reason], count)
+            })
+        })?;
+        samples(encoder, &families::EJECTIONS_IGNORED, |mut to| {
+            metrics.ejections_ignored.each(|service, count| to.counter([&**service], count))
+        })?;
+        samples(encoder, &families::BREAKER_REFUSALS, |mut to| {
+            metrics
+                .breakers
+                .each(|labels, count| to.counter([&*labels.service, labels.breaker.as_str()], count))
+        })?;
+        samples(encoder, &families::RETRIES, |mut to| {
+            metrics.retries.each(|labels, count| {
+                to.counter([&*labels.service, labels.reason.as_str(), labels.end.as_str()], count)
+            })
         })
     }
 }

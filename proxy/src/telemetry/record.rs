@@ -3,7 +3,7 @@
 
 use std::{
     cell::OnceCell,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::{Instant, SystemTime},
@@ -62,6 +62,8 @@ pub(crate) struct Record {
     slot: Option<RequestSlot>,
     /// Counts as in flight at its endpoint until the record is written.
     picked: Option<Picked>,
+    /// How often it was tried; 0 where there is nothing to try.
+    attempts: u32,
 }
 
 /// What only a reader of lines wants; stays empty while nobody reads.
@@ -101,6 +103,7 @@ impl Record {
             is_complete: false,
             slot: None,
             picked: None,
+            attempts: 0,
         }
     }
 
@@ -141,6 +144,17 @@ impl Record {
     /// Policy admitted it.
     pub(crate) fn admitted(&mut self, admission: &Admission) {
         self.judgement = admission.judgement();
+    }
+
+    /// It is sent to this endpoint, once more.
+    pub(crate) fn tried(&mut self, endpoint: SocketAddr) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.upstream(&endpoint);
+    }
+
+    /// Where whoever connected to this sidecar is.
+    pub(crate) fn source(&self) -> IpAddr {
+        self.exchange.downstream.ip()
     }
 
     /// It goes to this upstream.
@@ -268,6 +282,7 @@ impl Drop for Record {
                 request_id: words.request_id,
                 peer: exchange.downstream.to_string(),
                 upstream: words.upstream,
+                attempts: (self.attempts > 0).then_some(self.attempts),
             });
         }
     }

@@ -16,6 +16,7 @@ use crate::{
     config::{Forward, Inbound, Protocol},
     error::Error,
     http::{Checked, PEER, RequestBody},
+    resilience::Sent,
 };
 
 /// Sends a permitted request, with the verified caller's SPIFFE ID in `x-sidegate-peer`.
@@ -36,10 +37,11 @@ pub(crate) async fn send(
         // The far sidecar's application spoke this version to a service of this kind.
         Protocol::Auto | Protocol::Tcp => downstream == Version::HTTP_2,
     };
+    let bounds = pool.unpicked();
     let answer = if speaks_http2 {
-        pool.send_http2(&destination, request.into_http2()?).await
+        pool.send_http2(&destination, request.into_http2()?.map(Sent::Once), bounds).await
     } else {
-        pool.send_http1(&destination, request.into_http1()).await
+        pool.send_http1(&destination, request.into_http1().map(Sent::Once), bounds).await
     };
     answer.map_err(|failure| failure.error)
 }
@@ -52,7 +54,11 @@ pub(crate) async fn forward<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
     carried: &Carried,
 ) -> Result<(), Error> {
     let (downstream, _) = permit.redeem();
-    let upstream = pool.dialer().dial(&Destination::App(forward.clone()), Carries::Tcp).await?.stream;
+    let upstream = pool
+        .dialer()
+        .dial(&Destination::App(forward.clone()), Carries::Tcp, pool.connected_by())
+        .await?
+        .stream;
     carry(downstream, upstream, carried)
         .await
         .map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })

@@ -7,23 +7,25 @@ use sidegate_identity::SpiffeId;
 use tokio::time::Instant;
 
 use crate::{
-    http::RequestBody,
     identity::{Peer, client_time_to_begin},
+    resilience::Sent,
     snapshot::Snapshot,
 };
 
 /// Lent to one request at a time.
 #[derive(Debug)]
 pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<RequestBody>,
+    pub(super) sender: http1::SendRequest<Sent>,
     pub(super) terms: Terms,
 }
 
 /// Shared by many requests.
 #[derive(Clone, Debug)]
 pub(super) struct Http2 {
-    pub(super) sender: http2::SendRequest<RequestBody>,
+    pub(super) sender: http2::SendRequest<Sent>,
     pub(super) streams: Rc<Cell<u32>>,
+    /// How many the peer takes at once, as far as it has said.
+    pub(super) most_streams: Rc<Cell<usize>>,
     pub(super) terms: Terms,
 }
 
@@ -32,6 +34,8 @@ pub(super) struct Http2 {
 pub(super) struct Terms {
     peer: Option<Arc<Peer>>,
     retires: Option<Instant>,
+    /// How long it may idle.
+    idle: Duration,
     pub(super) idle_since: Instant,
 }
 
@@ -41,12 +45,12 @@ pub(super) struct StreamSlot(Rc<Cell<u32>>);
 
 impl Terms {
     /// For a connection just made under `snapshot`.
-    pub(super) fn new(peer: Option<Arc<Peer>>, snapshot: &Snapshot) -> Self {
+    pub(super) fn new(peer: Option<Arc<Peer>>, idle: Duration, snapshot: &Snapshot) -> Self {
         let now = Instant::now();
         let retires = peer.as_ref().zip(snapshot.secured.as_ref()).and_then(|(peer, secured)| {
             now.checked_add(client_time_to_begin(secured.credentials.svid(), peer))
         });
-        Self { peer, retires, idle_since: now }
+        Self { peer, retires, idle, idle_since: now }
     }
 
     /// Who is at the other end.
@@ -57,13 +61,15 @@ impl Terms {
     fn has_retired(&self, now: Instant) -> bool {
         self.retires.is_some_and(|retires| now >= retires)
     }
+
+    fn has_idled(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.idle_since) >= self.idle
+    }
 }
 
 impl Http1 {
-    pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
-        self.sender.is_ready()
-            && !self.terms.has_retired(now)
-            && now.duration_since(self.terms.idle_since) < idle
+    pub(super) fn is_usable(&self, now: Instant) -> bool {
+        self.sender.is_ready() && !self.terms.has_retired(now) && !self.terms.has_idled(now)
     }
 }
 
@@ -72,8 +78,14 @@ impl Http2 {
         !self.sender.is_closed() && !self.terms.has_retired(now)
     }
 
-    pub(super) fn is_idle(&self, now: Instant, idle: Duration) -> bool {
-        self.streams.get() == 0 && now.duration_since(self.terms.idle_since) > idle
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        self.streams.get() == 0 && self.terms.has_idled(now)
+    }
+
+    /// A stream beyond what the peer takes would wait inside the HTTP library, in a queue of its own.
+    pub(super) fn has_room(&self, most: u32) -> bool {
+        let streams = self.streams.get();
+        streams < most && usize::try_from(streams).is_ok_and(|streams| streams < self.most_streams.get())
     }
 }
 

@@ -12,7 +12,10 @@ use std::{
 use rustls::ClientConfig;
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, Usage};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use super::stream::Stream;
 use crate::{
@@ -64,10 +67,15 @@ pub(crate) struct Dialed {
 
 impl Dialer {
     /// Connects to `destination` and, if it is a peer, verifies who answers.
-    pub(crate) async fn dial(&self, destination: &Destination, carries: Carries) -> Result<Dialed, Error> {
-        let connected = match timeout(self.limits.connect_timeout, self.connect(destination, carries)).await {
+    pub(crate) async fn dial(
+        &self,
+        destination: &Destination,
+        carries: Carries,
+        until: Instant,
+    ) -> Result<Dialed, Error> {
+        let connected = match timeout_at(until, self.connect(destination, carries)).await {
             Ok(connected) => connected,
-            Err(_) => Err(unreachable(destination, "no connection in time")),
+            Err(_) => Err(Error::ConnectTimeout(destination.to_string())),
         };
         match destination {
             Destination::App(_) => connected,
@@ -147,7 +155,7 @@ fn unreachable(destination: &Destination, why: impl fmt::Display) -> Error {
 
 fn as_upstream(error: Error, address: SocketAddr) -> Error {
     match error {
-        Error::Upstream { .. } => error,
+        Error::Upstream { .. } | Error::ConnectTimeout(_) => error,
         other => Error::Upstream { code: other.code(), detail: format!("{address}: {other}") },
     }
 }

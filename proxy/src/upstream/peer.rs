@@ -1,21 +1,27 @@
-//! To another sidecar, over mutual TLS or not at all. Each endpoint must prove one of the service's identities.
+//! To another sidecar, over mutual TLS or not at all. Each endpoint must prove one of the service's identities. What
+//! fails is tried again where `resilience` says that it may be.
 
-use std::{io, net::SocketAddr, rc::Rc};
+use std::{io, rc::Rc, time::Duration};
 
-use http::{Request, Version};
+use http::{HeaderMap, Method, Request, Version};
 use sidegate_codes::Code;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 
 use super::{
-    Answer, Pool,
+    Answer, Bounds, Pool,
     dial::{Carries, Destination, Dialed},
     pool::Failure,
     stream::{Carried, OverTcp, Stream, carry, carry_tunnel},
 };
 use crate::{
-    balance::{Balancer, Picked},
+    balance::{Balancer, Calls, ConnectionSlot, Key, Outcome, Picked},
+    config::{Balance, Resilience},
     error::Error,
     http::{Checked, RequestBody},
+    resilience::{Fault, Held, Reason, Sent, Stop, Time, Tries, is_idempotent},
     snapshot::{PeerTls, Service},
     telemetry::Record,
 };
@@ -35,10 +41,11 @@ pub(crate) struct Link {
     dialed: Dialed,
     destination: Destination,
     _in_flight: Picked,
+    _connection: ConnectionSlot,
 }
 
-/// Sends a request to an endpoint of the service; to another one if it was certainly not sent. `record` learns which
-/// endpoint it was and who answered there.
+/// Sends a request to an endpoint of the service, and again where that is safe. `record` learns which endpoints it were
+/// and who answered there.
 pub(crate) async fn send(
     request: Checked<RequestBody>,
     version: Version,
@@ -47,64 +54,182 @@ pub(crate) async fn send(
 ) -> Result<Answer, Error> {
     let tls = reach.tls()?;
     let is_http2 = version == Version::HTTP_2;
-    let mut request = if is_http2 { request.into_http2()? } else { request.into_http1() };
-    let mut tried = Vec::new();
+    let request = if is_http2 { request.into_http2()? } else { request.into_http1() };
+    let key = reach.key(request.headers(), record);
+    let mut tries = Tries::begin(reach.calls(), &reach.rules().retries, reach.time(), request.method());
+    let mut sending = Sending::of(request, is_http2, reach.rules());
+    let mut picked = tries.first(key)?;
     loop {
-        let in_flight = reach.pick(&tried)?;
-        let endpoint = in_flight.endpoint();
-        record.upstream(&endpoint);
+        let endpoint = picked.endpoint();
+        record.tried(endpoint);
         let destination = Destination::Peer { address: endpoint, tls: tls.clone() };
-        let result = send_once(request, is_http2, &destination, reach.pool).await;
+        let bounds = reach.bounds(&tries, &picked);
+        let mut result = send_once(sending.next()?, is_http2, &destination, reach.pool, bounds).await;
         if let Ok(Answer { peer: Some(peer), .. }) | Err(Failure { peer: Some(peer), .. }) = &result {
             record.proven(peer);
         }
-        match result {
-            Ok(answer) => {
-                record.counted_at(in_flight);
-                return Ok(answer);
+        let reason = sending.judge(&mut result, &picked, &mut tries);
+        let stop = match reason {
+            None => Stop::Exhausted,
+            Some(reason) => match tries.again(reason, endpoint, key).await {
+                Ok(next) => {
+                    picked = next;
+                    continue;
+                }
+                Err(stop) => stop,
+            },
+        };
+        return match (result, stop) {
+            (Ok(answer), _) => {
+                record.counted_at(picked);
+                Ok(answer)
             }
-            Err(Failure { unsent: Some(unsent), .. }) if reach.has_more(&tried, endpoint) => {
-                tried.push(endpoint);
-                request = *unsent;
-            }
-            Err(failure) => return Err(failure.error),
-        }
+            (Err(failure), Stop::Budget) => Err(Error::RetryBudget(Box::new(failure.error))),
+            (Err(failure), Stop::Exhausted | Stop::Time) => Err(failure.error),
+        };
     }
 }
 
 async fn send_once(
-    request: Request<RequestBody>,
+    request: Request<Sent>,
     is_http2: bool,
     destination: &Destination,
     pool: &Rc<Pool>,
+    bounds: Bounds<'_>,
 ) -> Result<Answer, Failure> {
     if is_http2 {
-        pool.send_http2(destination, request).await
+        pool.send_http2(destination, request, bounds).await
     } else {
-        pool.send_http1(destination, request).await
+        pool.send_http1(destination, request, bounds).await
+    }
+}
+
+/// A request on its way: kept for another try, or sent once.
+#[derive(Debug)]
+enum Sending {
+    Held(Held),
+    /// Empty while it is away.
+    Once(Option<Request<Sent>>),
+}
+
+impl Sending {
+    /// Keeps what another try could be made of after it was sent: idempotent requests, and of HTTP/2, where the peer may
+    /// say that it did nothing, all but tunnels.
+    fn of(request: Request<RequestBody>, is_http2: bool, rules: &Resilience) -> Self {
+        let retries = &rules.retries;
+        let is_kept = is_http2 || is_idempotent(request.method()) || retries.any_method;
+        if is_kept && retries.attempts > 1 && request.method() != Method::CONNECT {
+            Self::Held(Held::new(request, retries.body_bytes))
+        } else {
+            Self::Once(Some(request.map(Sent::Once)))
+        }
+    }
+
+    fn next(&mut self) -> Result<Request<Sent>, Error> {
+        match self {
+            Self::Held(held) => Ok(held.turn()),
+            Self::Once(request) => request.take().ok_or_else(|| {
+                let detail = "a request that was sent is not sent again".to_owned();
+                Error::Upstream { code: Code::UpstreamFailed, detail }
+            }),
+        }
+    }
+
+    /// What a try says of its endpoint, and whether and why there may be another.
+    fn judge(
+        &mut self,
+        result: &mut Result<Answer, Failure>,
+        picked: &Picked,
+        tries: &mut Tries<'_>,
+    ) -> Option<Reason> {
+        let reason = match result {
+            Ok(answer) => {
+                picked.answered(answer.response.status());
+                tries.after_answer(answer.response.status())
+            }
+            Err(failure) => {
+                let waits_for_the_caller = failure.fault == Fault::Late && !self.has_ended();
+                if failure.fault.blames_endpoint() && !waits_for_the_caller {
+                    picked.ended(Outcome::Failed);
+                }
+                tries.after_fault(failure.fault)
+            }
+        };
+        tries.ended(result.is_ok() && reason.is_none());
+        let unsent = result.as_mut().err().and_then(|failure| failure.unsent.take());
+        reason.filter(|_| self.is_there(unsent))
+    }
+
+    /// Whether all of it is there for another try.
+    fn is_there(&mut self, unsent: Option<Box<Request<Sent>>>) -> bool {
+        match self {
+            Self::Held(held) => held.is_whole(),
+            Self::Once(request) => {
+                *request = unsent.map(|unsent| *unsent);
+                request.is_some()
+            }
+        }
+    }
+
+    /// Whether nothing more is to come from the caller.
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::Held(held) => held.has_ended(),
+            Self::Once(_) => false,
+        }
     }
 }
 
 /// Connects a link of its own to an endpoint of the service, noting in `record` where and to whom.
 pub(crate) async fn connect(reach: Reach<'_>, carries: Carries, record: &mut Record) -> Result<Link, Error> {
     let tls = reach.tls()?;
-    let mut tried = Vec::new();
+    let key = reach.key(&HeaderMap::new(), record);
+    // Nothing of a connection that did not come about was sent, so that another is always safe.
+    let mut tries = Tries::begin(reach.calls(), &reach.rules().retries, reach.time(), &Method::CONNECT);
+    let mut picked = tries.first(key)?;
     loop {
-        let in_flight = reach.pick(&tried)?;
-        let endpoint = in_flight.endpoint();
-        record.upstream(&endpoint);
+        let endpoint = picked.endpoint();
+        record.tried(endpoint);
         let destination = Destination::Peer { address: endpoint, tls: tls.clone() };
-        match reach.pool.dialer().dial(&destination, carries).await {
-            Ok(dialed) => {
-                if let Some(peer) = &dialed.peer {
-                    record.proven(peer.id());
+        let bounds = reach.bounds(&tries, &picked);
+        let (error, reason) =
+            match dial(&destination, carries, bounds.connected_by(), &picked, reach.pool).await {
+                Ok((dialed, connection)) => {
+                    if let Some(peer) = &dialed.peer {
+                        record.proven(peer.id());
+                    }
+                    picked.ended(Outcome::Answered);
+                    tries.ended(true);
+                    return Ok(Link { dialed, destination, _in_flight: picked, _connection: connection });
                 }
-                return Ok(Link { dialed, destination, _in_flight: in_flight });
-            }
-            Err(_) if reach.has_more(&tried, endpoint) => tried.push(endpoint),
-            Err(error) => return Err(error),
-        }
+                Err(error @ Error::BreakerOpen { breaker, .. }) if breaker.is_of_endpoint() => {
+                    (error, Reason::Full)
+                }
+                Err(error @ Error::BreakerOpen { .. }) => return Err(error),
+                Err(error) => {
+                    picked.ended(Outcome::Failed);
+                    (error, Reason::Unreachable)
+                }
+            };
+        tries.ended(false);
+        picked = match tries.again(reason, endpoint, key).await {
+            Ok(next) => next,
+            Err(Stop::Budget) => return Err(Error::RetryBudget(Box::new(error))),
+            Err(Stop::Exhausted | Stop::Time) => return Err(error),
+        };
     }
+}
+
+async fn dial(
+    destination: &Destination,
+    carries: Carries,
+    until: Instant,
+    picked: &Picked,
+    pool: &Pool,
+) -> Result<(Dialed, ConnectionSlot), Error> {
+    let _pending = picked.pending()?;
+    let connection = picked.connection()?;
+    Ok((pool.dialer().dial(destination, carries, until).await?, connection))
 }
 
 impl Link {
@@ -160,16 +285,38 @@ impl<'a> Reach<'a> {
         self.service.tls.as_ref().ok_or(Error::NoCredentials)
     }
 
-    fn pick(&self, tried: &[SocketAddr]) -> Result<Picked, Error> {
-        self.balancer
-            .pick(&self.service.endpoints, tried)
-            .ok_or_else(|| Error::NoEndpoints(self.name.to_owned()))
+    fn calls(&self) -> Rc<Calls> {
+        self.balancer.calls(self.name, self.service)
     }
 
-    fn has_more(&self, tried: &[SocketAddr], last: SocketAddr) -> bool {
-        tried.len() + 1 < MOST_TRIES
-            && self.service.endpoints.iter().any(|endpoint| *endpoint != last && !tried.contains(endpoint))
+    fn rules(&self) -> &'a Resilience {
+        &self.service.resilience
+    }
+
+    fn time(&self) -> Time {
+        let limits = &self.pool.dialer().limits;
+        let timeouts = &self.rules().timeouts;
+        Time { request: timeouts.request.unwrap_or(limits.response_timeout), per_try: timeouts.per_try }
+    }
+
+    fn bounds<'p>(&self, tries: &Tries<'_>, picked: &'p Picked) -> Bounds<'p> {
+        let limits = &self.pool.dialer().limits;
+        let timeouts = &self.rules().timeouts;
+        let or = |own: Option<Duration>, limit| own.unwrap_or(limit);
+        Bounds {
+            deadline: tries.deadline(),
+            connect: or(timeouts.connect, limits.connect_timeout),
+            idle: or(timeouts.idle, limits.idle_timeout),
+            is_fresh: tries.is_after_reset(),
+            picked: Some(picked),
+        }
+    }
+
+    /// What the call is hashed by, if its service is balanced so and it has that.
+    fn key(&self, headers: &HeaderMap, record: &Record) -> Option<Key> {
+        match &self.rules().balance {
+            Balance::Hash(by) => Key::of(by, headers, record.source()),
+            Balance::Latency | Balance::RoundRobin => None,
+        }
     }
 }
-
-const MOST_TRIES: usize = 3;

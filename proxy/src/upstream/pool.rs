@@ -2,7 +2,13 @@
 //! connections shared. A connection serves only a destination equal to its own, and leaves the pool before either
 //! side's certificate ends.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    time::Duration,
+};
 
 use hashbrown::HashMap;
 use http::{Request, Response};
@@ -15,7 +21,7 @@ use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
 use tokio::{
     sync::Mutex,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 
@@ -28,8 +34,10 @@ use super::{
     stream::Stream,
 };
 use crate::{
+    balance::{ConnectionSlot, PendingSlot, Picked},
     error::Error,
-    http::{LocalExecutor, RequestBody, STREAM_WINDOW, connection_window},
+    http::{LocalExecutor, STREAM_WINDOW, connection_window},
+    resilience::{Fault, Sent},
 };
 
 /// The connections of one worker.
@@ -47,9 +55,25 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
-    pub(crate) unsent: Option<Box<Request<RequestBody>>>,
+    pub(crate) fault: Fault,
+    pub(crate) unsent: Option<Box<Request<Sent>>>,
     /// Who had proven to be at the other end by then.
     pub(crate) peer: Option<SpiffeId>,
+}
+
+/// What one sending may take, and where it is counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds<'a> {
+    /// Until when the head of the answer must be there.
+    pub(crate) deadline: Instant,
+    /// What dialling may take of that.
+    pub(crate) connect: Duration,
+    /// How long a connection made for it may idle.
+    pub(crate) idle: Duration,
+    /// No idle HTTP/1.1 connection is used: one that ended just now is rarely the only one.
+    pub(crate) is_fresh: bool,
+    /// The endpoint, with its breakers; the local application has none.
+    pub(crate) picked: Option<&'a Picked>,
 }
 
 impl Pool {
@@ -64,6 +88,24 @@ impl Pool {
         }
     }
 
+    /// The bounds of what goes to the local application: those of the sidecar.
+    pub(crate) fn unpicked(&self) -> Bounds<'static> {
+        let limits = &self.dialer.limits;
+        let now = Instant::now();
+        Bounds {
+            deadline: now.checked_add(limits.response_timeout).unwrap_or(now),
+            connect: limits.connect_timeout,
+            idle: limits.idle_timeout,
+            is_fresh: false,
+            picked: None,
+        }
+    }
+
+    /// Until when a connection to the local application that is begun now must be there.
+    pub(crate) fn connected_by(&self) -> Instant {
+        self.unpicked().connected_by()
+    }
+
     /// What opens its connections.
     pub(crate) fn dialer(&self) -> &Dialer {
         &self.dialer
@@ -73,29 +115,36 @@ impl Pool {
     pub(crate) async fn send_http1(
         self: &Rc<Self>,
         destination: &Destination,
-        mut request: Request<RequestBody>,
+        mut request: Request<Sent>,
+        bounds: Bounds<'_>,
     ) -> Result<Answer, Failure> {
         loop {
-            let reused = self.take_idle(destination);
+            let reused = if bounds.is_fresh { None } else { self.take_idle(destination) };
             let is_reused = reused.is_some();
             let mut connection = match reused {
                 Some(connection) => connection,
-                None => match self.connect_http1(destination).await {
+                None => match self.connect_http1(destination, bounds).await {
                     Ok(connection) => connection,
                     Err(error) => return Err(Failure::before_sending(error, request)),
                 },
             };
-            match self.in_time(connection.sender.try_send_request(request)).await {
+            match bounds.in_time(connection.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => return Ok(self.lend(destination, connection, response)),
                 Ok(Err(mut failed)) => match failed.take_message() {
                     // The server closed an idle connection just now; nothing of the request went out.
                     Some(unsent) if is_reused => request = unsent,
                     unsent => {
-                        return Err(Failure::of(destination, failed.error(), unsent, &connection.terms));
+                        return Err(Failure::of(
+                            destination,
+                            failed.error(),
+                            unsent,
+                            is_reused,
+                            &connection.terms,
+                        ));
                     }
                 },
                 Err(error) => {
-                    return Err(Failure { error, unsent: None, peer: connection.terms.peer() });
+                    return Err(Failure::late(error, &connection.terms));
                 }
             }
         }
@@ -105,15 +154,16 @@ impl Pool {
     pub(crate) async fn send_http2(
         self: &Rc<Self>,
         destination: &Destination,
-        mut request: Request<RequestBody>,
+        mut request: Request<Sent>,
+        bounds: Bounds<'_>,
     ) -> Result<Answer, Failure> {
         loop {
-            let (mut connection, is_reused) = match self.share(destination).await {
+            let (mut connection, is_reused) = match self.share(destination, bounds).await {
                 Ok(shared) => shared,
                 Err(error) => return Err(Failure::before_sending(error, request)),
             };
             let stream = StreamSlot::take(&connection.streams);
-            match self.in_time(connection.sender.try_send_request(request)).await {
+            match bounds.in_time(connection.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => {
                     let lease = Lease::Http2 { _stream: stream };
                     let response = response.map(|body| Leased::new(body, lease));
@@ -122,11 +172,17 @@ impl Pool {
                 Ok(Err(mut failed)) => match failed.take_message() {
                     Some(unsent) if is_reused => request = unsent,
                     unsent => {
-                        return Err(Failure::of(destination, failed.error(), unsent, &connection.terms));
+                        return Err(Failure::of(
+                            destination,
+                            failed.error(),
+                            unsent,
+                            is_reused,
+                            &connection.terms,
+                        ));
                     }
                 },
                 Err(error) => {
-                    return Err(Failure { error, unsent: None, peer: connection.terms.peer() });
+                    return Err(Failure::late(error, &connection.terms));
                 }
             }
         }
@@ -150,13 +206,13 @@ impl Pool {
 
     /// Drops what has been idle too long or may take no more requests. Called every now and then.
     pub(crate) fn prune(&self) {
-        let (now, idle) = (Instant::now(), self.dialer.limits.idle_timeout);
+        let now = Instant::now();
         self.idle.borrow_mut().retain(|destination, connections| {
-            connections.retain(|connection| connection.is_usable(now, idle));
+            connections.retain(|connection| connection.is_usable(now));
             self.is_current(destination) && !connections.is_empty()
         });
         self.shared.borrow_mut().retain(|destination, connections| {
-            connections.retain(|connection| connection.is_usable(now) && !connection.is_idle(now, idle));
+            connections.retain(|connection| connection.is_usable(now) && !connection.is_idle(now));
             self.is_current(destination) && !connections.is_empty()
         });
         self.dialing.borrow_mut().retain(|_, gate| Rc::strong_count(gate) > 1);
@@ -180,7 +236,7 @@ impl Pool {
         let now = Instant::now();
         // The most recently used first: the others may rest until they are pruned.
         while let Some(connection) = connections.pop() {
-            if connection.is_usable(now, self.dialer.limits.idle_timeout) {
+            if connection.is_usable(now) {
                 return Some(connection);
             }
         }
@@ -206,37 +262,37 @@ impl Pool {
         Answer { response: response.map(|body| Leased::new(body, lease)), peer, websocket: None }
     }
 
-    async fn connect_http1(&self, destination: &Destination) -> Result<Http1, Error> {
-        let (stream, terms) = self.connect(destination, Carries::Http1).await?;
+    async fn connect_http1(&self, destination: &Destination, bounds: Bounds<'_>) -> Result<Http1, Error> {
+        let _pending = bounds.pending()?;
+        let slot = bounds.connection()?;
+        let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(self.dialer.limits.header_bytes)
             .handshake(TokioIo::new(Heard::new(stream)))
             .await
             .map_err(|error| upstream_failed(destination, &error))?;
-        self.tasks.spawn_local(drive(connection.with_upgrades()));
+        self.tasks.spawn_local(drive(connection.with_upgrades(), slot));
         Ok(Http1 { sender, terms })
     }
 
     /// A shared connection with a free stream, and whether it existed before. Waiting for another's dial counts
     /// towards the connect timeout like the dial itself.
-    async fn share(&self, destination: &Destination) -> Result<(Http2, bool), Error> {
+    async fn share(&self, destination: &Destination, bounds: Bounds<'_>) -> Result<(Http2, bool), Error> {
         if let Some(connection) = self.find_shared(destination) {
             return Ok((connection, true));
         }
+        let _pending = bounds.pending()?;
         let gate = Rc::clone(self.dialing.borrow_mut().entry(destination.clone()).or_default());
-        let dialed = timeout(self.dialer.limits.connect_timeout, async {
+        let dialed = timeout_at(bounds.connected_by(), async {
             let _dialing = gate.lock().await;
             if let Some(connection) = self.find_shared(destination) {
                 return Ok((connection, true));
             }
-            let connection = self.connect_http2(destination).await?;
+            let connection = self.connect_http2(destination, bounds).await?;
             self.shared.borrow_mut().entry(destination.clone()).or_default().push(connection.clone());
             Ok((connection, false))
         });
-        dialed.await.unwrap_or_else(|_| {
-            let detail = format!("{destination}: no connection in time");
-            Err(Error::Upstream { code: Code::UpstreamUnreachable, detail })
-        })
+        dialed.await.unwrap_or_else(|_| Err(Error::ConnectTimeout(destination.to_string())))
     }
 
     fn find_shared(&self, destination: &Destination) -> Option<Http2> {
@@ -245,13 +301,14 @@ impl Pool {
         let connections = shared.get_mut(destination)?;
         connections.retain(|connection| connection.is_usable(now));
         let most = self.dialer.limits.streams;
-        let free = connections.iter_mut().find(|connection| connection.streams.get() < most)?;
+        let free = connections.iter_mut().find(|connection| connection.has_room(most))?;
         free.terms.idle_since = now;
         Some(free.clone())
     }
 
-    async fn connect_http2(&self, destination: &Destination) -> Result<Http2, Error> {
-        let (stream, terms) = self.connect(destination, Carries::Http2).await?;
+    async fn connect_http2(&self, destination: &Destination, bounds: Bounds<'_>) -> Result<Http2, Error> {
+        let slot = bounds.connection()?;
+        let (stream, terms) = self.connect(destination, Carries::Http2, bounds).await?;
         let limits = &self.dialer.limits;
         let (sender, connection) = http2::Builder::new(LocalExecutor(self.tasks.clone()))
             .timer(TokioTimer::new())
@@ -263,14 +320,21 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| upstream_failed(destination, &error))?;
-        self.tasks.spawn_local(drive(connection));
-        Ok(Http2 { sender, streams: Rc::default(), terms })
+        let most_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
+        self.tasks.spawn_local(drive(watched(connection, Rc::clone(&most_streams)), slot));
+        Ok(Http2 { sender, streams: Rc::default(), most_streams, terms })
     }
 
     /// Dials, and severs the stream when its peer is trusted or expected no longer: hyper runs the streams of a
     /// connection in a task of its own, which dropping the connection does not end.
-    async fn connect(&self, destination: &Destination, carries: Carries) -> Result<(Stream, Terms), Error> {
-        let Dialed { stream, peer } = self.dialer.dial(destination, carries).await?;
+    async fn connect(
+        &self,
+        destination: &Destination,
+        carries: Carries,
+        bounds: Bounds<'_>,
+    ) -> Result<(Stream, Terms), Error> {
+        let until = bounds.connected_by();
+        let Dialed { stream, peer } = self.dialer.dial(destination, carries, until).await?;
         if let Some(peer) = peer.clone() {
             let (cut, mesh, destination) = (stream.cut(), self.dialer.mesh.clone(), destination.clone());
             self.tasks.spawn_local(async move {
@@ -284,40 +348,85 @@ impl Pool {
                 }
             });
         }
-        let terms = Terms::new(peer, &self.dialer.mesh.load());
+        let terms = Terms::new(peer, bounds.idle, &self.dialer.mesh.load());
         Ok((stream, terms))
     }
+}
 
+impl Bounds<'_> {
     /// The time until the head of the answer is bounded; the request's body counts towards it.
     async fn in_time<T>(&self, sending: impl Future<Output = T>) -> Result<T, Error> {
-        let limit = self.dialer.limits.response_timeout;
-        timeout(limit, sending).await.map_err(|_| Error::Upstream {
+        timeout_at(self.deadline, sending).await.map_err(|_| Error::Upstream {
             code: Code::UpstreamTimeout,
-            detail: format!("no answer within {}", humantime::format_duration(limit)),
+            detail: "no answer in time".to_owned(),
         })
+    }
+
+    /// Until when a connection must be there.
+    pub(super) fn connected_by(&self) -> Instant {
+        Instant::now().checked_add(self.connect).map_or(self.deadline, |by| by.min(self.deadline))
+    }
+
+    fn connection(&self) -> Result<Option<ConnectionSlot>, Error> {
+        self.picked.map(Picked::connection).transpose()
+    }
+
+    fn pending(&self) -> Result<Option<PendingSlot>, Error> {
+        self.picked.map(Picked::pending).transpose()
     }
 }
 
 impl Failure {
-    fn before_sending(error: Error, request: Request<RequestBody>) -> Self {
-        Self { error, unsent: Some(Box::new(request)), peer: None }
+    fn before_sending(error: Error, request: Request<Sent>) -> Self {
+        let fault = match &error {
+            Error::BreakerOpen { breaker, .. } if breaker.is_of_endpoint() => Fault::Full,
+            Error::BreakerOpen { .. } => Fault::Own,
+            _ => Fault::Unsent,
+        };
+        Self { error, fault, unsent: Some(Box::new(request)), peer: None }
+    }
+
+    fn late(error: Error, terms: &Terms) -> Self {
+        Self { error, fault: Fault::Late, unsent: None, peer: terms.peer() }
     }
 
     fn of(
         destination: &Destination,
         error: &hyper::Error,
-        unsent: Option<Request<RequestBody>>,
+        unsent: Option<Request<Sent>>,
+        is_reused: bool,
         terms: &Terms,
     ) -> Self {
-        Self { error: upstream_failed(destination, error), unsent: unsent.map(Box::new), peer: terms.peer() }
+        let fault = if unsent.is_some() { Fault::Unsent } else { Fault::of(error, is_reused) };
+        let error = upstream_failed(destination, error);
+        Self { error, fault, unsent: unsent.map(Box::new), peer: terms.peer() }
     }
 }
 
-/// Runs a connection until it ends.
-async fn drive(connection: impl Future<Output = hyper::Result<()>>) {
+/// Runs a connection until it ends, and with it its place.
+async fn drive(connection: impl Future<Output = hyper::Result<()>>, _slot: Option<ConnectionSlot>) {
     if let Err(error) = connection.await {
         tracing::debug!(%error, "upstream connection broke");
     }
+}
+
+/// Runs an HTTP/2 connection and keeps in `most_streams` what its peer takes at once.
+async fn watched<T, E>(
+    mut connection: http2::Connection<T, Sent, E>,
+    most_streams: Rc<Cell<usize>>,
+) -> hyper::Result<()>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    E: hyper::rt::bounds::Http2ClientConnExec<Sent, T> + Clone + Unpin + 'static,
+{
+    poll_fn(|cx| {
+        let ended = Pin::new(&mut connection).poll(cx);
+        if ended.is_pending() {
+            most_streams.set(connection.current_max_send_streams());
+        }
+        ended
+    })
+    .await
 }
 
 fn upstream_failed(destination: &Destination, error: &hyper::Error) -> Error {

@@ -26,6 +26,8 @@ pub(crate) enum Port<'a> {
     Outbound(&'a str, SocketAddr, &'a str),
     /// To several such services, which the application chooses from by the field named first: `services` or `proxy`.
     Among(&'a str, &'a [(&'a str, SocketAddr, &'a str)]),
+    /// To `shop/<service>`, which the further configuration describes.
+    Service(&'a str, &'a str),
 }
 
 /// A running sidecar. Dropping it kills it.
@@ -93,8 +95,7 @@ impl Sidecar {
         let has = |wanted: fn(&Port<'_>) -> bool| ports.iter().any(wanted);
         Self {
             inbound: has(|port| matches!(port, Port::Inbound(..))).then(|| address("inbound")),
-            outbound: has(|port| matches!(port, Port::Outbound(..) | Port::Among(..)))
-                .then(|| address("outbound")),
+            outbound: has(|port| !matches!(port, Port::Inbound(..))).then(|| address("outbound")),
             admin: address("admin"),
             child,
             folder,
@@ -226,6 +227,9 @@ fn configuration(account: &str, ports: &[Port<'_>], more: &str) -> String {
                     let id = super::id(name);
                     format!("- {{name: {name}, identities: ['{id}'], endpoints: ['{endpoint}'], {fields}}}\n")
                 }));
+            }
+            Port::Service(service, fields) => {
+                outbound.push(format!("- {{listen: '127.0.0.1:0', service: shop/{service}, {fields}}}\n"));
             }
         }
     }

@@ -20,6 +20,14 @@ fn busy() -> (Arc<Metrics>, Edges) {
     });
     metrics.renewals.add("ok");
     metrics.policies_refused.add(Code::PolicyUnknownField);
+    let service: Arc<str> = "shop/payments".into();
+    let endpoint = std::net::SocketAddr::from(([10, 0, 0, 7], 15106));
+    metrics.endpoints.add(&service, endpoint, crate::balance::Standing::In, 1);
+    let reason = "consecutive";
+    metrics.ejections.add(EjectionLabels { service: Arc::clone(&service), endpoint, reason });
+    metrics.ejections_ignored.add(Arc::clone(&service));
+    metrics.breakers.add(BreakerLabels { service: Arc::clone(&service), breaker: Breaker::Pending });
+    metrics.retries.add(RetryLabels { service, reason: Reason::Reset, end: End::Answered });
     let edges = Edges::new(1, 8);
     for (verdict, shadow) in [(Verdict::Denied, None), (Verdict::Allowed, Some(Verdict::Denied))] {
         let key = Key {
