@@ -23,6 +23,8 @@ pub(crate) enum Page {
     Config,
     /// Every field of the control plane's `mesh.yaml`.
     Mesh,
+    /// Every field of a policy.
+    Policy,
     /// Every metric of the sidecar and of the control plane.
     Metrics,
 }
@@ -33,7 +35,7 @@ pub(crate) enum Form {
     /// For people.
     #[default]
     Markdown,
-    /// The JSON Schema of a file, for editors; only of `config` and `mesh`.
+    /// The JSON Schema of a file, for editors; only of `config`, `mesh` and `policy`.
     Json,
 }
 
@@ -42,11 +44,13 @@ pub(crate) fn run(page: Page, form: Form) -> Result<Exit, Failure> {
     let text = match (page, form) {
         (Page::Config, Form::Json) => json(&sidegate_proxy::config::schema()),
         (Page::Mesh, Form::Json) => json(&sidegate_control_plane::config::schema()),
+        (Page::Policy, Form::Json) => json(&sidegate_policy::schema()),
         (Page::ErrorCodes | Page::Cli | Page::Metrics, Form::Json) => return Err(no_json()),
         (Page::ErrorCodes, Form::Markdown) => error_codes(),
         (Page::Cli, Form::Markdown) => cli(),
         (Page::Config, Form::Markdown) => config(),
         (Page::Mesh, Form::Markdown) => mesh(),
+        (Page::Policy, Form::Markdown) => policy(),
         (Page::Metrics, Form::Markdown) => metrics::page(),
     };
     table::print(&text).map(|()| Exit::Ok)
@@ -122,6 +126,15 @@ fn mesh() -> String {
                 An editor completes it with the JSON Schema that `sidegate reference mesh -o json` prints.\n\n\
                 <!-- Generated: sidegate reference mesh > docs/reference/mesh.md -->\n";
     page.to_owned() + &schema::sections("The file", sidegate_control_plane::config::schema().as_value())
+}
+
+fn policy() -> String {
+    let page = "# A policy\n\n\
+                What the fields mean together is told in [policy.md](../policy.md). An editor completes policies with the JSON\n\
+                Schema that `sidegate reference policy -o json` prints: with the YAML language server, save it as\n\
+                `policy.schema.json` and begin a file with `# yaml-language-server: $schema=policy.schema.json`.\n\n\
+                <!-- Generated: sidegate reference policy > docs/reference/policy.md -->\n";
+    page.to_owned() + &schema::sections("The document", sidegate_policy::schema().as_value())
 }
 
 fn json(document: &impl serde::Serialize) -> String {

@@ -62,6 +62,7 @@ mod judge;
 mod limits;
 mod model;
 mod read;
+mod schema;
 mod set;
 mod spelling;
 mod values;
@@ -75,6 +76,7 @@ pub use http_ports::HttpRule;
 pub use judge::{Decision, Http, Request, Source, Verdict};
 pub use model::{Action, AuthorizationPolicy, Grpc, Metadata, Mode, OneOf, Operation, Peer, Rule, Spec};
 pub use read::{Sourced, parse_json, parse_yaml};
+pub use schema::schema;
 pub use set::{PolicySet, Workload};
 pub use values::{
     Date, GrpcMethod, GrpcService, HostPattern, InvalidValue, IpBlock, Method, Name, PathPattern,

@@ -3,13 +3,14 @@
 
 use std::{collections::BTreeMap, fmt, ops::Deref};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use crate::{
     condition::Condition,
     document::{Cursor, Node},
-    read,
+    limits, read, schema,
     values::{
         Date, GrpcMethod, GrpcService, HostPattern, IpBlock, Method, Name, PathPattern, ServiceAccount,
     },
@@ -30,30 +31,37 @@ pub struct AuthorizationPolicy {
 }
 
 /// A policy's name, unique in its namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "metadata", deny_unknown_fields)]
 pub struct Metadata {
     /// The name.
     pub name: Name,
-    /// The namespace, whose workloads it can select; the root namespace's policies can select all.
+    /// The namespace, whose workloads it can select; the root namespace's policies can select all. A sidecar that reads
+    /// policies from files takes its own namespace where none is given; a control plane wants it written.
+    #[schemars(with = "Option<Name>")]
     pub namespace: Name,
 }
 
 /// What a policy says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "spec", deny_unknown_fields)]
 pub struct Spec {
-    /// Labels that a workload must all have. `None`: the whole namespace, or the whole mesh in the root namespace.
+    /// Labels that a workload must all have. Left out: the whole namespace, or the whole mesh in the root namespace.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = limits::LABELS))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<BTreeMap<String, String>>,
     /// What a match means.
     pub action: Action,
     /// Whether its verdict is applied.
+    #[schemars(default = "Mode::unwritten")]
     pub mode: Mode,
     /// The rules; one that matches is enough.
     pub rules: OneOf<Rule>,
 }
 
 /// What it means when a rule matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "action")]
 pub enum Action {
     /// Permits, unless a Deny or Require policy refuses.
     Allow,
@@ -64,7 +72,8 @@ pub enum Action {
 }
 
 /// Whether a policy's verdict is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "mode")]
 pub enum Mode {
     /// Applied.
     Enforce,
@@ -72,18 +81,31 @@ pub enum Mode {
     Shadow,
 }
 
+impl Mode {
+    /// Where a policy does not say.
+    pub(crate) const fn unwritten() -> Self {
+        Self::Enforce
+    }
+}
+
 /// Matches when one entry of `from` and one entry of `to` match, and `when` holds; at least one of the three is given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(
+    rename = "rule",
+    deny_unknown_fields,
+    extend("anyOf" = [{"required": ["from"]}, {"required": ["to"]}, {"required": ["when"]}])
+)]
 pub struct Rule {
-    /// Unique in its policy; `rule-1`, `rule-2`, … by position if the author gave none.
+    /// Unique in its policy; `rule-1`, `rule-2`, … by position if left out.
+    #[schemars(with = "Option<Name>")]
     pub name: Name,
-    /// Who calls. `None`: any verified peer.
+    /// Who calls. Left out: any verified peer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<OneOf<Peer>>,
-    /// What is asked. `None`: any operation.
+    /// What is asked. Left out: any operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<OneOf<Operation>>,
-    /// What else must hold; asked when all else has matched. `None`: nothing.
+    /// What else must hold; asked when all else has matched. Left out: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,
     /// The day from which the rule no longer grants anything.
@@ -92,20 +114,23 @@ pub struct Rule {
 }
 
 /// Conditions on the peer, all of which must hold; at least one is given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "source", deny_unknown_fields, extend("minProperties" = 1))]
 pub struct Peer {
     /// SPIFFE IDs, compared byte for byte.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_texts")]
+    #[schemars(with = "Option<OneOf<schema::Id>>")]
     pub principals: Option<OneOf<SpiffeId>>,
-    /// Service accounts of the workload's own trust domain, or of `trust_domains` where that is given.
+    /// Service accounts of the workload's own trust domain, or of `trustDomains` where that is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_accounts: Option<OneOf<ServiceAccount>>,
-    /// Namespaces of the workload's own trust domain, or of `trust_domains` where that is given.
+    /// Namespaces of the workload's own trust domain, or of `trustDomains` where that is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<OneOf<Name>>,
     /// Trust domains.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_texts")]
+    #[schemars(with = "Option<OneOf<schema::Domain>>")]
     pub trust_domains: Option<OneOf<TrustDomain>>,
     /// Addresses from which the connection comes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,7 +138,12 @@ pub struct Peer {
 }
 
 /// Conditions on what is asked, all of which must hold; at least one is given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(
+    rename = "operation",
+    deny_unknown_fields,
+    extend("minProperties" = 1, "dependentSchemas" = {"grpc": {"properties": {"methods": false, "paths": false}}})
+)]
 pub struct Operation {
     /// HTTP methods.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,6 +156,7 @@ pub struct Operation {
     pub hosts: Option<OneOf<HostPattern>>,
     /// The application's ports.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<OneOf<schema::Port>>")]
     pub ports: Option<OneOf<u16>>,
     /// A gRPC call: stands for method and path, so neither stands beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,11 +164,12 @@ pub struct Operation {
 }
 
 /// A call of a gRPC method: POST to `/service/method`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "grpc", deny_unknown_fields)]
 pub struct Grpc {
     /// The service's full name.
     pub service: GrpcService,
-    /// `None`: any method of the service.
+    /// The method's name. Left out: any method of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<GrpcMethod>,
 }
@@ -169,16 +201,25 @@ impl<T> Deref for OneOf<T> {
     }
 }
 
+/// Who may do what to the workloads that it selects. A field that is not listed here is an error.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "AuthorizationPolicy", title = "A policy of a Sidegate mesh", deny_unknown_fields)]
+pub(crate) struct Document<'p> {
+    /// The version of this form.
+    #[schemars(extend("const" = API_VERSION))]
+    api_version: &'static str,
+    /// What this document is.
+    #[schemars(extend("const" = KIND))]
+    kind: &'static str,
+    /// What the policy is called.
+    metadata: &'p Metadata,
+    /// What it says.
+    spec: &'p Spec,
+}
+
 impl Serialize for AuthorizationPolicy {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Document<'p> {
-            api_version: &'static str,
-            kind: &'static str,
-            metadata: &'p Metadata,
-            spec: &'p Spec,
-        }
         let Self { metadata, spec } = self;
         Document { api_version: API_VERSION, kind: KIND, metadata, spec }.serialize(serializer)
     }

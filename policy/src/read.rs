@@ -159,7 +159,7 @@ fn spec(cursor: &Cursor<'_>) -> Result<(Spec, RuleLines), PolicyError> {
             ("Deny", Action::Deny),
             ("Require", Action::Require),
         ])?,
-        mode: fields.optional("mode").map_or(Ok(Mode::Enforce), |cursor| {
+        mode: fields.optional("mode").map_or(Ok(Mode::unwritten()), |cursor| {
             cursor.word(&[("Enforce", Mode::Enforce), ("Shadow", Mode::Shadow)])
         })?,
         rules: named_apart(&rules, &fields.required("rules")?)?,

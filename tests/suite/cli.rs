@@ -200,7 +200,7 @@ fn completion_scripts_name_the_commands() {
 
 #[test]
 fn generated_pages_are_fresh() {
-    for page in ["error-codes", "cli", "config", "mesh", "metrics"] {
+    for page in ["error-codes", "cli", "config", "mesh", "policy", "metrics"] {
         let path = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/{}.md"), page);
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
@@ -212,7 +212,7 @@ fn generated_pages_are_fresh() {
 
 #[test]
 fn the_schema_of_a_file_explains_every_field() {
-    for page in ["config", "mesh"] {
+    for page in ["config", "mesh", "policy"] {
         let schema: Value =
             serde_json::from_str(stdout(&sidegate(&["reference", page, "-o", "json"]))).unwrap();
         let definitions = schema["$defs"].as_object().unwrap();
