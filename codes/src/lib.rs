@@ -369,6 +369,10 @@ codes! {
         "no connection to the upstream in time",
         "Dialling it, its handshake included, took longer than allowed. Nothing was sent.",
         "Check that the endpoint runs and that the network lets packets through; the limits are `limits.connectTimeout` and `timeouts.connect` of the service.";
+    HeadTimeout = "SG0650", Connectivity,
+        "connection closed: the request head did not end in time",
+        "A head began and its end did not come: a broken client, or one that holds connections on purpose.",
+        "Look at the client; the limit is `limits.headTimeout`.";
     ConnectionPanicked = "SG0690", Connectivity,
         "a connection ended by a fault of Sidegate itself",
         "A bug. It ended this connection and no other.",

@@ -56,6 +56,9 @@ pub(crate) enum Error {
         /// Which rule it broke, with the value seen.
         detail: String,
     },
+    /// A request head did not end in time. The downstream's fault, or the network's.
+    #[error("no complete request head in time")]
+    HeadTimeout,
     /// A connection limit is reached.
     #[error("{limit} reached")]
     TooManyConnections {
@@ -163,6 +166,7 @@ impl Error {
             Self::PeerEnded(_) => Code::PeerCertificateEnded,
             Self::DetectTimeout => Code::DetectTimeout,
             Self::ProtocolMismatch { .. } => Code::ProtocolMismatch,
+            Self::HeadTimeout => Code::HeadTimeout,
             Self::TooManyConnections { .. } => Code::TooManyConnections,
             Self::TooManyRequests => Code::TooManyRequests,
             Self::UnknownService(_) => Code::UnknownService,
@@ -188,6 +192,7 @@ impl Error {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::BadRequest { code: Code::UnsupportedRequest, .. } => StatusCode::NOT_IMPLEMENTED,
+            Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BadRequest { .. } | Self::Downstream(_) | Self::Plaintext { .. } => StatusCode::BAD_REQUEST,
             Self::TooManyConnections { .. }
             | Self::TooManyRequests
@@ -217,7 +222,9 @@ impl Error {
         match self {
             Self::Denied(_) => "denied",
             Self::UnknownHost(_) => "unknown host",
-            Self::BadRequest { .. } | Self::Downstream(_) | Self::Plaintext { .. } => "bad request",
+            Self::BadRequest { .. } | Self::HeadTimeout | Self::Downstream(_) | Self::Plaintext { .. } => {
+                "bad request"
+            }
             _ => "unavailable",
         }
     }

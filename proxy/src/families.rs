@@ -38,6 +38,7 @@ pub static ALL: &[&Family] = &[
     &REQUESTS,
     &DENIED,
     &SHADOW_DENIED,
+    &FAILED,
     &REQUEST_DURATION,
     &METRICS_OVERFLOW,
     &LEDGER_DROPPED,
@@ -78,6 +79,13 @@ pub(crate) static SHADOW_DENIED: Family = Family {
     help: "Admitted, and denied by a policy in mode Shadow",
     kind: Kind::Counter,
     labels: &[SRC, DST, CODE, POLICY, RULE],
+};
+
+pub(crate) static FAILED: Family = Family {
+    name: "sidegate_failed_total",
+    help: "Requests and connections that ended for another reason than policy",
+    kind: Kind::Counter,
+    labels: &[DIRECTION, CODE],
 };
 
 pub(crate) static REQUEST_DURATION: Family = Family {

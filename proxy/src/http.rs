@@ -3,17 +3,18 @@
 
 mod authority;
 mod body;
+mod guard;
 mod headers;
 mod lingering;
 mod path;
 mod request;
 pub(crate) mod tunnel;
 
-use std::{pin::Pin, rc::Rc, time::Duration};
+use std::{cell::Cell, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_TYPE},
+    header::{CONNECTION, CONTENT_TYPE, UPGRADE},
 };
 use http_body::Body as _;
 use hyper::{
@@ -33,6 +34,7 @@ pub(crate) use headers::{PEER, is_changeable};
 pub(crate) use path::normalize;
 pub(crate) use request::{Checked, Rules};
 
+use guard::{Guarded, Wire};
 use headers::Upgrade;
 use lingering::{Lingering, Tunnel};
 
@@ -80,27 +82,41 @@ where
     H: Handler + 'static,
 {
     let carried = if version == Version::HTTP_2 { Carried::Http2 } else { Carried::Http1 };
-    let handler = Rc::new(handler);
-    let requests = Rc::clone(worker);
+    let is_http2 = version == Version::HTTP_2;
     let (stream, tunnel) = Lingering::new(stream);
-    let service = service_fn(move |request| {
-        let (handler, exchange, worker) = (Rc::clone(&handler), Rc::clone(&exchange), Rc::clone(&requests));
-        let tunnel = tunnel.clone();
+    let stream = if is_http2 { Guarded::http2(stream) } else { Guarded::http1(stream) };
+    let wire = stream.wire();
+    let (handler, served) = (Rc::new(handler), Rc::new(Cell::new(0)));
+    let (requests, read, connection) = (Rc::clone(worker), Arc::clone(&wire), Rc::clone(&exchange));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (handler, exchange, worker) = (Rc::clone(&handler), Rc::clone(&connection), Rc::clone(&requests));
+        let (wire, tunnel, nth) = (Arc::clone(&read), tunnel.clone(), served.get() + 1);
+        served.set(nth);
         async move {
-            Ok::<_, std::convert::Infallible>(
-                answer(request, carried, &exchange, &handler, &worker, &tunnel).await,
-            )
+            let agrees = is_http2 || wire.agrees(nth, request.body().size_hint().exact());
+            let reading = Reading { carried, wire: &wire, lingering: &tunnel, agrees };
+            Ok::<_, std::convert::Infallible>(answer(request, reading, &exchange, &handler, &worker).await)
         }
     });
     let stream = TokioIo::new(stream);
-    let served = if version == Version::HTTP_2 {
+    let result = if is_http2 {
         let connection = http2_server(&worker.limits, worker.tasks.clone()).serve_connection(stream, service);
         until_closing(connection, http2::Connection::graceful_shutdown, closing).await
     } else {
         let connection = http1_server(&worker.limits).serve_connection(stream, service).with_upgrades();
         until_closing(connection, http1::UpgradeableConnection::graceful_shutdown, closing).await
     };
-    served.map_err(|error| ended(&error))
+    ended(result, &wire, carried, &exchange)
+}
+
+/// How a request was read.
+#[derive(Clone, Copy, Debug)]
+struct Reading<'a> {
+    carried: Carried,
+    wire: &'a Wire,
+    lingering: &'a Tunnel,
+    /// hyper and the guard read the same message.
+    agrees: bool,
 }
 
 /// Runs a connection to its end, which `shutdown` makes one in order once `closing` has ended.
@@ -119,14 +135,40 @@ async fn until_closing<C: Future>(
     }
 }
 
-/// What hyper refused by itself is a refusal too; the rest is a downstream that left.
-fn ended(error: &hyper::Error) -> Error {
+/// Records what was refused below the requests, by the guard or by hyper, as the answer that hyper gave. The rest is a
+/// downstream that left.
+fn ended(
+    result: hyper::Result<()>,
+    wire: &Wire,
+    carried: Carried,
+    exchange: &Rc<Exchange>,
+) -> Result<(), Error> {
+    let (refused, is_answered) = match (wire.untold(), result) {
+        (Some(refusal), _) => (refusal.error(), refusal.is_answered()),
+        (None, Ok(())) => return Ok(()),
+        (None, Err(error)) => match by_hyper(&error, wire) {
+            Some(refused) => (refused, error.is_parse()),
+            None => return Err(Error::Downstream(error.to_string())),
+        },
+    };
+    let mut record = Record::begin(exchange, carried);
+    if is_answered {
+        record.answered(refused.status());
+    }
+    record.failed(&refused);
+    Ok(())
+}
+
+/// What hyper refused by itself.
+fn by_hyper(error: &hyper::Error, wire: &Wire) -> Option<Error> {
     if error.is_parse_too_large() {
-        Error::bad_request(Code::HeadersTooLarge, "limits.headerBytes or limits.headers")
+        Some(Error::bad_request(Code::HeadersTooLarge, "limits.headerBytes or limits.headers"))
     } else if error.is_parse() {
-        Error::bad_request(Code::BadFraming, error.to_string())
+        Some(Error::bad_request(Code::BadFraming, error.to_string()))
+    } else if error.is_timeout() && wire.is_in_head() {
+        Some(Error::HeadTimeout)
     } else {
-        Error::Downstream(error.to_string())
+        None
     }
 }
 
@@ -159,12 +201,12 @@ fn http2_server(limits: &Limits, tasks: TaskTracker) -> http2::Builder<LocalExec
 /// One request, start to end.
 async fn answer<H: Handler + 'static>(
     mut request: Request<Incoming>,
-    carried: Carried,
+    reading: Reading<'_>,
     exchange: &Rc<Exchange>,
     handler: &Rc<H>,
     worker: &Rc<Worker>,
-    lingering: &Tunnel,
 ) -> Response<ResponseBody> {
+    let Reading { carried, wire, lingering, agrees } = reading;
     let mut record = Record::begin(exchange, carried);
     let id = request_id(request.headers(), worker);
     let is_grpc = is_grpc(request.headers());
@@ -172,10 +214,12 @@ async fn answer<H: Handler + 'static>(
     let target = request.uri().authority().filter(|_| is_tunnel);
     let shown = target.map_or(request.uri().path(), http::uri::Authority::as_str);
     record.request(request.method().as_str(), shown, id.to_str().unwrap_or_default());
+    let may_become_tunnel = is_tunnel || request.headers().contains_key(UPGRADE);
     let upgrade = hyper::upgrade::on(&mut request);
     let mut request = request.map(|body| RequestBody::new(body, record.received()));
     request.headers_mut().insert(headers::REQUEST_ID, id.clone());
     let result = match worker.request_slot() {
+        _ if !agrees => Err(Error::bad_request(Code::BadFraming, "a message with two readings")),
         Err(error) => Err(error),
         Ok(slot) => {
             record.hold(slot);
@@ -186,11 +230,17 @@ async fn answer<H: Handler + 'static>(
             }
         }
     };
+    if may_become_tunnel {
+        wire.decide(matches!(result, Ok(Passed::WebSocket(..) | Passed::Connected(_))));
+    }
     match result {
         Err(error) => {
+            // The upstream failed because the body could not be read.
+            let error = wire.untold_of_body().map_or(error, guard::Refusal::error);
             let mut refusal = refuse(&error, is_grpc, &id, record);
-            if is_tunnel && carried == Carried::Http1 {
-                // What an eager client has sent into the tunnel must not be read as its next request.
+            if !agrees || (is_tunnel && carried == Carried::Http1) {
+                // What an eager client has sent into the tunnel must not be read as its next request, and what follows a
+                // message with two readings would be misread too.
                 refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             refusal

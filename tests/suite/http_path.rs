@@ -250,13 +250,10 @@ async fn a_request_smuggled_behind_two_framings_is_never_read_as_one() {
     let mut answer = String::new();
     // The sidecar ends the connection by itself, in whatever way.
     let _ = stream.read_to_string(&mut answer).await;
-    // RFC 9112 §6.3: chunked wins and the connection ends with this message.
+    // RFC 9112 §6.3 would let chunked win; nothing is won by serving whoever tries.
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
-    for seen in stage.app.seen() {
-        assert_eq!((seen.target.as_str(), &seen.body[..]), ("/public/a", &b""[..]));
-        let framings = ["content-length", "transfer-encoding"].map(|name| seen.headers.contains_key(name));
-        assert_ne!(framings, [true, true]);
-    }
+    assert!(stage.app.seen().is_empty());
 }
 
 #[tokio::test]

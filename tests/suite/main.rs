@@ -8,6 +8,7 @@ mod control;
 mod downgrade;
 mod fenced;
 mod forward_proxy;
+mod hardening;
 mod http_path;
 mod identity;
 mod limits;

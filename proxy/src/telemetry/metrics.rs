@@ -190,6 +190,7 @@ struct Sums<'a> {
     requests: BTreeMap<[String; 6], u64>,
     denied: BTreeMap<[String; 5], u64>,
     shadow_denied: BTreeMap<[String; 5], u64>,
+    failed: BTreeMap<[String; 2], u64>,
     durations: BTreeMap<&'a str, (u64, f64, [u64; LATENCY_BOUNDS.len() + 1])>,
 }
 
@@ -220,6 +221,10 @@ impl Sums<'_> {
         if judgement.shadow == Some(Verdict::Denied) {
             bump(&mut self.shadow_denied, decided(), cell.count);
         }
+        if judgement.verdict == Verdict::Failed {
+            let code = judgement.code.map_or("none", Code::id).to_owned();
+            bump(&mut self.failed, [key.direction.as_str().to_owned(), code], cell.count);
+        }
         let (count, sum, buckets) = self.durations.entry(key.direction.as_str()).or_default();
         *count += cell.count;
         #[expect(clippy::cast_precision_loss, reason = "2^53 microseconds are 285 years")]
@@ -247,6 +252,7 @@ impl Exposition {
         counters(encoder, &families::REQUESTS, &sums.requests)?;
         counters(encoder, &families::DENIED, &sums.denied)?;
         counters(encoder, &families::SHADOW_DENIED, &sums.shadow_denied)?;
+        counters(encoder, &families::FAILED, &sums.failed)?;
         samples(encoder, &families::REQUEST_DURATION, |mut to| {
             sums.durations.iter().try_for_each(|(direction, (count, sum, buckets))| {
                 let bounds =

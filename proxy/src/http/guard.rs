@@ -1,0 +1,147 @@
+//! Stands between a downstream connection and hyper, and looks at the raw bytes. Hands them on unchanged, and refuses
+//! what hyper would repair or put up with in silence. What it sees is in a [`Wire`], which `serve` reads: the reason of
+//! a refusal, since hyper knows none, and whether the connection makes progress.
+
+mod framing;
+mod wire;
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use framing::{Fault, Refused, Scanner};
+
+pub(crate) use wire::{Refusal, Wire};
+
+/// A guarded downstream connection.
+#[derive(Debug)]
+pub(crate) struct Guarded<S> {
+    stream: S,
+    scan: Scan,
+    wire: Arc<Wire>,
+    /// After a refusal nothing more of the stream is read.
+    end: Option<End>,
+}
+
+/// How reading ends after a refusal.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// In a head: what is left of [`POISON`], and then nothing.
+    Poison(&'static [u8]),
+    /// In a body: whoever reads it must not take it for complete.
+    Error(Fault),
+}
+
+#[derive(Debug)]
+enum Scan {
+    Http1(Scanner),
+    /// HTTP/2 has one framing.
+    Http2,
+}
+
+impl<S> Guarded<S> {
+    /// Carries HTTP/1.0 or HTTP/1.1.
+    pub(crate) fn http1(stream: S) -> Self {
+        Self::new(stream, Scan::Http1(Scanner::new()))
+    }
+
+    /// Carries HTTP/2.
+    pub(crate) fn http2(stream: S) -> Self {
+        Self::new(stream, Scan::Http2)
+    }
+
+    fn new(stream: S, scan: Scan) -> Self {
+        Self { stream, scan, wire: Arc::default(), end: None }
+    }
+
+    /// What is seen of it.
+    pub(crate) fn wire(&self) -> Arc<Wire> {
+        Arc::clone(&self.wire)
+    }
+
+    /// Looks at what was read into `buf` from `before` on.
+    fn look(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
+        let Scan::Http1(scanner) = &mut self.scan else { return Ok(()) };
+        let read = buf.filled().get(before..).unwrap_or_default();
+        let result = scanner.read(read);
+        self.wire.see(scanner);
+        let Err(Refused { at, fault }) = result else { return Ok(()) };
+        let is_in_head = scanner.is_in_head() || scanner.is_between();
+        buf.set_filled(before + at);
+        self.wire.refuse(Refusal::of(fault, is_in_head));
+        self.end = Some(if is_in_head { End::Poison(POISON) } else { End::Error(fault) });
+        // What came before the fault is good, and an empty read would say that the connection ended in order.
+        if buf.filled().len() > before { Ok(()) } else { self.finish(buf) }
+    }
+
+    /// What is read after a refusal.
+    fn finish(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        match &mut self.end {
+            None => {}
+            Some(End::Error(fault)) => return Err(io::Error::new(io::ErrorKind::InvalidData, *fault)),
+            Some(End::Poison(left)) => {
+                let (now, later) = left.split_at(left.len().min(buf.remaining()));
+                buf.put_slice(now);
+                *left = later;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.end.is_some() {
+            return Poll::Ready(this.finish(buf));
+        }
+        if let Scan::Http1(scanner) = &mut this.scan
+            && scanner.is_undecided()
+            && let Some(is_tunnel) = this.wire.decision()
+        {
+            scanner.decide(is_tunnel);
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        Poll::Ready(this.look(buf, before))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        Pin::new(&mut this.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// No byte of a head, and the end of one: without it hyper would wait for more.
+const POISON: &[u8] = b"\0\r\n\r\n";
+
+#[cfg(test)]
+mod tests;
