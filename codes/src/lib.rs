@@ -373,6 +373,22 @@ codes! {
         "connection closed: the request head did not end in time",
         "A head began and its end did not come: a broken client, or one that holds connections on purpose.",
         "Look at the client; the limit is `limits.headTimeout`.";
+    NoRoute = "SG0660", Connectivity,
+        "no route of the service matches the request",
+        "The service has routes, and none of their matches holds for this request. It is answered 404 and sent nowhere.",
+        "Add a rule for it to the service's `routes`; one without `matches` takes what no other does.";
+    NoBackend = "SG0661", Connectivity,
+        "the route has no backend for the request",
+        "The backend that was chosen is not a known service, or no backend of the rule has a weight.",
+        "Check the rule's `backendRefs` against the services that this sidecar knows.";
+    RouteTimeout = "SG0662", Connectivity,
+        "no answer within the time that the route allows",
+        "The request took longer than its rule's `timeouts`, with every try and every delay in it.",
+        "Look at the application, or give the rule more time.";
+    FaultInjected = "SG0663", Connectivity,
+        "the request waited or failed on purpose",
+        "The rule that matched it has `faults`, which say `forTests`. No policy and no upstream decided this.",
+        "Remove `faults` from the rule when the trial is over.";
     ConnectionPanicked = "SG0690", Connectivity,
         "a connection ended by a fault of Sidegate itself",
         "A bug. It ended this connection and no other.",

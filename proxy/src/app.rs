@@ -30,6 +30,7 @@ use crate::{
     drain::Drain,
     files::InForce,
     inbound, outbound,
+    route::warn_of_faults,
     snapshot::Publisher,
     telemetry::{AccessLog, Direction, Edges, Metrics, access_log::Writer},
     worker::{Shared, Worker},
@@ -118,6 +119,7 @@ impl Sidecar {
                 (log, Some(writer))
             }
         };
+        warn_of_faults(&config);
         let metrics = Arc::new(Metrics::default());
         Ok(Self {
             listeners,

@@ -1,6 +1,8 @@
 //! Why a connection or a request ended without its answer: one enum for the data path. Each variant knows its code,
 //! the HTTP status that the downstream sees, and whether policy or something else refused.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use sidegate_codes::Code;
 
@@ -100,6 +102,25 @@ pub(crate) enum Error {
     /// The request could have been tried again, and the service's budget for that is spent.
     #[error("{0}; the retry budget is spent")]
     RetryBudget(Box<Error>),
+    /// The service has routes, and none is for this request. The downstream's fault, or the configuration's.
+    #[error("no route of {0} matches")]
+    NoRoute(String),
+    /// The backend of a rule is not known, or there is none to choose. The configuration's fault.
+    #[error("rule {rule}: {detail}")]
+    NoBackend {
+        /// Which rule.
+        rule: Arc<str>,
+        /// For the log.
+        detail: String,
+    },
+    /// A rule lets some requests fail on purpose, and this is one of them.
+    #[error("rule {rule} lets requests fail on purpose")]
+    FaultInjected {
+        /// Which rule.
+        rule: Arc<str>,
+        /// As the rule says.
+        status: StatusCode,
+    },
     /// The upstream could not be reached, was not who it should be, or broke while answering.
     #[error("{detail}")]
     Upstream {
@@ -178,6 +199,9 @@ impl Error {
             Self::BreakerOpen { breaker, .. } => breaker.code(),
             Self::ConnectTimeout(_) => Code::ConnectTimeout,
             Self::RetryBudget(_) => Code::RetryBudgetSpent,
+            Self::NoRoute(_) => Code::NoRoute,
+            Self::NoBackend { .. } => Code::NoBackend,
+            Self::FaultInjected { .. } => Code::FaultInjected,
             Self::Draining => Code::Draining,
             Self::Downstream(_) => Code::DownstreamFailed,
         }
@@ -187,7 +211,7 @@ impl Error {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Denied(_) => StatusCode::FORBIDDEN,
-            Self::UnknownHost(_) => StatusCode::NOT_FOUND,
+            Self::UnknownHost(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::BadRequest { code: Code::HeadersTooLarge, .. } => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
@@ -204,7 +228,11 @@ impl Error {
             | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             // The caller learns what the last try ended with.
             Self::RetryBudget(last) => last.status(),
-            Self::Upstream { code: Code::UpstreamTimeout, .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::NoBackend { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::FaultInjected { status, .. } => *status,
+            Self::Upstream { code: Code::UpstreamTimeout | Code::RouteTimeout, .. } => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Upstream { .. }
             | Self::UnknownService(_)
             | Self::BadHello(_)
@@ -225,6 +253,8 @@ impl Error {
             Self::BadRequest { .. } | Self::HeadTimeout | Self::Downstream(_) | Self::Plaintext { .. } => {
                 "bad request"
             }
+            Self::NoRoute(_) => "not found",
+            Self::FaultInjected { .. } => "fault",
             _ => "unavailable",
         }
     }

@@ -45,6 +45,7 @@ pub static ALL: &[&Family] = &[
     &CONNECTIONS,
     &CONNECTIONS_ACTIVE,
     &HANDSHAKE_FAILURES,
+    &FAULTS_INJECTED,
     &CONNECTION_PANICS,
     &ACCESS_LOG_LOST,
     &CERTIFICATE_EXPIRY,
@@ -128,6 +129,13 @@ pub(crate) static HANDSHAKE_FAILURES: Family = Family {
     help: "TLS handshakes that did not succeed",
     kind: Kind::Counter,
     labels: &[DIRECTION, CODE, HANDSHAKE_REASON],
+};
+
+pub(crate) static FAULTS_INJECTED: Family = Family {
+    name: "sidegate_faults_injected_total",
+    help: "Requests that a route let wait or fail on purpose",
+    kind: Kind::Counter,
+    labels: &[SERVICE, ROUTE, FAULT],
 };
 
 pub(crate) static CONNECTION_PANICS: Family = Family {
@@ -265,6 +273,8 @@ const CODE: Label = Label { name: "code", values: "why not, as in `SG0202`; `non
 const POLICY: Label =
     Label { name: "policy", values: "`namespace/name` of the policy that decided; `none`: no rule matched" };
 const RULE: Label = Label { name: "rule", values: "the rule that decided; `none`: no rule matched" };
+const ROUTE: Label = Label { name: "route", values: "the rule's name, as it is configured" };
+const FAULT: Label = Label { name: "kind", values: "`delay`, `abort`" };
 const HANDSHAKE_REASON: Label = Label {
     name: "reason",
     values: "what is wrong with the peer's certificate, as in `not_valid_now`, or with the handshake, as in `peer_alert`; a closed set",

@@ -22,6 +22,7 @@ mod identity;
 mod inbound;
 mod outbound;
 mod resilience;
+mod route;
 mod snapshot;
 mod telemetry;
 mod tls;

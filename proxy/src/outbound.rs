@@ -7,6 +7,7 @@
 
 mod choose;
 mod proxy;
+mod ruled;
 
 use std::rc::Rc;
 
@@ -22,9 +23,10 @@ use crate::{
     detect::{self, Detected, Rewound},
     error::Error,
     http::{self as http_stage, Checked, RequestBody, Rules},
+    route,
     snapshot::Route,
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
-    upstream::{self, Answer, Carries},
+    upstream::{self, Answer, Carries, peer::Reach},
     worker::{Link, Worker},
 };
 
@@ -59,16 +61,31 @@ async fn forward(
     let worker = &connection.worker;
     let version = request.version();
     let snapshot = worker.mesh.snapshot();
-    let route = &snapshot.outbound[connection.port];
+    let port = &snapshot.outbound[connection.port];
 
-    proxy::refuse_https(route, &request)?;
-    let checked = Checked::new(
-        request,
-        Rules { paths: route.port.paths, limits: &worker.limits, removes_identity: false },
-    )?;
-    let chosen = choose::by_host(route, checked.host())?;
+    proxy::refuse_https(port, &request)?;
+    let paths = port.port.paths;
+    let checked = Checked::new(request, Rules { paths, limits: &worker.limits, removes_identity: false })?;
+    let chosen = choose::by_host(port, checked.host())?;
+    match route::rule(chosen.name, chosen.service, &checked)? {
+        None => send(checked, version, chosen.reach(worker), record).await,
+        Some(matched) => {
+            let limit = matched.rule.timeouts.request;
+            let ruled = ruled::Ruled { matched, called: chosen, paths, snapshot: &snapshot, worker };
+            route::within(limit, ruled.send(checked, version, record)).await
+        }
+    }
+}
+
+/// What is sent is what the peer's sidecar judges.
+async fn send(
+    checked: Checked<RequestBody>,
+    version: Version,
+    reach: Reach<'_>,
+    record: &mut Record,
+) -> Result<Answer, Error> {
     let websocket = checked.is_websocket().then(|| Asked::of(&checked));
-    let answer = upstream::peer::send(checked, version, chosen.reach(worker), record).await?;
+    let answer = upstream::peer::send(checked, version, reach, record).await?;
     Ok(Answer { websocket, ..answer })
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::{Config, Inbound, Outbound, Resilience, ServiceName, Target},
+    route::RouteTable,
     telemetry::Metrics,
 };
 
@@ -75,6 +76,8 @@ pub(crate) struct Service {
     pub(crate) tls: Option<PeerTls>,
     /// How calls to it are spread, bounded and repeated.
     pub(crate) resilience: Arc<Resilience>,
+    /// What becomes of its requests. `None`: they are sent to it as they are.
+    pub(crate) routes: Option<RouteTable>,
 }
 
 /// TLS towards one service. Two are equal only if a connection of one may serve the other.
@@ -323,10 +326,12 @@ impl Parts {
     fn service(&self, name: &ServiceName, target: &Target) -> Service {
         let identities: Arc<[SpiffeId]> = target.identities.clone().into();
         let said = self.config.services.get(name);
+        let routes = said.map_or(&[][..], |said| &said.routes);
         Service {
             endpoints: target.endpoints.clone().into(),
             tls: self.peer_tls(&identities),
             resilience: Arc::new(said.map_or_else(Resilience::default, |said| said.resilience.clone())),
+            routes: RouteTable::compile(routes),
         }
     }
 

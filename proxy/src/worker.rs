@@ -12,6 +12,7 @@ use crate::{
     config::Limits,
     drain::DrainWatch,
     error::Error,
+    route::Chance,
     snapshot::Reader,
     telemetry::{
         AccessLog, Carried, Direction, EdgeShard, Ends, Exchange, Metrics, Record, TlsState, Verdict,
@@ -50,6 +51,7 @@ pub(crate) struct Worker {
     pub(crate) inbound_tasks: TaskTracker,
     pub(crate) pool: Rc<Pool>,
     pub(crate) balancer: Balancer,
+    pub(crate) chance: Chance,
     /// Bounds handshakes in flight.
     pub(crate) handshakes: Rc<tokio::sync::Semaphore>,
     requests: Rc<Cell<usize>>,
@@ -91,6 +93,7 @@ impl Worker {
             inbound_tasks,
             pool,
             balancer,
+            chance: Chance::new(seed),
             requests: Rc::default(),
             id_prefix: seed,
             next_id: Cell::new(0),

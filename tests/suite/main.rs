@@ -17,4 +17,5 @@ mod opaque;
 mod outbound;
 mod quarantine;
 mod resilience;
+mod routing;
 mod websocket;

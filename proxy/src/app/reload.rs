@@ -12,6 +12,7 @@ use sidegate_codes::Code;
 use crate::{
     config::{Config, Source},
     files::{self, InForce},
+    route::warn_of_faults,
     snapshot::Publisher,
     telemetry::Metrics,
     watch::Changes,
@@ -84,6 +85,7 @@ impl Reload {
         }
         self.publisher.config(next.clone());
         tracing::info!("configuration applied");
+        warn_of_faults(&next);
         self.config = next;
         self.in_force.reread_policies();
         Ok(())

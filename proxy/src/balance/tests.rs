@@ -15,7 +15,7 @@ fn addresses(count: u16) -> Vec<SocketAddr> {
 }
 
 fn service(endpoints: &[SocketAddr], rules: Resilience) -> Service {
-    Service { endpoints: endpoints.into(), tls: None, resilience: Arc::new(rules) }
+    Service { endpoints: endpoints.into(), tls: None, resilience: Arc::new(rules), routes: None }
 }
 
 fn balancer() -> Balancer {

@@ -28,6 +28,11 @@ pub struct ByHost {
 }
 
 impl Host {
+    /// Its name, canonical, and whether names below that are meant instead.
+    pub(crate) fn parts(&self) -> (&str, bool) {
+        (&self.name, self.is_wildcard)
+    }
+
     /// What a service is called without a word of the file's: `name.namespace`, and in its own namespace `name` too.
     pub(super) fn of(service: &ServiceName, namespace: &str) -> Vec<Self> {
         let (of, name) = service.parts();

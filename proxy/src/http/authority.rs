@@ -42,6 +42,16 @@ impl Authority {
         }
     }
 
+    /// A host in its canonical form, without a port.
+    pub(super) fn of_host(host: String) -> Self {
+        Self { host, port: None }
+    }
+
+    /// The port, if it names one.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.port
+    }
+
     /// The host without its port: what policies match.
     pub(crate) fn host(&self) -> &str {
         &self.host

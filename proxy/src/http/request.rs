@@ -19,6 +19,7 @@ use super::{
 use crate::{
     config::{Limits, PathMode},
     error::Error,
+    route::Asking,
 };
 
 /// A request with one path, one authority, one framing, and no field of another hop.
@@ -89,6 +90,47 @@ impl<B: Body> Checked<B> {
     /// The header fields as they are sent on, but for those that this sidecar writes itself.
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.parts.headers
+    }
+
+    /// The query as it was sent, without its question mark.
+    pub(crate) fn query(&self) -> Option<&str> {
+        self.parts.uri.query()
+    }
+
+    /// The port that its authority names.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.authority.port()
+    }
+
+    /// What routes match.
+    pub(crate) fn asking(&self) -> Asking<'_> {
+        Asking {
+            method: self.method(),
+            host: self.host(),
+            path: self.path(),
+            query: self.query(),
+            headers: self.headers(),
+        }
+    }
+
+    /// Puts a host and a path in the place of its own, by the same checks: what is sent on is canonical again, or nothing
+    /// is. The query stays.
+    pub(crate) fn rewrite(
+        &mut self,
+        host: Option<&str>,
+        path: Option<String>,
+        mode: PathMode,
+        limits: &Limits,
+    ) -> Result<(), Error> {
+        if let Some(path) = path {
+            let rewritten = target(&path, self.query(), mode)?;
+            refuse_long_path(rewritten.path(), limits)?;
+            self.parts.uri = rewritten;
+        }
+        if let Some(host) = host {
+            self.authority = Authority::of_host(host.to_owned());
+        }
+        Ok(())
     }
 
     /// Whether it asks to become a WebSocket.
@@ -185,9 +227,14 @@ fn refuse_oversize(parts: &Parts, limits: &Limits) -> Result<(), Error> {
     if bytes > limits.header_bytes {
         return too_large("limits.headerBytes", bytes, limits.header_bytes);
     }
-    let path = parts.uri.path().len();
-    if path > limits.path_bytes {
-        return too_large("limits.pathBytes", path, limits.path_bytes);
+    refuse_long_path(parts.uri.path(), limits)
+}
+
+fn refuse_long_path(path: &str, limits: &Limits) -> Result<(), Error> {
+    let (seen, most) = (path.len(), limits.path_bytes);
+    if seen > most {
+        let detail = format!("limits.pathBytes: {seen} is over {most}");
+        return Err(Error::bad_request(Code::HeadersTooLarge, detail));
     }
     Ok(())
 }
@@ -214,15 +261,19 @@ fn refuse_ambiguous_framing(headers: &HeaderMap) -> Result<(), Error> {
 
 /// Path (canonical) and query (as sent); nothing else of the target goes on.
 fn canonical_target(parts: &Parts, mode: PathMode) -> Result<Uri, Error> {
-    let bad = |detail: String| Error::bad_request(Code::BadPath, detail);
     let sent = parts.uri.path();
     if sent == "*" && parts.method == Method::OPTIONS {
         return Ok(Uri::from_static("*"));
     }
     // An absolute-form target may leave its path out (RFC 9112 §3.2.2).
     let sent = if sent.is_empty() && parts.uri.authority().is_some() { "/" } else { sent };
+    target(sent, parts.uri.query(), mode)
+}
+
+fn target(sent: &str, query: Option<&str>, mode: PathMode) -> Result<Uri, Error> {
+    let bad = |detail: String| Error::bad_request(Code::BadPath, detail);
     let canonical = path::normalize(sent, mode).map_err(|error| bad(format!("{sent:?}: {error}")))?;
-    let target = match parts.uri.query() {
+    let target = match query {
         None => PathAndQuery::try_from(canonical.as_ref()),
         Some(query) => PathAndQuery::try_from(format!("{canonical}?{query}")),
     };

@@ -54,6 +54,8 @@ pub(crate) struct Line {
     pub(crate) upstream: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) route: Option<Arc<str>>,
 }
 
 /// The writing end.

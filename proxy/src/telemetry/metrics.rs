@@ -26,6 +26,7 @@ use super::{
     endpoints::Endpoints,
 };
 use crate::{
+    config::ServiceName,
     error::Breaker,
     families::{self, Family, Kind},
     resilience::{End, Reason},
@@ -42,6 +43,8 @@ pub(crate) struct Metrics {
     pub(crate) renewals: Series<&'static str>,
     /// Policy sets refused, by the code of the first error.
     pub(crate) policies_refused: Series<Code>,
+    /// Requests that waited or failed on purpose.
+    pub(crate) faults: Series<FaultLabels>,
     /// Faults of this program that ended a connection.
     pub(crate) panics: AtomicU64,
     /// Open downstream connections.
@@ -115,6 +118,14 @@ pub(crate) struct RetryLabels {
     pub(crate) service: Arc<str>,
     pub(crate) reason: Reason,
     pub(crate) end: End,
+}
+
+/// Labels of `sidegate_faults_injected_total`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct FaultLabels {
+    pub(crate) service: ServiceName,
+    pub(crate) rule: Arc<str>,
+    pub(crate) kind: &'static str,
 }
 
 impl Metrics {
@@ -290,6 +301,11 @@ impl Exposition {
             metrics.handshake_failures.each(|labels, count| {
                 to.counter([labels.direction.as_str(), labels.code.id(), labels.reason], count)
             })
+        })?;
+        samples(encoder, &families::FAULTS_INJECTED, |mut to| {
+            metrics
+                .faults
+                .each(|labels, count| to.counter([labels.service.as_str(), &labels.rule, labels.kind], count))
         })?;
         let panics = metrics.panics.load(Ordering::Relaxed);
         single(encoder, &families::CONNECTION_PANICS, panics)?;

@@ -75,6 +75,7 @@ struct Words {
     nearest: Option<String>,
     detail: Option<String>,
     upstream: Option<String>,
+    route: Option<Arc<str>>,
 }
 
 impl Exchange {
@@ -155,6 +156,18 @@ impl Record {
     /// Where whoever connected to this sidecar is.
     pub(crate) fn source(&self) -> IpAddr {
         self.exchange.downstream.ip()
+    }
+
+    /// This rule of the service's routes says what becomes of it.
+    pub(crate) fn routed(&mut self, rule: &Arc<str>) {
+        if self.exchange.access_log.is_on() {
+            self.words.route = Some(Arc::clone(rule));
+        }
+    }
+
+    /// There is something to say of it, though it goes on.
+    pub(crate) fn told(&mut self, code: Code) {
+        self.judgement.code = Some(code);
     }
 
     /// It goes to this upstream.
@@ -283,6 +296,7 @@ impl Drop for Record {
                 peer: exchange.downstream.to_string(),
                 upstream: words.upstream,
                 attempts: (self.attempts > 0).then_some(self.attempts),
+                route: words.route,
             });
         }
     }

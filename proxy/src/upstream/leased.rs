@@ -20,7 +20,8 @@ use super::{
 /// resets the HTTP/2 stream.
 #[derive(Debug)]
 pub(crate) struct Leased {
-    body: Incoming,
+    /// `None`: there is nothing, and never was.
+    body: Option<Incoming>,
     lease: Option<Lease>,
 }
 
@@ -33,13 +34,18 @@ pub(super) enum Lease {
 
 impl Leased {
     pub(super) fn new(body: Incoming, lease: Lease) -> Self {
-        let mut leased = Self { body, lease: Some(lease) };
+        let mut leased = Self { body: Some(body), lease: Some(lease) };
         leased.end_if_complete();
         leased
     }
 
+    /// What this sidecar answers by itself.
+    pub(crate) fn nothing() -> Self {
+        Self { body: None, lease: None }
+    }
+
     fn end_if_complete(&mut self) {
-        if self.body.is_end_stream() {
+        if self.is_end_stream() {
             self.end();
         }
     }
@@ -59,7 +65,8 @@ impl Body for Leased {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
         match &frame {
             None => self.end(),
             // Nothing follows trailers, and hyper does not ask whether anything does.
@@ -72,10 +79,10 @@ impl Body for Leased {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
     }
 }

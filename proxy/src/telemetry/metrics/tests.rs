@@ -20,6 +20,8 @@ fn busy() -> (Arc<Metrics>, Edges) {
     });
     metrics.renewals.add("ok");
     metrics.policies_refused.add(Code::PolicyUnknownField);
+    let (service, rule) = ("shop/payments".parse().unwrap(), "rule-1".into());
+    metrics.faults.add(FaultLabels { service, rule, kind: "abort" });
     let service: Arc<str> = "shop/payments".into();
     let endpoint = std::net::SocketAddr::from(([10, 0, 0, 7], 15106));
     metrics.endpoints.add(&service, endpoint, crate::balance::Standing::In, 1);

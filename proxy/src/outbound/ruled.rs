@@ -1,0 +1,49 @@
+//! A request that a rule of the called service's routes matches: it goes in checked, and the answer of whoever the rule
+//! sends it to comes out, or the rule's own.
+
+use http::Version;
+
+use super::choose::Chosen;
+use crate::{
+    config::PathMode,
+    error::Error,
+    http::{Checked, RequestBody},
+    route::{self, Matched},
+    snapshot::Snapshot,
+    telemetry::Record,
+    upstream::Answer,
+    worker::Worker,
+};
+
+/// A request that a rule of the called service's routes matches.
+#[derive(Clone, Copy)]
+pub(super) struct Ruled<'a> {
+    pub(super) matched: Matched<'a>,
+    pub(super) called: Chosen<'a>,
+    pub(super) paths: PathMode,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) worker: &'a Worker,
+}
+
+impl Ruled<'_> {
+    /// As the rule says.
+    pub(super) async fn send(
+        self,
+        mut checked: Checked<RequestBody>,
+        version: Version,
+        record: &mut Record,
+    ) -> Result<Answer, Error> {
+        let Self { matched, called, paths, snapshot, worker } = self;
+        let rule = matched.rule;
+        record.routed(&rule.name);
+        route::inject(rule, called.name, record, worker).await?;
+        if let Some(answer) = route::answer(&matched, &checked)? {
+            return Ok(route::changed(answer, rule, None));
+        }
+        let sends = route::backend(rule, (called.name, called.service), snapshot, &worker.chance)?;
+        route::change(&mut checked, &matched, &sends, paths, &worker.limits)?;
+        let to = Chosen { name: sends.name, service: sends.service };
+        let answer = super::send(checked, version, to.reach(worker), record).await?;
+        Ok(route::changed(answer, rule, sends.backend))
+    }
+}
