@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use crate::{Policies, Sourced};
+use crate::{Condition, Operation, Policies, Sourced};
 
-/// A rule with conditions on method, path, host or gRPC method.
+/// A rule with conditions on method, path, host or gRPC method, in `to` or in `when`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpRule {
     /// `namespace/name` of its policy.
@@ -41,9 +41,11 @@ impl HttpPorts {
     /// Adds a policy that comes after all others.
     pub(crate) fn add(&mut self, sourced: &Sourced) {
         for (rule, source) in sourced.rules() {
-            let reads =
-                rule.to.as_deref().unwrap_or_default().iter().filter(|operation| operation.asks_http());
-            for operation in reads {
+            let asks_in_when = rule.when.as_ref().is_some_and(Condition::asks_http);
+            // Without `to` a rule is about any operation; on which ports its `when` asks is not guessed.
+            let any = [Operation::default()];
+            let operations = rule.to.as_deref().unwrap_or(&any).iter();
+            for operation in operations.filter(|operation| asks_in_when || operation.asks_http()) {
                 let found = || HttpRule {
                     policy: Arc::clone(sourced.name()),
                     rule: rule.name.shared(),
@@ -97,6 +99,22 @@ mod tests {
             let without =
                 (&*format!("action: {action}"), "from: [{namespaces: [shop]}], to: [{ports: [80]}]");
             assert_eq!(rule_of(80, &[without]), None, "{action} without conditions on HTTP");
+        }
+    }
+
+    #[test]
+    fn a_when_that_asks_for_http_counts_on_the_ports_of_its_rule() {
+        const ASKS: &str = "when: 'request.headers[\"x-a\"] == \"1\" || source.namespace == \"shop\"'";
+        for (rule, on_80, on_81) in [
+            (ASKS.to_owned(), true, true),
+            (format!("to: [{{ports: [80]}}], {ASKS}"), true, false),
+            (format!("from: [{{namespaces: [shop]}}], {ASKS}"), true, true),
+            ("when: destination.port == 80 && source.namespace == 'shop'".to_owned(), false, false),
+        ] {
+            for action in ["action: Allow", "action: Deny", "action: Require"] {
+                let found = [80, 81].map(|port| rule_of(port, &[(action, &rule)]).is_some());
+                assert_eq!(found, [on_80, on_81], "{action} {rule}");
+            }
         }
     }
 
