@@ -345,6 +345,10 @@ codes! {
         "connection refused: the server name of its TLS cannot be read",
         "On an outbound port that leads to several services, the application's own TLS is sent on by the server name of its ClientHello, and this one is broken, over 16 KiB, or names two.",
         "Look at the client: no ordinary one does this. A port of one service (`service:`) does not look into the bytes.";
+    NameNotResolved = "SG0624", Connectivity,
+        "the name of the application leads nowhere",
+        "The `forward` of an inbound port is a name, and looking it up gave an error, no address, or no answer in time. No older answer is used in its place.",
+        "Look the name up from the sidecar's own network; write an address where the name is not needed.";
     BreakerRequests = "SG0640", Connectivity,
         "refused: too many calls to one service in flight",
         "As many calls to the service, or to each of its endpoints, are in flight as its breakers admit. A service that hangs takes no more than its share of this sidecar.",

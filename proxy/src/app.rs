@@ -290,6 +290,7 @@ impl Sidecar {
 async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lifeline) {
     let worker = Worker::new(shared, seed);
     let pruning = tokio::task::spawn_local(std::rc::Rc::clone(&worker).prune());
+    let following = tokio::task::spawn_local(std::rc::Rc::clone(&worker).follow_names());
     let mut accepting = JoinSet::new();
     for Listener { direction, index, port, socket } in listeners {
         let socket = match tokio::net::TcpListener::from_std(socket) {
@@ -323,6 +324,7 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lif
         tracing::warn!(connections, "limits.drainTimeout is over: the rest is dropped");
     }
     pruning.abort();
+    following.abort();
 }
 
 /// SIGTERM from a platform, SIGINT from a person.

@@ -169,8 +169,8 @@ pub struct Target {
     pub endpoints: Vec<SocketAddr>,
 }
 
-/// The application's address: an IP or a name that is resolved at each new connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The application's address: an IP or a name, which is looked up again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Forward {
     host: String,
     port: u16,

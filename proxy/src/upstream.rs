@@ -8,6 +8,7 @@ mod connection;
 mod dial;
 mod heard;
 mod leased;
+mod names;
 mod pool;
 mod stream;
 
@@ -18,6 +19,7 @@ use crate::authorize::Asked;
 
 pub(crate) use dial::{Carries, Dialer};
 pub(crate) use leased::Leased;
+pub(crate) use names::Names;
 pub(crate) use pool::{Bounds, Pool};
 pub(crate) use stream::{Carried, carry_upgraded};
 

@@ -18,7 +18,7 @@ use crate::{
         AccessLog, Carried, Direction, EdgeShard, Ends, Exchange, Metrics, Record, TlsState, Verdict,
         metrics::{ConnectionLabels, HandshakeLabels},
     },
-    upstream::{Dialer, Pool},
+    upstream::{Dialer, Names, Pool},
 };
 
 /// What is handed to a worker's thread when it starts.
@@ -75,8 +75,12 @@ impl Worker {
     /// `seed` is random: request ids begin with it.
     pub(crate) fn new(shared: Shared, seed: u64) -> Rc<Self> {
         let Shared { mesh, limits, metrics, edges, access_log, gate, drain, inbound_tasks } = shared;
-        let dialer =
-            Dialer { limits: Arc::clone(&limits), mesh: mesh.clone(), metrics: Arc::clone(&metrics) };
+        let dialer = Dialer {
+            limits: Arc::clone(&limits),
+            mesh: mesh.clone(),
+            metrics: Arc::clone(&metrics),
+            names: Rc::new(Names::of_system()),
+        };
         // Connections to upstreams end with the requests that use them; only downstream ones are waited for.
         let pool = Rc::new(Pool::new(dialer, TaskTracker::new()));
         let balancer = Balancer::new(seed, Arc::clone(&metrics));
@@ -198,6 +202,16 @@ impl Worker {
             tokio::time::sleep(PRUNE).await;
             self.pool.prune();
             self.balancer.prune(&self.mesh.load().services);
+        }
+    }
+
+    /// Keeps the addresses of names current, for as long as the worker lives.
+    pub(crate) async fn follow_names(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(PRUNE).await;
+            let ports = Arc::clone(&self.mesh.load().inbound);
+            let is_wanted = |forward: &_| ports.iter().any(|port| port.forward == *forward);
+            self.pool.dialer().names.refresh(is_wanted).await;
         }
     }
 }

@@ -165,6 +165,22 @@ async fn bytes_that_name_nobody_go_to_the_one_service_of_bytes_or_are_refused() 
 }
 
 #[tokio::test]
+async fn a_link_of_one_service_never_serves_another_at_the_same_address() {
+    let (app, authority) = (App::start().await, Authority::new());
+    let payments = Sidecar::start("payments", &authority, ORDERS, &[Port::Inbound(app.address, "")]);
+    let list = [("payments", payments.inbound(), ""), ("stock", payments.inbound(), "")];
+    let orders = Sidecar::start("orders", &authority, ORDERS, &[Port::Among("services", &list)]);
+    for version in [Http::One, Http::Two] {
+        let mut client = Connection::plain(orders.outbound(), version).await;
+        for (host, status) in [("payments", 200), ("stock", 502), ("payments", 200), ("stock", 502)] {
+            assert_eq!(ask(&mut client, version, host).await.status, status, "{host}");
+        }
+    }
+    assert_eq!(orders.accessed(|line| line["status"] == 502)["code"], "SG0305");
+    assert_eq!(app.seen().len(), 4);
+}
+
+#[tokio::test]
 async fn a_hello_that_is_broken_or_endless_reaches_nobody() {
     let (payments, stock) = (echo().await, echo().await);
     let fence = fence((payments.address, "protocol: tcp"), (stock.address, ""));

@@ -32,7 +32,7 @@ kind!(Address, "address", "An IP address and a port.", "127.0.0.1:15106", "[::1]
 kind!(
     HostPort,
     "host-and-port",
-    "An IP address or a name, and a port that is not 0. A name is resolved at each new connection.",
+    "An IP address or a name, and a port that is not 0. The name of an application is looked up every few seconds.",
     "127.0.0.1:8080",
     "localhost:8080"
 );

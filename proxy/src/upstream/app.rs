@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     Answer, Pool,
-    dial::{Carries, Destination},
+    dial::Carries,
     stream::{Carried, OverTcp, carry},
 };
 use crate::{
@@ -30,7 +30,7 @@ pub(crate) async fn send(
     if let Ok(peer) = HeaderValue::from_str(peer.as_str()) {
         request.headers_mut().insert(PEER, peer);
     }
-    let destination = Destination::App(inbound.forward.clone());
+    let destination = pool.dialer().app(&inbound.forward).await?;
     let speaks_http2 = match inbound.protocol {
         Protocol::Http2 => true,
         Protocol::Http => false,
@@ -54,11 +54,8 @@ pub(crate) async fn forward<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
     carried: &Carried,
 ) -> Result<(), Error> {
     let (downstream, _) = permit.redeem();
-    let upstream = pool
-        .dialer()
-        .dial(&Destination::App(forward.clone()), Carries::Tcp, pool.connected_by())
-        .await?
-        .stream;
+    let destination = pool.dialer().app(forward).await?;
+    let upstream = pool.dialer().dial(&destination, Carries::Tcp, pool.connected_by()).await?.stream;
     carry(downstream, upstream, carried)
         .await
         .map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })

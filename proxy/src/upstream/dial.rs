@@ -6,6 +6,7 @@ use std::{
     hash::{Hash, Hasher},
     io,
     net::SocketAddr,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -14,10 +15,10 @@ use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, Usage};
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
-use super::stream::Stream;
+use super::{names::Names, stream::Stream};
 use crate::{
     config::{Forward, Limits},
     error::Error,
@@ -33,8 +34,8 @@ use crate::{
 /// Where a connection leads. Two are equal only if one connection may serve both, compared in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
-    /// The local application.
-    App(Forward),
+    /// The local application, under one answer about where it is.
+    App { forward: Forward, addresses: Arc<[SocketAddr]> },
     /// A sidecar, under one generation of credentials and trust and one set of identities.
     Peer { address: SocketAddr, tls: PeerTls },
 }
@@ -55,6 +56,7 @@ pub(crate) struct Dialer {
     pub(crate) limits: Arc<Limits>,
     pub(crate) mesh: Reader,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) names: Rc<Names>,
 }
 
 /// An open connection.
@@ -66,6 +68,11 @@ pub(crate) struct Dialed {
 }
 
 impl Dialer {
+    /// Where the application is now.
+    pub(crate) async fn app(&self, forward: &Forward) -> Result<Destination, Error> {
+        Ok(Destination::App { forward: forward.clone(), addresses: self.names.addresses(forward).await? })
+    }
+
     /// Connects to `destination` and, if it is a peer, verifies who answers.
     pub(crate) async fn dial(
         &self,
@@ -78,7 +85,12 @@ impl Dialer {
             Err(_) => Err(Error::ConnectTimeout(destination.to_string())),
         };
         match destination {
-            Destination::App(_) => connected,
+            Destination::App { forward, .. } => {
+                if connected.is_err() {
+                    self.names.forget(forward);
+                }
+                connected
+            }
             Destination::Peer { address, .. } => {
                 self.count(&connected);
                 connected.map_err(|error| as_upstream(error, *address))
@@ -88,8 +100,8 @@ impl Dialer {
 
     async fn connect(&self, destination: &Destination, carries: Carries) -> Result<Dialed, Error> {
         match destination {
-            Destination::App(forward) => {
-                let tcp = TcpStream::connect((forward.host(), forward.port())).await;
+            Destination::App { addresses, .. } => {
+                let tcp = self.first_that_answers(addresses).await;
                 Ok(Dialed { stream: Stream::plain(tuned(tcp, destination)?), peer: None })
             }
             Destination::Peer { address, tls } => {
@@ -100,6 +112,20 @@ impl Dialer {
                 Ok(Dialed { stream: Stream::tls(stream), peer: Some(Arc::new(peer)) })
             }
         }
+    }
+
+    /// Each address has its share of the time, so that one that stays silent does not use it up for the others.
+    async fn first_that_answers(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+        let share = self.limits.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for address in addresses {
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => return Ok(tcp),
+                Ok(Err(error)) => failed = error,
+                Err(_) => failed = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(failed)
     }
 
     /// An impostor is told even if another endpoint answers in its place.
@@ -163,7 +189,7 @@ fn as_upstream(error: Error, address: SocketAddr) -> Error {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::App(forward) => forward.fmt(f),
+            Self::App { forward, .. } => forward.fmt(f),
             Self::Peer { address, .. } => address.fmt(f),
         }
     }
@@ -172,8 +198,11 @@ impl fmt::Display for Destination {
 impl Hash for Destination {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
-            Self::App(forward) => forward.port().hash(state),
+            Self::App { forward, .. } => forward.port().hash(state),
             Self::Peer { address, tls } => (address, tls.generation).hash(state),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -218,10 +218,12 @@ impl Pool {
         self.dialing.borrow_mut().retain(|_, gate| Rc::strong_count(gate) > 1);
     }
 
-    /// Whether any route still leads to `destination` under the same credentials, trust and identities.
+    /// Whether any route still leads to `destination` under the same credentials, trust and identities, or the
+    /// application is still there.
     fn is_current(&self, destination: &Destination) -> bool {
-        let Destination::Peer { address, tls } = destination else {
-            return true;
+        let (address, tls) = match destination {
+            Destination::Peer { address, tls } => (address, tls),
+            Destination::App { forward, addresses } => return self.dialer.names.has(forward, addresses),
         };
         let snapshot = self.dialer.mesh.load();
         snapshot
