@@ -322,9 +322,9 @@ codes! {
         "The connection to the upstream broke, or it sent something that is not the protocol, after the request was sent.",
         "Check the application's log at the time of the request id.";
     UnsupportedRequest = "SG0618", Connectivity,
-        "request refused: CONNECT, upgrades other than WebSocket, and look-alike methods",
+        "request refused: CONNECT where there is no proxy, upgrades other than WebSocket, and look-alike methods",
         "A tunnel would carry bytes that no policy judges, and a method that differs from a known one only in its case is read in two ways.",
-        "Declare the port as tcp if the service speaks such a protocol.";
+        "Declare the port as tcp if the service speaks such a protocol; for tunnels make the outbound port a `proxy:`.";
     DetectTimeout = "SG0619", Connectivity,
         "connection closed: no first bytes in time",
         "The protocol could not be detected within the limit.",
