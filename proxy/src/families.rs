@@ -45,6 +45,7 @@ pub static ALL: &[&Family] = &[
     &CONNECTIONS,
     &CONNECTIONS_ACTIVE,
     &HANDSHAKE_FAILURES,
+    &MIRRORED,
     &FAULTS_INJECTED,
     &CONNECTION_PANICS,
     &ACCESS_LOG_LOST,
@@ -129,6 +130,13 @@ pub(crate) static HANDSHAKE_FAILURES: Family = Family {
     help: "TLS handshakes that did not succeed",
     kind: Kind::Counter,
     labels: &[DIRECTION, CODE, HANDSHAKE_REASON],
+};
+
+pub(crate) static MIRRORED: Family = Family {
+    name: "sidegate_mirrored_total",
+    help: "Copies of requests that a route wants of them",
+    kind: Kind::Counter,
+    labels: &[SERVICE, ROUTE, MIRROR_RESULT],
 };
 
 pub(crate) static FAULTS_INJECTED: Family = Family {
@@ -274,6 +282,10 @@ const POLICY: Label =
     Label { name: "policy", values: "`namespace/name` of the policy that decided; `none`: no rule matched" };
 const RULE: Label = Label { name: "rule", values: "the rule that decided; `none`: no rule matched" };
 const ROUTE: Label = Label { name: "route", values: "the rule's name, as it is configured" };
+const MIRROR_RESULT: Label = Label {
+    name: "result",
+    values: "`sent`: answered; `failed`; `busy`: too many were under way, so it was not made; `body`: the request has a body or asks for a tunnel, so it was not made",
+};
 const FAULT: Label = Label { name: "kind", values: "`delay`, `abort`" };
 const HANDSHAKE_REASON: Label = Label {
     name: "reason",

@@ -6,6 +6,7 @@
 mod chance;
 mod change;
 mod fault;
+mod mirror;
 mod query;
 mod redirect;
 mod table;
@@ -25,6 +26,7 @@ use crate::{
 
 pub(crate) use chance::Chance;
 pub(crate) use fault::{inject, warn_of_faults};
+pub(crate) use mirror::{Copies, mirror};
 pub(crate) use table::{Asking, Matched, RouteTable};
 
 /// Where a request goes.

@@ -12,7 +12,7 @@ use crate::{
     config::Limits,
     drain::DrainWatch,
     error::Error,
-    route::Chance,
+    route::{Chance, Copies},
     snapshot::Reader,
     telemetry::{
         AccessLog, Carried, Direction, EdgeShard, Ends, Exchange, Metrics, Record, TlsState, Verdict,
@@ -52,6 +52,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Rc<Pool>,
     pub(crate) balancer: Balancer,
     pub(crate) chance: Chance,
+    pub(crate) copies: Copies,
     /// Bounds handshakes in flight.
     pub(crate) handshakes: Rc<tokio::sync::Semaphore>,
     requests: Rc<Cell<usize>>,
@@ -98,6 +99,7 @@ impl Worker {
             pool,
             balancer,
             chance: Chance::new(seed),
+            copies: Copies::default(),
             requests: Rc::default(),
             id_prefix: seed,
             next_id: Cell::new(0),

@@ -337,3 +337,64 @@ async fn changed_routes_count_for_the_next_request_of_an_open_connection() {
     assert_eq!(client.status("GET", "/a").await, 200);
     assert_eq!((payments.seen(), next.seen()), (1, 2));
 }
+
+#[tokio::test]
+async fn a_mirror_gets_copies_and_what_becomes_of_them_changes_nothing() {
+    let authority = Authority::new();
+    let payments = Service::start("payments", &authority, ORDERS).await;
+    let shadow = Service::start("shadow", &authority, ORDERS).await;
+    // Takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = entry("silent", &silent.local_addr().unwrap().to_string(), "[]");
+    let mirror = |path: &str, to: &str, share: &str| {
+        format!(
+            "{{matches: [{{path: {{value: {path}}}}}], filters: [{{type: RequestMirror, requestMirror: \
+             {{backendRef: {{service: {to}}}{share}}}}}]}}"
+        )
+    };
+    let routes = [
+        mirror("/all", "shadow", ""),
+        mirror("/none", "shadow", ", percent: 0"),
+        mirror("/some", "shadow", ", fraction: {numerator: 1, denominator: 4}"),
+        mirror("/silent", "silent", ""),
+        mirror("/unknown", "nobody", ""),
+        "{}".to_owned(),
+    ];
+    let services = [payments.entry(&format!("[{}]", routes.join(", "))), shadow.entry("[]"), silent];
+    let orders = orders(&authority, &payments, &services);
+    let mut client = Connection::plain(orders.outbound(), Http::One).await;
+    assert_eq!(client.status("GET", "/all?q=1").await, 200);
+    let line = shadow.sidecar.accessed(|line| line["path"] == "/all");
+    let original = payments.sidecar.accessed(|line| line["path"] == "/all");
+    assert_eq!(line["request_id"], original["request_id"]);
+    assert_eq!((shadow.app.seen()[0].target.as_str(), shadow.seen()), ("/all?q=1", 1));
+
+    for _ in 0..200 {
+        assert_eq!(client.status("GET", "/some").await, 200);
+    }
+    assert_eq!(client.status("GET", "/none").await, 200);
+    assert_eq!(client.status("GET", "/unknown").await, 200);
+    orders.accessed(|line| line["code"] == "SG0604");
+    // A body is not held for a copy, so there is none. More silent copies than there may be under way hold nothing up.
+    let post = Request::post("/all").header("host", "payments").body(Full::from("body")).unwrap();
+    assert_eq!(client.send(post).await.unwrap().status, 200);
+    let began = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(client.status("GET", "/silent").await, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let metrics = orders.page("/metrics").await.body;
+    let count = |service: &str, route: &str, result: &str| {
+        let labels = format!("{{service=\"shop/{service}\",route=\"{route}\",result=\"{result}\"}} ");
+        let line =
+            metrics.lines().find_map(|line| line.strip_prefix(&format!("sidegate_mirrored_total{labels}")));
+        line.map_or(0, |count| count.parse::<usize>().unwrap())
+    };
+    assert_eq!(count("shadow", "rule-1", "body"), 1);
+    assert!(count("silent", "rule-4", "busy") > 0, "{metrics}");
+    assert_eq!(count("nobody", "rule-5", "failed"), 1);
+    // Six standard deviations of a binomial of 200 at 0.25 are 37.
+    let some = count("shadow", "rule-3", "sent");
+    assert!((13..=87).contains(&some), "{some}");
+    assert!(shadow.app.seen().iter().all(|seen| seen.method == "GET" && seen.target != "/none"));
+}

@@ -24,8 +24,9 @@ pin_project! {
     /// The body of a request on its way to an upstream.
     #[derive(Debug)]
     pub(crate) struct RequestBody {
+        // `None`: a copy of a request that has none.
         #[pin]
-        body: Incoming,
+        body: Option<Incoming>,
         count: ByteCount,
     }
 }
@@ -45,7 +46,12 @@ pin_project! {
 impl RequestBody {
     /// What a downstream sends; its bytes are added to `count`.
     pub(crate) fn new(body: Incoming, count: ByteCount) -> Self {
-        Self { body, count }
+        Self { body: Some(body), count }
+    }
+
+    /// No body.
+    pub(super) fn nothing() -> Self {
+        Self { body: None, count: ByteCount::default() }
     }
 }
 
@@ -70,7 +76,8 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.project();
-        let mut frame = ready!(this.body.poll_frame(cx));
+        let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
+        let mut frame = ready!(body.poll_frame(cx));
         if let Some(Ok(frame)) = &mut frame {
             if let Some(bytes) = frame.data_ref() {
                 this.count.set(this.count.get().saturating_add(bytes.len() as u64));
@@ -81,11 +88,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
     }
 }
 

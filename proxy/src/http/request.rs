@@ -12,6 +12,7 @@ use http_body::Body;
 use sidegate_codes::Code;
 
 use super::{
+    RequestBody,
     authority::Authority,
     headers::{self, Upgrade},
     path,
@@ -40,6 +41,28 @@ pub(crate) struct Rules<'a> {
     pub(crate) limits: &'a Limits,
     /// Inbound: a peer's claims of identity are removed. Outbound they are the peer sidecar's to remove.
     pub(crate) removes_identity: bool,
+}
+
+impl Checked<RequestBody> {
+    /// The same once more. `None` if it has a body, which flows once, or asks for a tunnel.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        if self.is_websocket || !self.body.is_end_stream() {
+            return None;
+        }
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.method.clone_from(&self.parts.method);
+        parts.uri.clone_from(&self.parts.uri);
+        parts.version = self.parts.version;
+        parts.headers.clone_from(&self.parts.headers);
+        let authority = self.authority.clone();
+        Some(Self { parts, authority, body: RequestBody::nothing(), is_websocket: false })
+    }
+
+    /// As every log names it.
+    pub(crate) fn request_id(&self) -> &str {
+        let id = self.parts.headers.get(headers::REQUEST_ID);
+        id.and_then(|id| id.to_str().ok()).unwrap_or_default()
+    }
 }
 
 impl<B: Body> Checked<B> {

@@ -20,7 +20,7 @@ impl<'a> Chosen<'a> {
     /// With the means of `worker`.
     pub(super) fn reach(&self, worker: &'a Worker) -> Reach<'a> {
         let Self { name, service } = *self;
-        Reach { name: name.as_str(), service, balancer: &worker.balancer, pool: &worker.pool }
+        Reach { name: name.as_str(), service, balancer: &worker.balancer, pool: &worker.pool, per_try: None }
     }
 }
 

@@ -1,6 +1,8 @@
 //! A request that a rule of the called service's routes matches: it goes in checked, and the answer of whoever the rule
 //! sends it to comes out, or the rule's own.
 
+use std::{rc::Rc, sync::Arc};
+
 use http::Version;
 
 use super::choose::Chosen;
@@ -11,7 +13,7 @@ use crate::{
     route::{self, Matched},
     snapshot::Snapshot,
     telemetry::Record,
-    upstream::Answer,
+    upstream::{Answer, peer::Reach},
     worker::Worker,
 };
 
@@ -21,8 +23,8 @@ pub(super) struct Ruled<'a> {
     pub(super) matched: Matched<'a>,
     pub(super) called: Chosen<'a>,
     pub(super) paths: PathMode,
-    pub(super) snapshot: &'a Snapshot,
-    pub(super) worker: &'a Worker,
+    pub(super) snapshot: &'a Arc<Snapshot>,
+    pub(super) worker: &'a Rc<Worker>,
 }
 
 impl Ruled<'_> {
@@ -42,8 +44,10 @@ impl Ruled<'_> {
         }
         let sends = route::backend(rule, (called.name, called.service), snapshot, &worker.chance)?;
         route::change(&mut checked, &matched, &sends, paths, &worker.limits)?;
+        route::mirror(rule, &checked, version, record, snapshot, worker);
         let to = Chosen { name: sends.name, service: sends.service };
-        let answer = super::send(checked, version, to.reach(worker), record).await?;
+        let reach = Reach { per_try: rule.timeouts.backend_request, ..to.reach(worker) };
+        let answer = super::send(checked, version, reach, record).await?;
         Ok(route::changed(answer, rule, sends.backend))
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Metrics {
     pub(crate) renewals: Series<&'static str>,
     /// Policy sets refused, by the code of the first error.
     pub(crate) policies_refused: Series<Code>,
+    /// Copies of requests, sent or not.
+    pub(crate) copies: Series<CopyLabels>,
     /// Requests that waited or failed on purpose.
     pub(crate) faults: Series<FaultLabels>,
     /// Faults of this program that ended a connection.
@@ -118,6 +120,14 @@ pub(crate) struct RetryLabels {
     pub(crate) service: Arc<str>,
     pub(crate) reason: Reason,
     pub(crate) end: End,
+}
+
+/// Labels of `sidegate_mirrored_total`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CopyLabels {
+    pub(crate) service: ServiceName,
+    pub(crate) rule: Arc<str>,
+    pub(crate) result: &'static str,
 }
 
 /// Labels of `sidegate_faults_injected_total`.
@@ -300,6 +310,11 @@ impl Exposition {
         samples(encoder, &families::HANDSHAKE_FAILURES, |mut to| {
             metrics.handshake_failures.each(|labels, count| {
                 to.counter([labels.direction.as_str(), labels.code.id(), labels.reason], count)
+            })
+        })?;
+        samples(encoder, &families::MIRRORED, |mut to| {
+            metrics.copies.each(|labels, count| {
+                to.counter([labels.service.as_str(), &labels.rule, labels.result], count)
             })
         })?;
         samples(encoder, &families::FAULTS_INJECTED, |mut to| {

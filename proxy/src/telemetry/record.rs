@@ -118,6 +118,16 @@ impl Record {
         }
     }
 
+    /// Who connected to this sidecar.
+    pub(crate) fn downstream(&self) -> SocketAddr {
+        self.exchange.downstream
+    }
+
+    /// What it is recorded under.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The counter that the request's body adds to.
     pub(crate) fn received(&self) -> ByteCount {
         Rc::clone(&self.received)

@@ -33,6 +33,8 @@ pub(crate) struct Reach<'a> {
     pub(crate) service: &'a Service,
     pub(crate) balancer: &'a Balancer,
     pub(crate) pool: &'a Rc<Pool>,
+    /// What the rule that matched allows one try, if one did. The whole it bounds itself.
+    pub(crate) per_try: Option<Duration>,
 }
 
 /// A connected link to a peer.
@@ -296,7 +298,10 @@ impl<'a> Reach<'a> {
     fn time(&self) -> Time {
         let limits = &self.pool.dialer().limits;
         let timeouts = &self.rules().timeouts;
-        Time { request: timeouts.request.unwrap_or(limits.response_timeout), per_try: timeouts.per_try }
+        Time {
+            request: timeouts.request.unwrap_or(limits.response_timeout),
+            per_try: self.per_try.or(timeouts.per_try),
+        }
     }
 
     fn bounds<'p>(&self, tries: &Tries<'_>, picked: &'p Picked) -> Bounds<'p> {

@@ -126,10 +126,11 @@ pub(in crate::config) struct BackendFile {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::config) struct TimeoutsFile {
-    /// From the request to its answer, other tries included. Absent: `limits.responseTimeout`, for each try.
+    /// From the request to the head of its answer, other tries included; never more than the service and
+    /// `limits.responseTimeout` allow. Absent: what they allow.
     #[schemars(with = "Option<schema::Time>")]
     request: Option<String>,
-    /// One try; at most `request`. Absent: `limits.responseTimeout`.
+    /// One try; at most `request`. Absent: what the service says.
     #[schemars(with = "Option<schema::Time>")]
     backend_request: Option<String>,
 }

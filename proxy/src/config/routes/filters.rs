@@ -149,8 +149,8 @@ enum ChangeKind {
     ReplacePrefixMatch,
 }
 
-/// A copy of requests for another service. It gets what the backend gets, a body included if it is small; its answer is
-/// dropped, and nothing of it can slow or fail the request.
+/// A copy of requests without a body, for another service. It gets what the backend gets; its answer is dropped, and
+/// nothing of it can slow or fail the request. A request that has a body, or asks for a tunnel, is not copied.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::config) struct MirrorFile {

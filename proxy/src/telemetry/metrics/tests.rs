@@ -21,6 +21,8 @@ fn busy() -> (Arc<Metrics>, Edges) {
     metrics.renewals.add("ok");
     metrics.policies_refused.add(Code::PolicyUnknownField);
     let (service, rule) = ("shop/payments".parse().unwrap(), "rule-1".into());
+    metrics.copies.add(CopyLabels { service, rule, result: "sent" });
+    let (service, rule) = ("shop/payments".parse().unwrap(), "rule-1".into());
     metrics.faults.add(FaultLabels { service, rule, kind: "abort" });
     let service: Arc<str> = "shop/payments".into();
     let endpoint = std::net::SocketAddr::from(([10, 0, 0, 7], 15106));
