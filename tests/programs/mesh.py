@@ -134,7 +134,7 @@ class Pair:
         self.payments = Sidecar(
             ends, folder / "payments", "payments", authority, policies, [(app_port, protocol)], more=more
         )
-        outbound = [("payments", self.payments.inbound[0], protocol)]
+        outbound = [("payments", "payments", self.payments.inbound[0], protocol)]
         self.orders = Sidecar(ends, folder / "orders", "orders", authority, policies, outbound=outbound, more=more)
         self._start_stranger = lambda: Sidecar(
             ends, folder / "stranger", "stranger", authority, policies, outbound=outbound
@@ -150,7 +150,7 @@ class Pair:
 
 
 def configuration(account, inbound, outbound, more):
-    """The file of a sidecar; `inbound` are applications, `outbound` services, each with its declared protocol."""
+    """The file of a sidecar; `inbound` are applications, `outbound` services and whose, each with its protocol."""
     lines = [
         f"trustDomain: {DOMAIN}",
         f"workload: {{namespace: shop, serviceAccount: {account}, labels: {{app: {account}}}}}",
@@ -164,9 +164,9 @@ def configuration(account, inbound, outbound, more):
         lines.append(f"- {{listen: '127.0.0.1:0', forward: '127.0.0.1:{port}', protocol: {protocol}}}")
     if outbound:
         lines.append("outbound:")
-    for service, endpoint, protocol in outbound:
+    for service, account, endpoint, protocol in outbound:
         lines.append(
-            f"- {{listen: '127.0.0.1:0', service: shop/{service}, identities: ['{spiffe_id(service)}'],"
+            f"- {{listen: '127.0.0.1:0', service: shop/{service}, identities: ['{spiffe_id(account)}'],"
             f" endpoints: ['127.0.0.1:{endpoint}'], protocol: {protocol}}}"
         )
     return "\n".join([*lines, more, ""])
