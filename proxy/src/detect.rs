@@ -22,7 +22,7 @@ use client_hello::{BadHello, ClientHello};
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Detected {
+pub enum Detected {
     /// An HTTP/1.x request line.
     Http1,
     /// The HTTP/2 connection preface.
@@ -103,12 +103,12 @@ pub(crate) async fn server_name<S: AsyncRead + Unpin>(
 }
 
 /// What `bytes` begin; `None` while more bytes could decide otherwise.
-pub(crate) fn classify(bytes: &[u8]) -> Option<Detected> {
-    if HTTP2_PREFACE.starts_with(bytes) {
-        return None;
-    }
+pub fn classify(bytes: &[u8]) -> Option<Detected> {
     if bytes.starts_with(HTTP2_PREFACE) {
         return Some(Detected::Http2);
+    }
+    if HTTP2_PREFACE.starts_with(bytes) {
+        return None;
     }
     classify_http1(bytes)
 }
@@ -303,12 +303,14 @@ mod tests {
 
     use super::*;
 
-    const STREAMS: [(&[u8], Detected); 12] = [
+    const STREAMS: [(&[u8], Detected); 13] = [
         (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", Detected::Http1),
         (b"POST /a?b=c HTTP/1.0\r\n\r\n", Detected::Http1),
         (b"\r\nGET / HTTP/1.1\r\n\r\n", Detected::Http1),
         (b"VERSION-CONTROL / HTTP/1.1\r\n", Detected::Http1),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00", Detected::Http2),
+        // Whole, though no frame has followed yet.
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Detected::Http2),
         (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", Detected::Opaque),
         (b"EHLO mail.test\r\n", Detected::Opaque),
         (b"SET key value\r\n", Detected::Opaque),

@@ -1,12 +1,12 @@
 //! The HTTP part of the path, the same for both directions: serves a downstream connection within limits, hands each
 //! request to a handler in checked form, and turns refusals into answers that say "denied" and a request id.
 
-mod authority;
+pub mod authority;
 mod body;
 mod guard;
 mod headers;
 mod lingering;
-mod path;
+pub mod path;
 mod request;
 pub(crate) mod tunnel;
 

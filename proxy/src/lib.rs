@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod detect;
 pub mod families;
+pub mod http;
 
 mod accept;
 mod admin;
@@ -17,7 +18,6 @@ mod control;
 mod drain;
 mod error;
 mod files;
-mod http;
 mod identity;
 mod inbound;
 mod outbound;

@@ -5,27 +5,31 @@ use std::{fmt, net::Ipv6Addr};
 
 /// The one authority of a request, in lower case and without a trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Authority {
+pub struct Authority {
     host: String,
     port: Option<u16>,
 }
 
 /// Why a request has no single authority.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadAuthority {
+pub enum BadAuthority {
+    /// Nothing names one.
     #[error("no Host")]
     Missing,
+    /// Even if they say the same.
     #[error("more than one Host")]
     Doubled,
+    /// The target first, then `Host`.
     #[error("the target names {0} and Host {1}")]
     Disagree(String, String),
+    /// As it was sent.
     #[error("{0:?} is not host or host:port")]
     Malformed(String),
 }
 
 impl Authority {
     /// The single authority that the target and the `Host` fields agree on.
-    pub(crate) fn agree<'a>(
+    pub fn agree<'a>(
         target: Option<&str>,
         hosts: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Self, BadAuthority> {
@@ -53,7 +57,7 @@ impl Authority {
     }
 
     /// The host without its port: what policies match.
-    pub(crate) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         &self.host
     }
 

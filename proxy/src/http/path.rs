@@ -13,31 +13,41 @@ use crate::config::PathMode;
 
 /// Why a path has no single reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadPath {
+pub enum BadPath {
+    /// `*` and absolute forms among them: what may be said so is the caller's to know.
     #[error("it does not begin with a slash")]
     NotAbsolute,
+    /// One that RFC 3986 keeps out of paths, or a backslash.
     #[error("byte {0:#04x} does not belong in a path")]
     Byte(u8),
+    /// Cut short, or not hexadecimal.
     #[error("a percent sign without two hexadecimal digits")]
     Percent,
+    /// NUL, another control character, a backslash; in `strict` a slash.
     #[error("%{0:02X} is not carried in a path")]
     Encoded(u8),
+    /// A second decoding would find another path.
     #[error("something is percent-encoded twice")]
     Twice,
+    /// Overlong sequences among them.
     #[error("the percent-encoded bytes are not UTF-8")]
     NotUtf8,
+    /// In `strict` any; in `compatible` one that hides behind `;` or `%2F`.
     #[error("a dot segment")]
     DotSegment,
+    /// `compatible` resolves the others.
     #[error("a dot segment that leads above the root")]
     AboveRoot,
+    /// In `strict` any but the last; in `compatible` one that hides.
     #[error("an empty segment")]
     EmptySegment,
+    /// `strict` alone refuses it.
     #[error("a path parameter (;)")]
     Parameter,
 }
 
 /// The one path that `path` means.
-pub(crate) fn normalize(path: &str, mode: PathMode) -> Result<Cow<'_, str>, BadPath> {
+pub fn normalize(path: &str, mode: PathMode) -> Result<Cow<'_, str>, BadPath> {
     if !path.starts_with('/') {
         return Err(BadPath::NotAbsolute);
     }
@@ -70,7 +80,6 @@ fn decode(path: &str, mode: PathMode) -> Result<Cow<'_, str>, BadPath> {
             }
             0..=0x1F | 0x7F | b'\\' => return Err(BadPath::Encoded(byte)),
             b'/' if mode == PathMode::Strict => return Err(BadPath::Encoded(byte)),
-            b'%' if triplet(rest).is_some() => return Err(BadPath::Twice),
             _ => {
                 canonical.push('%');
                 canonical.push(HEX[usize::from(byte >> 4)]);
@@ -79,7 +88,15 @@ fn decode(path: &str, mode: PathMode) -> Result<Cow<'_, str>, BadPath> {
         }
     }
     canonical.push_str(rest);
+    if is_encoded_twice(&canonical) {
+        return Err(BadPath::Twice);
+    }
     Ok(Cow::Owned(canonical))
+}
+
+/// Of the decoded path: in `%25%32%65` the digits behind the percent sign appear only by decoding.
+fn is_encoded_twice(decoded: &str) -> bool {
+    decoded.split("%25").skip(1).any(|after| triplet(after).is_some())
 }
 
 fn check_bytes(path: &str, mode: PathMode) -> Result<(), BadPath> {
@@ -239,6 +256,8 @@ mod tests {
             ("/a%zz", BadPath::Percent),
             ("/a%+1", BadPath::Percent),
             ("/%252e%252e/admin", BadPath::Twice),
+            ("/%25%32%65%25%32%65/admin", BadPath::Twice),
+            ("/%252%65/admin", BadPath::Twice),
             ("/%c0%af", BadPath::NotUtf8),
             ("/%c0%ae%c0%ae/admin", BadPath::NotUtf8),
             ("/%ff", BadPath::NotUtf8),
@@ -288,8 +307,8 @@ mod tests {
     /// Pieces that attacks are made of, in any order.
     fn paths() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
-            "/", "//", ".", "..", "a", "Admin", "%2e", "%2E", "%2f", "%5c", "%25", "%41", "%c3%a9", "%c0",
-            ";x", "\\", "%00", "%", "#", " ", "*", "{x}", "é", "2e",
+            "/", "//", ".", "..", "a", "Admin", "%2e", "%2E", "%2f", "%5c", "%25", "%32", "%65", "%41",
+            "%c3%a9", "%c0", ";x", "\\", "%00", "%", "#", " ", "*", "{x}", "é", "2e",
         ]);
         prop::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
     }
