@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import pathlib
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -34,6 +35,27 @@ NOBODY = ORDERS_ALONE.replace("shop/orders", "shop/nobody")
 
 def spiffe_id(account):
     return f"spiffe://{DOMAIN}/ns/shop/sa/{account}"
+
+
+class Service(NamedTuple):
+    """A service whose endpoint is the inbound port of `account`'s sidecar."""
+
+    name: str
+    account: str
+    endpoint: int
+    protocol: str
+
+    def fields(self):
+        proof = f"identities: ['{spiffe_id(self.account)}'], endpoints: ['127.0.0.1:{self.endpoint}']"
+        return f"{proof}, protocol: {self.protocol}"
+
+
+class Among(NamedTuple):
+    """One outbound port of several services: `services` are told apart by the host, those of a `proxy` by what it is
+    asked for."""
+
+    how: str
+    services: list
 
 
 class Authority:
@@ -134,7 +156,7 @@ class Pair:
         self.payments = Sidecar(
             ends, folder / "payments", "payments", authority, policies, [(app_port, protocol)], more=more
         )
-        outbound = [("payments", "payments", self.payments.inbound[0], protocol)]
+        outbound = [Service("payments", "payments", self.payments.inbound[0], protocol)]
         self.orders = Sidecar(ends, folder / "orders", "orders", authority, policies, outbound=outbound, more=more)
         self._start_stranger = lambda: Sidecar(
             ends, folder / "stranger", "stranger", authority, policies, outbound=outbound
@@ -164,11 +186,16 @@ def configuration(account, inbound, outbound, more):
         lines.append(f"- {{listen: '127.0.0.1:0', forward: '127.0.0.1:{port}', protocol: {protocol}}}")
     if outbound:
         lines.append("outbound:")
-    for service, account, endpoint, protocol in outbound:
-        lines.append(
-            f"- {{listen: '127.0.0.1:0', service: shop/{service}, identities: ['{spiffe_id(account)}'],"
-            f" endpoints: ['127.0.0.1:{endpoint}'], protocol: {protocol}}}"
-        )
+    for port in outbound:
+        if isinstance(port, Among):
+            names = ", ".join(service.name for service in port.services)
+            lines.append(f"- {{listen: '127.0.0.1:0', {port.how}: [{names}]}}")
+        else:
+            lines.append(f"- {{listen: '127.0.0.1:0', service: shop/{port.name}, {port.fields()}}}")
+    described = {service for port in outbound if isinstance(port, Among) for service in port.services}
+    if described:
+        lines.append("services:")
+    lines += [f"- {{name: {service.name}, {service.fields()}}}" for service in sorted(described)]
     return "\n".join([*lines, more, ""])
 
 

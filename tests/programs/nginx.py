@@ -65,7 +65,7 @@ def nginx(folder):
     files.mkdir()
     for name, content in [("small.txt", SMALL), ("text.txt", TEXT), ("large.bin", LARGE)]:
         (files / name).write_bytes(content)
-    own_certificate(folder, "localhost")
+    own_certificate(folder, "localhost", "secure")
     server = Nginx(folder)
     ports = {"http1": server.http1, "http2": server.http2, "tls": server.tls}
     (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, **ports))
@@ -75,10 +75,17 @@ def nginx(folder):
         yield server
 
 
-def own_certificate(folder, name):
+def own_certificate(folder, *names):
     """`certificate.pem` and `key.pem` of an application that has TLS of its own."""
     text(
         *(find("openssl", "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-        *("-days", "1", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"),
+        *(
+            "-days",
+            "1",
+            "-subj",
+            f"/CN={names[0]}",
+            "-addext",
+            "subjectAltName=" + ",".join(f"DNS:{name}" for name in names),
+        ),
         *("-keyout", folder / "key.pem", "-out", folder / "certificate.pem"),
     )

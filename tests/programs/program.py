@@ -1,6 +1,5 @@
 """Real programs as children: found or the test fails, waited for with a deadline, ended with the test."""
 
-import ctypes
 import os
 import shutil
 import signal
@@ -26,13 +25,17 @@ def find(name, package, *folders):
     return path
 
 
+# They end with this process even if it is killed. Not by `preexec_fn`: what runs between the fork and the exec of a
+# process with threads crashes now and then.
+WITH_PARENT = [find("setpriv", "util-linux"), "--pdeathsig", "KILL", "--"]
+
+
 def run(*command, patience=PATIENCE, **options):
     """Runs a command to its end; its exit code and output are the test's to judge."""
     return subprocess.run(
-        [str(part) for part in command],
+        [*WITH_PARENT, *(str(part) for part in command)],
         capture_output=True,
         timeout=patience,
-        preexec_fn=_end_with_parent,
         **options,
     )
 
@@ -108,12 +111,11 @@ class Lines:
 def running(*command, stop=signal.SIGTERM, **options):
     """A server; with `stop`, and then with force, it ends with the block, and so does whatever it started."""
     child = subprocess.Popen(
-        [str(part) for part in command],
+        [*WITH_PARENT, *(str(part) for part in command)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=_end_with_parent,
         **options,
     )
     child.out, child.err = Lines(child.stdout), Lines(child.stderr)
@@ -142,7 +144,7 @@ def accepts(port, child):
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    until(connected, f"{child.args[0]} accepts connections")
+    until(connected, f"a server accepts connections on {port}")
 
 
 def received_before_the_end(port, sends=b""):
@@ -156,11 +158,6 @@ def received_before_the_end(port, sends=b""):
         except (ConnectionResetError, BrokenPipeError):
             pass
     return received
-
-
-def _end_with_parent():
-    # Even if this process is killed: PR_SET_PDEATHSIG.
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _decode(output):

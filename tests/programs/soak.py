@@ -19,15 +19,14 @@ import time
 import traceback
 import urllib.request
 from collections import Counter
-from concurrent import futures
 from contextlib import ExitStack
 
 import grpc
 
-from mesh import ORDERS_ALONE, Authority, Sidecar
+from mesh import ORDERS_ALONE, Authority, Service, Sidecar
 from nginx import SMALL, nginx
 from program import PATIENCE, find, text, until
-from test_grpc import Ledger, name
+from test_grpc import Ledger, name, serve_ledger
 from test_websocket import Chat, open_socket
 
 WRK, H2LOAD = find("wrk", "wrk"), find("h2load", "nghttp2-client")
@@ -43,19 +42,19 @@ class Soak:
     def __init__(self, ends, folder):
         self.stopped, self.done, self.failures = threading.Event(), Counter(), []
         server = ends.enter_context(nginx(folder / "nginx"))
-        ledger = grpc.server(futures.ThreadPoolExecutor(16))
-        ledger.add_generic_rpc_handlers([Ledger()])
-        grpc_port = ledger.add_insecure_port("127.0.0.1:0")
-        ledger.start()
-        ends.callback(lambda: ledger.stop(None).wait(5))
         chat = Chat()
         ends.callback(chat.server.shutdown)
-        ports = [(server.http1, "http"), (grpc_port, "http2"), (chat.port, "http"), (Echo(ends).port, "tcp")]
+        ports = [
+            (server.http1, "http"),
+            (serve_ledger(Ledger(), ends), "http2"),
+            (chat.port, "http"),
+            (Echo(ends).port, "tcp"),
+        ]
 
         authority, quiet = Authority(), "accessLog: off"
         self.payments = Sidecar(ends, folder / "payments", "payments", authority, ORDERS_ALONE, ports, more=quiet)
         services = [
-            (f"payments-{port}", "payments", inbound, protocol)
+            Service(f"payments-{port}", "payments", inbound, protocol)
             for inbound, (port, protocol) in zip(self.payments.inbound, ports, strict=True)
         ]
         self.orders = Sidecar(ends, folder / "orders", "orders", authority, ORDERS_ALONE, outbound=services, more=quiet)

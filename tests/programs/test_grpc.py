@@ -85,14 +85,19 @@ def ledger():
     return Ledger()
 
 
-@pytest.fixture(scope="module")
-def pair(ledger, ends, behind_sidecars):
+def serve_ledger(ledger, ends):
+    """The port of a server."""
     server = grpc.server(futures.ThreadPoolExecutor(64), options=UNLIMITED)
     server.add_generic_rpc_handlers([ledger])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     ends.callback(lambda: server.stop(None).wait(5))
-    return behind_sidecars(port, "http2", policies=ONE_METHOD_DENIED)
+    return port
+
+
+@pytest.fixture(scope="module")
+def pair(ledger, ends, behind_sidecars):
+    return behind_sidecars(serve_ledger(ledger, ends), "http2", policies=ONE_METHOD_DENIED)
 
 
 @pytest.fixture(scope="module")
