@@ -116,11 +116,14 @@ pub fn classify(bytes: &[u8]) -> Option<Detected> {
 /// RFC 9112 §3: method SP request-target SP HTTP-version CRLF.
 fn classify_http1(bytes: &[u8]) -> Option<Detected> {
     // Empty lines before the request line are skipped by servers (RFC 9112 §2.2).
-    let line = match bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) {
-        None if bytes.len() > 4 => return Some(Detected::Opaque),
-        None => return None,
-        Some(start) => &bytes[start..],
-    };
+    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    if start > MOST_BLANKS {
+        return Some(Detected::Opaque);
+    }
+    let line = &bytes[start..];
+    if line.is_empty() {
+        return None;
+    }
     let method = line.iter().position(|byte| !is_method_byte(*byte)).unwrap_or(line.len());
     if method > LONGEST_METHOD || (method < line.len() && (method == 0 || line[method] != b' ')) {
         return Some(Detected::Opaque);
@@ -293,6 +296,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// RFC 9113 §3.4.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const LONGEST_METHOD: usize = 24;
+/// Two empty lines.
+const MOST_BLANKS: usize = 4;
 /// As long as a request line may be that is still recognised without a declared protocol.
 const LONGEST_LINE: usize = 16 * 1024;
 
@@ -303,10 +308,11 @@ mod tests {
 
     use super::*;
 
-    const STREAMS: [(&[u8], Detected); 13] = [
+    const STREAMS: [(&[u8], Detected); 14] = [
         (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", Detected::Http1),
         (b"POST /a?b=c HTTP/1.0\r\n\r\n", Detected::Http1),
         (b"\r\nGET / HTTP/1.1\r\n\r\n", Detected::Http1),
+        (b"\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n", Detected::Opaque),
         (b"VERSION-CONTROL / HTTP/1.1\r\n", Detected::Http1),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00", Detected::Http2),
         // Whole, though no frame has followed yet.
