@@ -84,12 +84,12 @@ pub(crate) fn backend<'a>(
 pub(crate) fn change<B: Body>(
     request: &mut Checked<B>,
     matched: &Matched<'_>,
-    sends: &Sends<'_>,
+    backend: Option<&Backend>,
     paths: PathMode,
     limits: &Limits,
 ) -> Result<(), Error> {
     change::headers(request.headers_mut(), &matched.rule.request_headers);
-    if let Some(backend) = sends.backend {
+    if let Some(backend) = backend {
         change::headers(request.headers_mut(), &backend.request_headers);
     }
     let RouteAction::Forward { rewrite, .. } = &matched.rule.action else { return Ok(()) };

@@ -338,7 +338,8 @@ async fn changed_routes_count_for_the_next_request_of_an_open_connection() {
     assert_eq!((payments.seen(), next.seen()), (1, 2));
 }
 
-#[tokio::test]
+// Waiting for a line holds up a thread, and the application behind the mirror needs one meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_gets_copies_and_what_becomes_of_them_changes_nothing() {
     let authority = Authority::new();
     let payments = Service::start("payments", &authority, ORDERS).await;

@@ -43,7 +43,7 @@ impl Ruled<'_> {
             return Ok(route::changed(answer, rule, None));
         }
         let sends = route::backend(rule, (called.name, called.service), snapshot, &worker.chance)?;
-        route::change(&mut checked, &matched, &sends, paths, &worker.limits)?;
+        route::change(&mut checked, &matched, sends.backend, paths, &worker.limits)?;
         route::mirror(rule, &checked, version, record, snapshot, worker);
         let to = Chosen { name: sends.name, service: sends.service };
         let reach = Reach { per_try: rule.timeouts.backend_request, ..to.reach(worker) };

@@ -1,3 +1,5 @@
+mod documentation;
+
 use super::*;
 use crate::config::HeaderChanges;
 
