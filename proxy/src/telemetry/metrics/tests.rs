@@ -33,7 +33,8 @@ fn busy() -> (Arc<Metrics>, Edges) {
     metrics.breakers.add(BreakerLabels { service: Arc::clone(&service), breaker: Breaker::Pending });
     metrics.retries.add(RetryLabels { service, reason: Reason::Reset, end: End::Answered });
     let edges = Edges::new(1, 8);
-    for (verdict, shadow) in [(Verdict::Denied, None), (Verdict::Allowed, Some(Verdict::Denied))] {
+    let allowed = (Verdict::Allowed, Some(Verdict::Denied));
+    for (verdict, shadow) in [(Verdict::Denied, None), (Verdict::Failed, None), allowed] {
         let key = Key {
             direction: Direction::Inbound,
             ends: Ends { source: None, destination: None },
