@@ -426,6 +426,31 @@ async fn a_service_without_endpoints_says_so() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_leaves_gets_no_more_requests_and_its_connections_end() {
+    let authority = Authority::new();
+    for version in [Http::One, Http::Two] {
+        let (leaving, staying) =
+            (always(&authority, Answers(200)).await, always(&authority, Answers(200)).await);
+        let addresses = [leaving.address, staying.address];
+        let orders = orders(&authority, &addresses, "  balance: {by: roundRobin}\n");
+        let mut client = client(&orders, version).await;
+        for _ in 0..2 {
+            assert_eq!(post(&mut client, version, "POST").await, 200);
+        }
+        assert_eq!((leaving.open(), staying.open()), (1, 1));
+        orders.configure(|text| text.replace(&format!("'{}', ", leaving.address), ""));
+        let deadline = Instant::now() + PATIENCE;
+        while leaving.open() > 0 {
+            assert!(Instant::now() < deadline, "its connection is still open");
+            assert_eq!(post(&mut client, version, "POST").await, 200);
+        }
+        let before = leaving.seen().len();
+        assert_eq!(post(&mut client, version, "POST").await, 200);
+        assert_eq!((leaving.seen().len(), staying.open()), (before, 1));
+    }
+}
+
+#[tokio::test]
 async fn equal_keys_reach_the_same_endpoint() {
     let authority = Authority::new();
     let endpoints = [always(&authority, Answers(200)).await, always(&authority, Answers(200)).await];

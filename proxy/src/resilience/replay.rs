@@ -18,34 +18,34 @@ use crate::http::RequestBody;
 
 /// A request that is kept for another turn.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Held<B = RequestBody> {
     head: Parts,
     /// `None`: it has no body.
-    kept: Option<Rc<Kept>>,
+    kept: Option<Rc<Kept<B>>>,
 }
 
 /// The body of a request on its way to an upstream.
 #[derive(Debug)]
-pub(crate) enum Sent {
+pub(crate) enum Sent<B = RequestBody> {
     /// It is sent once, or not at all.
-    Once(RequestBody),
+    Once(B),
     /// It has none.
     Empty,
     /// One turn of a body that is kept.
-    Turn(Turn),
+    Turn(Turn<B>),
 }
 
 /// One sending of a kept body.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    kept: Rc<Kept>,
+pub(crate) struct Turn<B> {
+    kept: Rc<Kept<B>>,
     number: u32,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct Kept<B> {
     /// What has not come in yet.
-    body: RefCell<RequestBody>,
+    body: RefCell<B>,
     /// What has, as long as it is held. No borrow outlives a poll.
     pieces: RefCell<Vec<Piece>>,
     /// The piece that this turn sends next.
@@ -63,21 +63,26 @@ enum Piece {
     Trailers(HeaderMap),
 }
 
+/// A body as it comes in.
+pub(crate) trait Incoming: Body<Data = Bytes, Error: Into<BoxError>> + Unpin {}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Incoming for B {}
+
 /// This turn is over: another one sends the body.
 #[derive(Debug, thiserror::Error)]
 #[error("the request is sent another time")]
 struct Superseded;
 
-impl Held {
+impl<B: Incoming> Held<B> {
     /// Keeps `request`, and of its body `most` bytes.
-    pub(crate) fn new(request: Request<RequestBody>, most: usize) -> Self {
+    pub(crate) fn new(request: Request<B>, most: usize) -> Self {
         let (head, body) = request.into_parts();
         let kept = (!body.is_end_stream()).then(|| Rc::new(Kept::new(body, most)));
         Self { head, kept }
     }
 
     /// The request, from its beginning. The turn before, if any, gets no more of it.
-    pub(crate) fn turn(&self) -> Request<Sent> {
+    pub(crate) fn turn(&self) -> Request<Sent<B>> {
         let body = match &self.kept {
             None => Sent::Empty,
             Some(kept) => {
@@ -100,7 +105,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl<B> Drop for Held<B> {
     /// There is no other turn: the copy goes, and what comes in is only passed on.
     fn drop(&mut self) {
         if let Some(kept) = &self.kept {
@@ -109,8 +114,8 @@ impl Drop for Held {
     }
 }
 
-impl Kept {
-    fn new(body: RequestBody, most: usize) -> Self {
+impl<B: Incoming> Kept<B> {
+    fn new(body: B, most: usize) -> Self {
         Self {
             body: RefCell::new(body),
             pieces: RefCell::default(),
@@ -212,13 +217,13 @@ impl Piece {
     }
 }
 
-impl Turn {
+impl<B> Turn<B> {
     fn is_current(&self) -> bool {
         self.kept.turn.get() == self.number
     }
 }
 
-impl Body for Sent {
+impl<B: Incoming> Body for Sent<B> {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -253,7 +258,10 @@ impl Body for Sent {
     }
 }
 
-type BoxError = Box<dyn error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn error::Error + Send + Sync>;
 
 /// Pieces of a body that are held, however small they are.
 const MOST_PIECES: usize = 1_024;
+
+#[cfg(test)]
+mod tests;

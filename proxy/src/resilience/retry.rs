@@ -286,3 +286,6 @@ fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,7 @@ pub(crate) struct Endpoint {
 struct Seen {
     requests: Mutex<Vec<String>>,
     connections: AtomicUsize,
+    open: AtomicUsize,
 }
 
 type Plan = Arc<dyn Fn(usize) -> Does + Send + Sync>;
@@ -81,12 +82,14 @@ impl Endpoint {
                 connections.spawn(async move {
                     let Ok(stream) = acceptor.accept(tcp).await else { return };
                     log.connections.fetch_add(1, Ordering::Relaxed);
+                    log.open.fetch_add(1, Ordering::Relaxed);
                     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
                         http2(stream, &log, &plan).await;
                     } else {
                         // A connection that the sidecar drops has ended like any other.
                         let _ = http1(stream, &log, &plan).await;
                     }
+                    log.open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
@@ -101,6 +104,11 @@ impl Endpoint {
     /// Connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::Relaxed)
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> usize {
+        self.seen.open.load(Ordering::Relaxed)
     }
 
     /// Waits until `count` requests have reached it.
