@@ -105,6 +105,22 @@ codes! {
         "plaintext on a port that takes only mutual TLS",
         "The first bytes of an inbound connection were not a TLS ClientHello. The sidecar closes such a connection before a byte reaches the application.",
         "Call the service through a sidecar, or with a client that presents an SVID of the mesh.";
+    CaptureDiffers = "SG0102", Exposure,
+        "the kernel's capture rules are not the configured ones",
+        "Something changed or removed them, or they were never applied. Traffic may pass beside the sidecar; `verify` names each rule that differs.",
+        "Run `sidegate-proxy capture apply --config FILE`, then find out what changed the rules.";
+    NotCaptured = "SG0103", Exposure,
+        "connection refused: it was not captured, or leads back to the sidecar",
+        "A listener for captured connections takes only what the kernel redirected to it, and nothing that was sent to a port of the sidecar itself: that would be a way around the rules, or a loop.",
+        "Connect to the service's own address and port. If that is what the client did, run `sidegate-proxy capture verify --config FILE`.";
+    UnknownDestination = "SG0104", Exposure,
+        "connection refused: unknown destination",
+        "The workload called an address that belongs to no service it may reach and to no configured pass-through. Nothing leaves in plaintext unless it is named.",
+        "The log line names the address. Add the service, or name the address in the listener's `passthrough`.";
+    UndeclaredPort = "SG0105", Exposure,
+        "connection refused: captured for a port that is not declared",
+        "A captured connection goes only to a port that the listener declares, so that a port which the application keeps for itself stays its own.",
+        "Add the port to the listener's `ports`.";
     NoPolicy = "SG0201", Policy,
         "denied: no policy selects this workload",
         "Without a policy nothing is allowed: default deny holds from the first minute.",
@@ -261,6 +277,10 @@ codes! {
         "the control plane's state cannot be used",
         "A file of its state folder is damaged or its permissions are too wide. It does not guess, and makes no new root over an old one.",
         "Restore the state folder from its backup, or fix its permissions.";
+    CaptureFailed = "SG0409", Configuration,
+        "capture rules cannot be read or changed",
+        "The process lacks CAP_NET_ADMIN, neither nft nor iptables is installed, or the kernel refused. The rules that were in force still are.",
+        "Run as root in the workload's network namespace, with nftables installed; the message says what the tool answered.";
     UpstreamUnreachable = "SG0601", Connectivity,
         "the upstream cannot be reached",
         "The connection was refused, reset or timed out before a request was sent.",

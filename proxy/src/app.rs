@@ -86,30 +86,38 @@ struct Sidecar {
 
 /// An open port of the data path.
 struct Listener {
-    direction: Direction,
-    /// Its place in the configuration.
-    index: usize,
+    takes: Takes,
     /// What its refusals are recorded under.
     port: u16,
     socket: TcpListener,
 }
 
+/// What arrives at a listener; ports by their place in the configuration.
+#[derive(Clone, Copy, Debug)]
+enum Takes {
+    /// What peers send to this port.
+    Inbound(usize),
+    /// What peers send to any of the captured ports.
+    CapturedInbound,
+    /// What the application sends to this port, or through it.
+    Outbound(usize),
+}
+
 impl Sidecar {
     fn open(config: Config, path: PathBuf) -> Result<Self, RunError> {
         let mut listeners = Vec::new();
-        for (index, inbound) in config.inbound.iter().enumerate() {
+        if let Some(captured) = config.inbound.iter().find(|inbound| inbound.is_captured) {
+            let socket = listen(captured.listen, "inbound, captured")?;
+            listeners.push(Listener { takes: Takes::CapturedInbound, port: captured.listen.port(), socket });
+        }
+        for (index, inbound) in config.inbound.iter().enumerate().filter(|(_, inbound)| !inbound.is_captured)
+        {
             let socket = listen(inbound.listen, "inbound")?;
-            listeners.push(Listener {
-                direction: Direction::Inbound,
-                index,
-                port: inbound.forward.port(),
-                socket,
-            });
+            listeners.push(Listener { takes: Takes::Inbound(index), port: inbound.forward.port(), socket });
         }
         for (index, outbound) in config.outbound.iter().enumerate() {
             let socket = listen(outbound.listen, "outbound")?;
-            let port = outbound.listen.port();
-            listeners.push(Listener { direction: Direction::Outbound, index, port, socket });
+            listeners.push(Listener { takes: Takes::Outbound(index), port: outbound.listen.port(), socket });
         }
         let admin = config.admin.map(|address| listen(address, "admin")).transpose()?;
         let (access_log, writer) = match config.access_log {
@@ -207,9 +215,8 @@ impl Sidecar {
         let Source::ControlPlane(control_plane) = &self.config.source else {
             return Ok(None);
         };
-        let inbound = self.listeners.iter().filter(|listener| listener.direction == Direction::Inbound);
         let means = Means {
-            inbound: inbound.map(|listener| listener.socket.local_addr()).collect::<io::Result<_>>()?,
+            inbound: self.reached_at()?,
             publisher: Arc::clone(&self.publisher),
             metrics: Arc::clone(&self.metrics),
             edges: self.edges.clone(),
@@ -217,6 +224,33 @@ impl Sidecar {
             traffic_ended: self.traffic_ended.watch(),
         };
         Ok(Some(Client::new(&self.config, control_plane, means)?))
+    }
+
+    /// Where peers connect, by the place of the port in the configuration: the listener may have left its port to the
+    /// system, and a captured port is its own.
+    fn reached_at(&self) -> io::Result<Vec<SocketAddr>> {
+        let listening = |index: usize| {
+            let mut listeners = self.listeners.iter();
+            listeners.find(|one| matches!(one.takes, Takes::Inbound(place) if place == index))
+        };
+        let ports = self.config.inbound.iter().enumerate();
+        ports
+            .map(|(index, port)| match listening(index) {
+                Some(listener) => listener.socket.local_addr(),
+                None => Ok((port.listen.ip(), port.forward.port()).into()),
+            })
+            .collect()
+    }
+
+    /// Where a captured connection may not have been going: it would lead to this sidecar again.
+    fn own_ports(&self) -> io::Result<Arc<[u16]>> {
+        let is_own = |listener: &&Listener| match listener.takes {
+            Takes::Inbound(_) | Takes::CapturedInbound => true,
+            // A port of one service has a number that another host's service may have too.
+            Takes::Outbound(index) => self.config.outbound[index].is_captured(),
+        };
+        let listeners = self.listeners.iter().filter(is_own).map(|listener| &listener.socket);
+        listeners.chain(&self.admin).map(|socket| Ok(socket.local_addr()?.port())).collect()
     }
 
     fn admin(&self) -> Admin {
@@ -256,6 +290,7 @@ impl Sidecar {
     fn start_workers(&mut self, lifeline: &Lifeline) -> Result<Vec<JoinHandle<()>>, RunError> {
         let inbound_tasks = TaskTracker::new();
         let gate = Arc::new(Gate::new(Arc::new(self.config.limits.clone()), Arc::clone(&self.metrics)));
+        let own_ports = self.own_ports()?;
         let listeners = std::mem::take(&mut self.listeners);
         (0..self.config.workers.get())
             .map(|index| {
@@ -268,6 +303,7 @@ impl Sidecar {
                     gate: Arc::clone(&gate),
                     drain: self.drain.watch(),
                     inbound_tasks: inbound_tasks.clone(),
+                    own_ports: Arc::clone(&own_ports),
                 };
                 // All workers accept from the same queue: whoever is idle takes the next connection.
                 let listeners = listeners.iter().map(Listener::share).collect::<io::Result<Vec<_>>>()?;
@@ -292,7 +328,8 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lif
     let pruning = tokio::task::spawn_local(std::rc::Rc::clone(&worker).prune());
     let following = tokio::task::spawn_local(std::rc::Rc::clone(&worker).follow_names());
     let mut accepting = JoinSet::new();
-    for Listener { direction, index, port, socket } in listeners {
+    for Listener { takes, port, socket } in listeners {
+        let direction = takes.direction();
         let socket = match tokio::net::TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => {
@@ -303,14 +340,15 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lif
         };
         let worker = std::rc::Rc::clone(&worker);
         let serving = accept::run(socket, direction, port, worker, move |accepted, worker| async move {
-            match direction {
-                Direction::Inbound => {
+            match takes {
+                Takes::Inbound(index) => {
                     let downstream = accepted.downstream;
                     if let Err(error) = inbound::serve(accepted, index, &worker).await {
                         worker.refused(direction, downstream, port, &error);
                     }
                 }
-                Direction::Outbound => outbound::serve(accepted, index, &worker).await,
+                Takes::CapturedInbound => inbound::serve_captured(accepted, port, &worker).await,
+                Takes::Outbound(index) => outbound::serve(accepted, index, &worker).await,
             }
         });
         accepting.spawn_local(lifeline.hold(Part::Listener, serving));
@@ -346,14 +384,18 @@ impl Stop {
     }
 }
 
+impl Takes {
+    fn direction(self) -> Direction {
+        match self {
+            Self::Inbound(_) | Self::CapturedInbound => Direction::Inbound,
+            Self::Outbound(_) => Direction::Outbound,
+        }
+    }
+}
+
 impl Listener {
     fn share(&self) -> io::Result<Self> {
-        Ok(Self {
-            direction: self.direction,
-            index: self.index,
-            port: self.port,
-            socket: self.socket.try_clone()?,
-        })
+        Ok(Self { takes: self.takes, port: self.port, socket: self.socket.try_clone()? })
     }
 }
 

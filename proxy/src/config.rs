@@ -1,8 +1,11 @@
 //! The sidecar's configuration: a YAML file in, typed values out. The only reader of the configuration file and of
 //! the environment. Refuses unknown fields and reports all bad values together, each with its field.
 
+mod capture;
+mod captured;
 mod file;
 mod hosts;
+mod inbound;
 mod limits;
 mod outbound;
 mod resilience;
@@ -26,6 +29,8 @@ use serde::{Deserialize, Serialize};
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
+pub use capture::{Capture, IpProtocol, ResolversUnknown, Selection, Traffic};
+pub use captured::{CapturedOutbound, Passthrough};
 pub use hosts::{ByHost, Host};
 pub use limits::Limits;
 pub use resilience::{Balance, Breakers, Failures, HashKey, Outliers, Resilience, Retries, Timeouts};
@@ -52,6 +57,8 @@ pub struct Config {
     pub outbound: Vec<Outbound>,
     /// Every service that those ports lead to, and what is said here of each.
     pub services: BTreeMap<ServiceName, Service>,
+    /// What the kernel leads through this sidecar. `None`: nothing.
+    pub capture: Option<Capture>,
     /// Where `/livez`, `/readyz` and `/metrics` are served. `None`: nowhere.
     pub admin: Option<SocketAddr>,
     /// Where access log lines go.
@@ -111,13 +118,17 @@ pub struct Files {
 pub struct Inbound {
     /// Where peers connect, with mutual TLS.
     pub listen: SocketAddr,
+    /// Whether connections arrive there that were sent to the application's own port. Such a listener has one
+    /// `Inbound` for each of these ports.
+    pub is_captured: bool,
     /// The application.
     pub forward: Forward,
     /// What the application speaks.
     pub protocol: Protocol,
     /// How strictly request paths are read.
     pub paths: PathMode,
-    /// The address that other sidecars are told to connect to. `None`: the listening one.
+    /// The address that other sidecars are told to connect to. `None`: the listening one, if captured with the
+    /// application's port.
     pub advertise: Option<SocketAddr>,
 }
 
@@ -143,6 +154,8 @@ pub enum LeadsTo {
     ByHost(ByHost),
     /// The same for clients that know that this is a proxy and may ask it for tunnels.
     Proxy(ByHost),
+    /// Whatever the application wanted to connect to before the kernel led it here.
+    Captured(CapturedOutbound),
 }
 
 /// A service that outbound ports lead to, as far as the file speaks of it.
@@ -158,6 +171,8 @@ pub struct Service {
     pub routes: Vec<Arc<RouteRule>>,
     /// How calls to it are spread, bounded and repeated.
     pub resilience: Resilience,
+    /// Where the application calls it, if not at an endpoint: captured connections to these lead to the service.
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// A service's identities and endpoints.
@@ -169,11 +184,20 @@ pub struct Target {
     pub endpoints: Vec<SocketAddr>,
 }
 
-/// The application's address: an IP or a name, which is looked up again and again.
+/// The application's address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Forward {
-    host: String,
+    host: ForwardTo,
     port: u16,
+}
+
+/// The host part of the application's address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ForwardTo {
+    /// An IP or a name, which is looked up again and again.
+    Named(String),
+    /// This host, over whichever family the application listens on.
+    Loopback,
 }
 
 /// `namespace/name`.
@@ -276,9 +300,19 @@ impl Config {
         file::parse(path, text)
     }
 
+    /// The port that takes what the application sends to others, where there is one.
+    pub fn captured_outbound(&self) -> Option<u16> {
+        self.outbound.iter().find(|port| port.is_captured()).map(|port| port.listen.port())
+    }
+
     /// The first field that differs from `next` and is in force only after a restart, if any.
     pub fn needs_restart(&self, next: &Self) -> Option<&'static str> {
         let inbound = |config: &Self| config.inbound.iter().map(|port| port.listen).collect::<Vec<_>>();
+        // A connection knows its port by its place.
+        let captured = |config: &Self| {
+            let ports = config.inbound.iter();
+            ports.map(|port| port.is_captured.then(|| port.forward.port())).collect::<Vec<_>>()
+        };
         let outbound = |config: &Self| config.outbound.iter().map(|port| port.listen).collect::<Vec<_>>();
         // What a control plane has been told of this sidecar: its Hello is of the start.
         let is_told = matches!(self.source, Source::ControlPlane(_));
@@ -292,6 +326,7 @@ impl Config {
             ("controlPlane or identity", self.source == next.source),
             ("cache", self.cache == next.cache),
             ("inbound[].listen", inbound(self) == inbound(next)),
+            ("inbound[].ports", captured(self) == captured(next)),
             ("outbound[].listen", outbound(self) == outbound(next)),
             (
                 "inbound[].advertise or the port of inbound[].forward",
@@ -314,6 +349,13 @@ impl Config {
     }
 }
 
+impl Outbound {
+    /// Whether connections arrive there that were sent elsewhere.
+    pub(crate) fn is_captured(&self) -> bool {
+        matches!(self.leads_to, LeadsTo::Captured(_))
+    }
+}
+
 impl ConfigError {
     /// The code that a person looks up.
     pub fn code(&self) -> Code {
@@ -331,9 +373,14 @@ impl Forward {
         self.port
     }
 
-    /// The host, for `tokio::net::lookup_host` and for messages.
-    pub fn host(&self) -> &str {
+    /// Where the application is.
+    pub(crate) fn host(&self) -> &ForwardTo {
         &self.host
+    }
+
+    /// The application's own port, on loopback.
+    pub(crate) fn loopback(port: u16) -> Self {
+        Self { host: ForwardTo::Loopback, port }
     }
 }
 
@@ -345,7 +392,7 @@ impl FromStr for Forward {
             return if address.port() == 0 {
                 Err(format!("{text:?} has port 0"))
             } else {
-                Ok(Self { host: address.ip().to_string(), port: address.port() })
+                Ok(Self { host: ForwardTo::Named(address.ip().to_string()), port: address.port() })
             };
         }
         let (host, port) =
@@ -353,7 +400,7 @@ impl FromStr for Forward {
         let is_name = !host.is_empty()
             && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
         match port.parse() {
-            Ok(port) if is_name && port != 0 => Ok(Self { host: host.to_owned(), port }),
+            Ok(port) if is_name && port != 0 => Ok(Self { host: ForwardTo::Named(host.to_owned()), port }),
             _ => Err(format!("{text:?} is not an address:port or name:port")),
         }
     }
@@ -361,27 +408,28 @@ impl FromStr for Forward {
 
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
+        match &self.host {
+            ForwardTo::Named(host) if host.contains(':') => write!(f, "[{host}]:{}", self.port),
+            ForwardTo::Named(host) => write!(f, "{host}:{}", self.port),
+            ForwardTo::Loopback => write!(f, "loopback:{}", self.port),
         }
     }
 }
 
 impl LeadsTo {
-    /// Every service that can be reached, each once.
+    /// Every service that is named, each once; what is captured names none beforehand.
     pub fn services(&self) -> &[ServiceName] {
         match self {
             Self::One(service) => std::slice::from_ref(service),
             Self::ByHost(table) | Self::Proxy(table) => table.services(),
+            Self::Captured(_) => &[],
         }
     }
 
     /// The services of which a host chooses. `None`: there is nothing to choose.
     pub(crate) fn by_host(&self) -> Option<&ByHost> {
         match self {
-            Self::One(_) => None,
+            Self::One(_) | Self::Captured(_) => None,
             Self::ByHost(table) | Self::Proxy(table) => Some(table),
         }
     }

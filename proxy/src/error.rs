@@ -50,6 +50,12 @@ pub(crate) enum Error {
         /// As detected or negotiated.
         seen: &'static str,
     },
+    /// The listener takes only what the kernel redirected to it. The downstream's fault, or an attack.
+    #[error("{0}")]
+    NotCaptured(String),
+    /// The peer called a port of this host that the listener does not declare.
+    #[error("port {0} is not declared")]
+    UndeclaredPort(u16),
     /// The request is ambiguous or over a limit. The downstream's fault.
     #[error("{detail}")]
     BadRequest {
@@ -82,6 +88,9 @@ pub(crate) enum Error {
     /// Bytes that name no host, on a port of several services. The configuration's fault.
     #[error("the bytes name no host, and not exactly one service of this port is declared tcp")]
     Nameless,
+    /// The application called an address that is no service's, and that nothing lets through.
+    #[error("{0} belongs to no known service")]
+    UnknownDestination(std::net::SocketAddr),
     /// The service has no endpoints.
     #[error("service {0} has no endpoints")]
     NoEndpoints(String),
@@ -188,12 +197,15 @@ impl Error {
             Self::DetectTimeout => Code::DetectTimeout,
             Self::ProtocolMismatch { .. } => Code::ProtocolMismatch,
             Self::HeadTimeout => Code::HeadTimeout,
+            Self::NotCaptured(_) => Code::NotCaptured,
+            Self::UndeclaredPort(_) => Code::UndeclaredPort,
             Self::TooManyConnections { .. } => Code::TooManyConnections,
             Self::TooManyRequests => Code::TooManyRequests,
             Self::UnknownService(_) => Code::UnknownService,
             Self::UnknownHost(_) => Code::UnknownHost,
             Self::BadHello(_) => Code::BadHello,
             Self::Nameless => Code::Nameless,
+            Self::UnknownDestination(_) => Code::UnknownDestination,
             Self::NoEndpoints(_) => Code::NoEndpoints,
             Self::AllEjected(_) => Code::AllEjected,
             Self::BreakerOpen { breaker, .. } => breaker.code(),
@@ -237,10 +249,13 @@ impl Error {
             | Self::UnknownService(_)
             | Self::BadHello(_)
             | Self::Nameless
+            | Self::UnknownDestination(_)
             | Self::Handshake { .. }
             | Self::HandshakeTimeout
             | Self::PeerEnded(_)
             | Self::DetectTimeout
+            | Self::NotCaptured(_)
+            | Self::UndeclaredPort(_)
             | Self::ProtocolMismatch { .. } => StatusCode::BAD_GATEWAY,
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     error::Error,
     http::{self as http_stage, Checked, RequestBody, Rules},
     identity::Peer,
+    orig_dst::OrigDst,
     snapshot::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Snapshot},
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
     tls,
@@ -48,6 +49,19 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
     };
     Record::ended(&exchange, ended);
     Ok(())
+}
+
+/// One connection that the kernel redirected to a listener, which is at `listening`: it is for the port that it was
+/// sent to, if that one is declared.
+pub(crate) async fn serve_captured(accepted: Accepted, listening: u16, worker: &Rc<Worker>) {
+    let downstream = accepted.downstream;
+    let (port, served) = match captured_for(&accepted.tcp, worker) {
+        Ok((index, port)) => (port, serve(accepted, index, worker).await),
+        Err(error) => (listening, Err(error)),
+    };
+    if let Err(error) = served {
+        worker.refused(Direction::Inbound, downstream, port, &error);
+    }
 }
 
 /// One request of a connection: judged under the snapshot of its own moment, and forwarded as judged.
@@ -136,6 +150,15 @@ async fn opaque(
     let result = result.await;
     record.end(&carried, result);
     Ok(())
+}
+
+/// The application's port that a redirected connection was sent to, and its place in the snapshot.
+fn captured_for(tcp: &TcpStream, worker: &Worker) -> Result<(usize, u16), Error> {
+    let port = OrigDst::of(tcp, &worker.own_ports)?.address().port();
+    let snapshot = worker.mesh.load();
+    let is_for = |inbound: &Inbound| inbound.is_captured && inbound.forward.port() == port;
+    let index = snapshot.inbound.iter().position(is_for).ok_or(Error::UndeclaredPort(port))?;
+    Ok((index, port))
 }
 
 /// What a connection carries, after its protocol is known.

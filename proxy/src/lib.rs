@@ -20,6 +20,7 @@ mod error;
 mod files;
 mod identity;
 mod inbound;
+mod orig_dst;
 mod outbound;
 mod resilience;
 mod route;

@@ -1,6 +1,8 @@
 //! What is in force: one immutable [`Snapshot`], swapped whole. A [`Publisher`] is the only writer and hands out
 //! [`Reader`]s; the path loads a snapshot once per connection or request and passes it down. `watch` only wakes.
 
+mod called_at;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -16,6 +18,8 @@ use sidegate_identity::{
 };
 use sidegate_policy::{Policies, PolicySet, Workload};
 use tokio::sync::watch;
+
+pub(crate) use called_at::CalledAt;
 
 use crate::{
     config::{Config, Inbound, Outbound, Resilience, ServiceName, Target},
@@ -40,6 +44,8 @@ pub(crate) struct Snapshot {
     pub(crate) outbound: Arc<[Route]>,
     /// Every service that is known, whichever port leads to it.
     pub(crate) services: Services,
+    /// The same by the addresses at which the application calls them; empty unless a port takes captured connections.
+    pub(crate) called_at: CalledAt,
     /// Whether policies and services have been told at all; before that nothing is ready.
     pub(crate) is_complete: bool,
     /// How often edges are reported.
@@ -72,6 +78,8 @@ pub(crate) type Services = Arc<BTreeMap<ServiceName, Arc<Service>>>;
 pub(crate) struct Service {
     /// Where its sidecars listen.
     pub(crate) endpoints: Arc<[SocketAddr]>,
+    /// Whom they must prove to be.
+    pub(crate) identities: Arc<[SpiffeId]>,
     /// How to reach them. `None` while this sidecar has no certificate.
     pub(crate) tls: Option<PeerTls>,
     /// How calls to it are spread, bounded and repeated.
@@ -301,6 +309,11 @@ impl Parts {
             port: port.clone(),
             services: port.leads_to.services().iter().map(|name| services.get(name).cloned()).collect(),
         };
+        let called_at = if self.config.outbound.iter().any(Outbound::is_captured) {
+            CalledAt::new(&services, &self.config.services)
+        } else {
+            CalledAt::default()
+        };
         Snapshot {
             secured,
             trust: Arc::clone(&self.trust),
@@ -309,6 +322,7 @@ impl Parts {
             inbound: self.config.inbound.clone().into(),
             outbound: self.config.outbound.iter().map(route).collect(),
             services,
+            called_at,
             is_complete: self.mesh.is_some(),
             report_interval: self.mesh.as_ref().map_or(DEFAULT_REPORT_INTERVAL, |mesh| mesh.report_interval),
         }
@@ -330,6 +344,7 @@ impl Parts {
         Service {
             endpoints: target.endpoints.clone().into(),
             tls: self.peer_tls(&identities),
+            identities,
             resilience: Arc::new(said.map_or_else(Resilience::default, |said| said.resilience.clone())),
             routes: RouteTable::compile(routes),
         }

@@ -1,7 +1,8 @@
 //! The far side of the path. `app` sends to the local application and takes nothing without a `Permit`; `peer` sends
-//! to another sidecar over mutual TLS and takes nothing without a chosen endpoint. Both share one pool per worker.
+//! to another sidecar over mutual TLS and takes nothing without a chosen endpoint; `passthrough` leaves the mesh. Both share one pool per worker.
 
 pub(crate) mod app;
+pub(crate) mod passthrough;
 pub(crate) mod peer;
 
 mod connection;

@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) drain: DrainWatch,
     /// Owns the inbound connections of all workers: they may need any worker's outbound path to the end.
     pub(crate) inbound_tasks: TaskTracker,
+    /// The ports of the sidecar itself, to which nothing is forwarded.
+    pub(crate) own_ports: Arc<[u16]>,
 }
 
 /// The state of one worker.
@@ -49,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) tasks: TaskTracker,
     /// Owns the inbound ones of them, of all workers.
     pub(crate) inbound_tasks: TaskTracker,
+    /// The ports of the sidecar itself, to which nothing is forwarded.
+    pub(crate) own_ports: Arc<[u16]>,
     pub(crate) pool: Rc<Pool>,
     pub(crate) balancer: Balancer,
     pub(crate) chance: Chance,
@@ -75,7 +79,8 @@ pub(crate) struct RequestSlot(Rc<Cell<usize>>);
 impl Worker {
     /// `seed` is random: request ids begin with it.
     pub(crate) fn new(shared: Shared, seed: u64) -> Rc<Self> {
-        let Shared { mesh, limits, metrics, edges, access_log, gate, drain, inbound_tasks } = shared;
+        let Shared { mesh, limits, metrics, edges, access_log, gate, drain, inbound_tasks, own_ports } =
+            shared;
         let dialer = Dialer {
             limits: Arc::clone(&limits),
             mesh: mesh.clone(),
@@ -96,6 +101,7 @@ impl Worker {
             drain,
             tasks: TaskTracker::new(),
             inbound_tasks,
+            own_ports,
             pool,
             balancer,
             chance: Chance::new(seed),

@@ -60,6 +60,8 @@ pub(crate) struct Pick<'a> {
     pub(crate) key: Option<Key>,
     /// Endpoints that are left out.
     pub(crate) tried: &'a [SocketAddr],
+    /// The endpoint that the caller has chosen itself: no other will do.
+    pub(crate) only: Option<SocketAddr>,
 }
 
 /// A chosen endpoint; counted there until dropped.
@@ -83,6 +85,12 @@ pub(crate) struct ConnectionSlot {
 /// A call that waits for a connection; counted until dropped.
 #[derive(Debug)]
 pub(crate) struct PendingSlot(Rc<Calls>);
+
+impl Pick<'_> {
+    fn allows(&self, endpoint: SocketAddr) -> bool {
+        self.only.is_none_or(|only| only == endpoint) && !self.tried.contains(&endpoint)
+    }
+}
 
 impl Calls {
     pub(super) fn new(name: Arc<str>, random: Rc<Random>, metrics: Arc<Metrics>) -> Self {
@@ -158,15 +166,14 @@ impl Calls {
             return Err(self.refused(Breaker::Requests));
         }
         let now = Instant::now();
-        if let Some(endpoint) = self.due(&followed, pick.tried, now) {
+        if let Some(endpoint) = self.due(&followed, pick, now) {
             let from = endpoint.health.standing.replace(Standing::Probing);
             endpoint.moved(from);
             return Ok(self.picked(endpoint, now));
         }
         let ignores_ejections = self.ignores_ejections(&followed);
-        let is_left = |endpoint: &Endpoint| {
-            (ignores_ejections || endpoint.is_in()) && !pick.tried.contains(&endpoint.address)
-        };
+        let is_left =
+            |endpoint: &Endpoint| (ignores_ejections || endpoint.is_in()) && pick.allows(endpoint.address);
         let may = |endpoint: &Endpoint| {
             is_left(endpoint) && endpoint.in_flight.get() < rules.breakers.endpoint_requests
         };
@@ -186,17 +193,12 @@ impl Calls {
     }
 
     /// An ejected endpoint whose time is over.
-    fn due<'f>(
-        &self,
-        followed: &'f Followed,
-        tried: &[SocketAddr],
-        now: Instant,
-    ) -> Option<&'f Rc<Endpoint>> {
+    fn due<'f>(&self, followed: &'f Followed, pick: Pick<'_>, now: Instant) -> Option<&'f Rc<Endpoint>> {
         if self.ejected.get() == 0 {
             return None;
         }
         followed.endpoints.iter().find(|endpoint| match endpoint.health.standing.get() {
-            Standing::Out(until) => until <= now && !tried.contains(&endpoint.address),
+            Standing::Out(until) => until <= now && pick.allows(endpoint.address),
             Standing::In | Standing::Probing => false,
         })
     }

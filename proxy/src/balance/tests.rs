@@ -15,7 +15,8 @@ fn addresses(count: u16) -> Vec<SocketAddr> {
 }
 
 fn service(endpoints: &[SocketAddr], rules: Resilience) -> Service {
-    Service { endpoints: endpoints.into(), tls: None, resilience: Arc::new(rules), routes: None }
+    let (endpoints, resilience) = (endpoints.into(), Arc::new(rules));
+    Service { endpoints, identities: [].into(), tls: None, resilience, routes: None }
 }
 
 fn balancer() -> Balancer {
@@ -42,7 +43,7 @@ fn pick(calls: &Rc<Calls>) -> Picked {
 }
 
 fn pick_by(calls: &Rc<Calls>, key: Key) -> SocketAddr {
-    calls.pick(Pick { key: Some(key), tried: &[] }).unwrap().endpoint()
+    calls.pick(Pick { key: Some(key), ..Pick::default() }).unwrap().endpoint()
 }
 
 /// Calls until `endpoint` is chosen, and lets that call end so.
@@ -150,7 +151,7 @@ async fn round_robin_gives_each_endpoint_its_turn() {
     assert_eq!(turns, [1, 2, 3, 1, 2, 3, 1]);
     let tried = &addresses(3)[1..2];
     let turns: Vec<u16> =
-        (0..4).map(|_| calls.pick(Pick { key: None, tried }).unwrap().endpoint().port()).collect();
+        (0..4).map(|_| calls.pick(Pick { tried, ..Pick::default() }).unwrap().endpoint().port()).collect();
     assert_eq!(turns, [3, 1, 3, 1]);
 }
 
@@ -161,11 +162,25 @@ async fn what_was_tried_is_not_picked_again() {
         let endpoints = addresses(2);
         let key = Some(Key::source([127, 0, 0, 1].into()));
         for _ in 0..20 {
-            let picked = calls.pick(Pick { key, tried: &endpoints[..1] }).unwrap();
+            let picked = calls.pick(Pick { key, tried: &endpoints[..1], only: None }).unwrap();
             assert_eq!(picked.endpoint(), endpoints[1]);
         }
-        let nowhere = calls.pick(Pick { key, tried: &endpoints }).unwrap_err();
+        let nowhere = calls.pick(Pick { key, tried: &endpoints, only: None }).unwrap_err();
         assert!(matches!(nowhere, Error::NoEndpoints(_)), "{nowhere}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_the_caller_has_chosen_is_the_only_one() {
+    for balance in [Balance::Latency, Balance::RoundRobin, Balance::Hash(HashKey::Source)] {
+        let (_balancer, calls) = calls(3, by(balance));
+        let (endpoints, key) = (addresses(4), Some(Key::source([127, 0, 0, 1].into())));
+        let at = |only, tried| calls.pick(Pick { key, tried, only: Some(only) });
+        for _ in 0..20 {
+            assert_eq!(at(endpoints[1], &[]).unwrap().endpoint(), endpoints[1]);
+        }
+        assert!(matches!(at(endpoints[1], &endpoints[1..2]), Err(Error::NoEndpoints(_))));
+        assert!(matches!(at(endpoints[3], &[]), Err(Error::NoEndpoints(_))), "it is none of the service's");
     }
 }
 
@@ -192,7 +207,7 @@ async fn equal_keys_go_to_the_same_endpoint_in_every_worker() {
 async fn a_popular_key_spills_over_instead_of_drowning_its_endpoint() {
     let (_balancer, calls) = calls(4, by(Balance::Hash(HashKey::Source)));
     let held: Vec<Picked> =
-        (0..400).map(|_| calls.pick(Pick { key: Some(user(1)), tried: &[] }).unwrap()).collect();
+        (0..400).map(|_| calls.pick(Pick { key: Some(user(1)), ..Pick::default() }).unwrap()).collect();
     for endpoint in addresses(4) {
         let share = held.iter().filter(|picked| picked.endpoint() == endpoint).count();
         assert!(share <= 126, "{endpoint}: {share}");
@@ -261,7 +276,7 @@ proptest! {
         let tried: Vec<SocketAddr> =
             tried.into_iter().map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
         let has_more = addresses(count).iter().any(|endpoint| !tried.contains(endpoint));
-        let picked = calls.pick(Pick { key: Some(user(1)), tried: &tried });
+        let picked = calls.pick(Pick { key: Some(user(1)), tried: &tried, only: None });
         prop_assert_eq!(picked.is_ok(), has_more);
         if let Ok(picked) = picked {
             prop_assert!(addresses(count).contains(&picked.endpoint()));

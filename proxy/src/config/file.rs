@@ -13,8 +13,10 @@ use serde::Deserialize;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{
-    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Inbound, Limits, Outbound, PathMode,
-    Protocol, Source, Workload,
+    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Limits, Source, Workload,
+    capture::CaptureFile,
+    captured,
+    inbound::{self, InboundFile},
     limits::LimitsFile,
     outbound::{self, Known, OutboundFile},
     resilience, schema,
@@ -65,6 +67,8 @@ pub(super) struct ConfigFile {
     /// The services that outbound ports lead to. A port that names its endpoints itself needs no entry here.
     #[serde(default)]
     services: Vec<ServiceFile>,
+    /// What the kernel leads through this sidecar. Absent: `sidegate-proxy capture` has nothing to do.
+    capture: Option<CaptureFile>,
     /// The endpoint for operators and probes. Absent: there is none.
     admin: Option<AdminFile>,
     /// Where access log lines go.
@@ -130,27 +134,6 @@ struct IdentityFiles {
     trust_bundle: PathBuf,
 }
 
-/// A port on which peers reach the application.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct InboundFile {
-    /// Where peers connect, with mutual TLS. Port 0: the system chooses, the log names it.
-    #[schemars(with = "schema::Address")]
-    listen: String,
-    /// The application. Its port is what policies mean by a port.
-    #[schemars(with = "schema::HostPort")]
-    forward: String,
-    /// What the application speaks.
-    #[serde(default)]
-    protocol: Protocol,
-    /// How strictly request paths are read.
-    #[serde(default)]
-    paths: PathMode,
-    /// The address that other sidecars are told to connect to. Absent: the listening one.
-    #[schemars(with = "Option<schema::Address>")]
-    advertise: Option<String>,
-}
-
 /// The endpoint for operators and probes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -172,6 +155,10 @@ impl ConfigFile {
         let mut services = services::resolve(self.services, &namespace, in_files, faults);
         let mut known = Known { namespace: &namespace, in_files, services: &mut services };
         let outbound = outbound::resolve(self.outbound, &mut known, faults);
+        captured::check(&outbound, faults);
+        inbound::refuse_loops(&inbound, &outbound, faults);
+        let inbound = inbound.concat();
+        inbound::check_captured(&inbound, faults);
         if inbound.is_empty() && outbound.is_empty() && faults.list.is_empty() {
             faults.push("inbound", "neither inbound nor outbound ports: nothing to do");
         }
@@ -179,7 +166,7 @@ impl ConfigFile {
             faults.push("workload.labels", "labels come from the control plane; remove them here");
         }
         let admin = self.admin.and_then(|admin| faults.parse::<SocketAddr>("admin.listen", &admin.listen));
-        refuse_loops(&inbound, &outbound, faults);
+        let capture = self.capture.map(|capture| capture.resolve(&mut faults.list));
         let limits = self.limits.resolve(&mut faults.list);
         if limits.idle_timeout >= limits.head_timeout {
             faults.push(
@@ -205,6 +192,7 @@ impl ConfigFile {
             inbound,
             outbound,
             services,
+            capture,
             admin,
             access_log: self.access_log,
             limits,
@@ -221,41 +209,6 @@ impl WorkloadFile {
             namespace: self.namespace,
             labels: self.labels,
         })
-    }
-}
-
-impl InboundFile {
-    fn resolve(self, field: &str, faults: &mut Faults<'_>) -> Option<Inbound> {
-        let listen = faults.parse(&format!("{field}.listen"), &self.listen);
-        let forward = faults.parse(&format!("{field}.forward"), &self.forward);
-        let advertise = match self.advertise {
-            Some(text) => Some(faults.parse(&format!("{field}.advertise"), &text)?),
-            None => None,
-        };
-        Some(Inbound {
-            listen: listen?,
-            forward: forward?,
-            protocol: self.protocol,
-            paths: self.paths,
-            advertise,
-        })
-    }
-}
-
-/// What comes in for the application may not go to a port of this sidecar's own: a forward proxy would carry it round.
-fn refuse_loops(inbound: &[Inbound], outbound: &[Outbound], faults: &mut Faults<'_>) {
-    let own = inbound.iter().map(|port| port.listen).chain(outbound.iter().map(|port| port.listen));
-    let own: Vec<SocketAddr> = own.collect();
-    for (index, port) in inbound.iter().enumerate() {
-        let Ok(to) = port.forward.to_string().parse::<SocketAddr>() else { continue };
-        let is_at = |listen: &SocketAddr| {
-            let is_everywhere = listen.ip().is_unspecified() && to.ip().is_loopback();
-            listen.port() == to.port() && (listen.ip() == to.ip() || is_everywhere)
-        };
-        if own.iter().any(is_at) {
-            faults
-                .push(&format!("inbound[{index}].forward"), format!("{to} is a port of this sidecar itself"));
-        }
     }
 }
 

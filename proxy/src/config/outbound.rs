@@ -1,16 +1,17 @@
 //! Outbound ports, as the file speaks of them: each leads to one service, or to several of which the application's own
 //! words choose. A port that says both, or that could never choose, is a fault.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    ByHost, LeadsTo, Outbound, PathMode, Protocol, Service, ServiceName, file::Faults, schema, services,
+    ByHost, LeadsTo, Outbound, PathMode, Protocol, Service, ServiceName, captured::CapturedFile,
+    file::Faults, schema, services,
 };
 
-/// A port on which the application reaches its upstreams. One of `service`, `services` and `proxy` says which.
+/// A port on which the application reaches its upstreams. One of `service`, `services`, `proxy` and `captured` says which.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct OutboundFile {
@@ -29,6 +30,10 @@ pub(super) struct OutboundFile {
     /// `CONNECT` opens a tunnel to the one that has the named host among its `hosts`.
     #[schemars(with = "Option<Vec<schema::Name>>")]
     proxy: Option<Vec<String>>,
+    /// The kernel leads here what the application sends anywhere, and it goes on to the service that is called at the
+    /// address it was sent to: one of its endpoints, or one of the `addresses` that the file's `services` names. Any
+    /// other address is refused.
+    captured: Option<CapturedFile>,
     /// What the application speaks. Absent: what the service is declared to speak.
     #[serde(default)]
     protocol: Protocol,
@@ -91,21 +96,26 @@ impl OutboundFile {
     fn resolve(self, field: &str, known: &mut Known<'_>, faults: &mut Faults<'_>) -> Option<Outbound> {
         let listen = faults.parse(&format!("{field}.listen"), &self.listen);
         let mut protocol = self.protocol;
-        let leads_to = match (self.service, self.services, self.proxy) {
-            (Some(service), None, None) => {
+        let leads_to = match (self.service, self.services, self.proxy, self.captured) {
+            (Some(service), None, None, None) => {
                 let field = format!("{field}.service");
                 let service = services::name(&field, &service, known.namespace, faults)?;
                 protocol = agreed(&field, protocol, &service, known, faults);
                 LeadsTo::One(service)
             }
-            (None, Some(list), None) => {
+            (None, Some(list), None, None) => {
                 LeadsTo::ByHost(by_host(&format!("{field}.services"), list, protocol, known, faults))
             }
-            (None, None, Some(list)) => {
+            (None, None, Some(list), None) => {
                 LeadsTo::Proxy(by_host(&format!("{field}.proxy"), list, protocol, known, faults))
             }
+            (None, None, None, Some(captured)) => {
+                let ip = listen.map(|address: SocketAddr| address.ip());
+                LeadsTo::Captured(captured.resolve(field, ip, faults))
+            }
             _ => {
-                faults.push(field, "one of `service`, `services` and `proxy`, and no two of them");
+                faults
+                    .push(field, "one of `service`, `services`, `proxy` and `captured`, and no two of them");
                 return None;
             }
         };

@@ -67,3 +67,13 @@ kind!(
     "shop/payments",
     "payments"
 );
+kind!(Ip, "ip", "An IP address.", "10.96.0.10", "fd00::10");
+kind!(Cidr, "cidr", "A range of IP addresses.", "10.0.0.0/8", "fd00::/64", "192.0.2.7/32");
+kind!(
+    Forward,
+    "forward",
+    "An IP address or a name, and a port that is not 0; or `captured`.",
+    "127.0.0.1:8080",
+    "localhost:8080",
+    "captured"
+);

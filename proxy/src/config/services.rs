@@ -38,6 +38,11 @@ pub(super) struct ServiceFile {
     /// The inbound ports of the service's sidecars. Needed without a control plane, refused with one.
     #[schemars(with = "Option<Vec<schema::Address>>")]
     endpoints: Option<Vec<String>>,
+    /// Where the application calls the service, beside its endpoints: a captured connection to one of these goes to an
+    /// endpoint of the service.
+    #[serde(default)]
+    #[schemars(with = "Vec<schema::Address>")]
+    addresses: Vec<String>,
     /// What becomes of its requests. Absent: they are sent to it as they are.
     #[serde(default)]
     routes: Vec<RouteFile>,
@@ -75,6 +80,10 @@ pub(super) fn resolve(
         let hosts = service.hosts.map(|hosts| {
             faults.each(&format!("{field}.hosts"), hosts, |text, field, faults| faults.parse(field, &text))
         });
+        let addresses =
+            faults.each(&format!("{field}.addresses"), service.addresses, |text, field, faults| {
+                faults.parse(field, &text)
+            });
         let routes = routes::resolve(field, service.routes, namespace, faults);
         let resilience = resilience::resolve(
             field,
@@ -89,7 +98,8 @@ pub(super) fn resolve(
         let hosts = hosts.unwrap_or_else(|| Host::of(&name, namespace));
         match services.entry(name) {
             Entry::Vacant(free) => {
-                free.insert(Service { target, hosts, protocol: service.protocol, routes, resilience });
+                let protocol = service.protocol;
+                free.insert(Service { target, hosts, addresses, protocol, routes, resilience });
             }
             Entry::Occupied(taken) => {
                 faults.push(field, format!("{} is described a second time", taken.key()));

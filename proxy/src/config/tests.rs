@@ -341,3 +341,101 @@ fn the_schema_says_the_rules_that_are_in_force_without_any() {
         assert_eq!(rules_of(&rules), Resilience::default(), "{section}");
     }
 }
+
+const CAPTURED: &str = "
+trustDomain: shop.test
+workload: {namespace: shop, serviceAccount: payments}
+identity:
+  files: {certificate: svid.pem, privateKey: key.pem, trustBundle: bundle.pem}
+policies: policies/
+";
+
+#[test]
+fn a_captured_listener_gives_a_port_of_its_own_for_each_that_it_declares() {
+    let config = parse(&format!(
+        "{CAPTURED}inbound:
+- listen: '[::]:15106'
+  forward: captured
+  protocol: http
+  advertise: 10.0.0.7
+  ports: [{{port: 8080}}, {{port: 5432, protocol: tcp}}]
+outbound: [{{listen: '127.0.0.1:15101', captured: {{}}}}]
+"
+    ))
+    .unwrap();
+    let ports: Vec<_> = config.inbound.iter().map(|port| (port.forward.port(), port.protocol)).collect();
+    assert_eq!(ports, [(8080, Protocol::Http), (5432, Protocol::Tcp)]);
+    assert!(config.inbound.iter().all(|port| port.is_captured));
+    assert_eq!(config.inbound[1].advertise, Some("10.0.0.7:5432".parse().unwrap()));
+    assert_eq!(config.captured_outbound(), Some(15101));
+}
+
+#[test]
+fn what_cannot_be_captured_is_a_fault() {
+    for (text, want) in [
+        (
+            "inbound: [{listen: '127.0.0.1:15106', forward: captured, ports: [{port: 1}]}]",
+            "inbound[0].listen",
+        ),
+        ("inbound: [{listen: '[::]:15106', forward: captured}]", "inbound[0].ports"),
+        ("inbound: [{listen: '[::]:1', forward: captured, ports: [{port: 0}]}]", "inbound[0].ports"),
+        (
+            "inbound: [{listen: '[::]:1', forward: captured, ports: [{port: 7}, {port: 7}]}]",
+            "inbound[0].ports",
+        ),
+        ("inbound: [{listen: '[::]:1', forward: '127.0.0.1:8080', ports: [{port: 7}]}]", "inbound[0].ports"),
+        (
+            "inbound: [{listen: '[::]:1', forward: captured, ports: [{port: 7}]}, \
+             {listen: '[::]:2', forward: captured, ports: [{port: 8}]}]",
+            "inbound",
+        ),
+        ("outbound: [{listen: '0.0.0.0:15101', captured: {}}]", "outbound[0].listen"),
+        ("outbound: [{listen: '127.0.0.1:1', captured: {}, services: [a]}]", "outbound[0]"),
+        ("outbound: [{listen: '127.0.0.1:1', captured: {}}, {listen: '[::1]:2', captured: {}}]", "outbound"),
+        (
+            "outbound: [{listen: '127.0.0.1:1', captured: {passthrough: [{name: a, cidrs: [], ports: [1]}]}}]",
+            "outbound[0].captured.passthrough[0]",
+        ),
+        (
+            "outbound: [{listen: '127.0.0.1:1', captured: {passthrough: [{name: a, cidrs: [a/b], ports: [1]}]}}]",
+            "outbound[0].captured.passthrough[0].cidrs[0]",
+        ),
+    ] {
+        assert_eq!(faults(&format!("{CAPTURED}{text}\n")), [want], "{text}");
+    }
+}
+
+#[test]
+fn every_fault_of_the_capture_section_is_told_with_its_field() {
+    let text = "outbound: [{listen: '127.0.0.1:1', captured: {}}]
+capture:
+  uid: 0
+  resolvers: [dns.shop.test]
+  inbound: {exclude: [{protocol: icmp, ports: [8]}, {}]}
+  outbound: {include: [{protocol: udp, ports: [53]}], exclude: [{cidrs: [10.0.0.0/33]}, {ports: [0]}]}
+";
+    assert_eq!(
+        faults(&format!("{CAPTURED}{text}")),
+        [
+            "capture.uid",
+            "capture.resolvers[0]",
+            "capture.inbound.exclude[0].ports",
+            "capture.inbound.exclude[1]",
+            "capture.outbound.include[0].protocol",
+            "capture.outbound.exclude[0].cidrs[0]",
+            "capture.outbound.exclude[1].ports",
+        ]
+    );
+}
+
+#[test]
+fn captured_ports_that_change_places_need_a_restart() {
+    let with = |ports: &str| {
+        parse(&format!("{CAPTURED}inbound: [{{listen: '[::]:1', forward: captured, ports: [{ports}]}}]\n"))
+            .unwrap()
+    };
+    let config = with("{port: 8080}, {port: 5432}");
+    assert_eq!(config.needs_restart(&with("{port: 8080}, {port: 5432, protocol: tcp}")), None);
+    let changed = config.needs_restart(&with("{port: 5432}, {port: 8080}"));
+    assert_eq!(changed, Some("inbound[].ports"));
+}

@@ -1,10 +1,15 @@
 //! Which service the application means: a port and what was asked of it go in, one service of that port comes out. A
-//! host that stands for none of them is refused; no name is ever looked up elsewhere.
+//! host that stands for none of them is refused, and so is the address of a captured connection; no name is ever looked
+//! up elsewhere.
 
+use std::net::SocketAddr;
+
+use super::Way;
 use crate::{
-    config::{Protocol, ServiceName},
+    config::{LeadsTo, Protocol, ServiceName},
     error::Error,
-    snapshot::{Route, Service},
+    orig_dst::OrigDst,
+    snapshot::{Route, Service, Snapshot},
     upstream::peer::Reach,
     worker::Worker,
 };
@@ -14,19 +19,23 @@ use crate::{
 pub(super) struct Chosen<'a> {
     pub(super) name: &'a ServiceName,
     pub(super) service: &'a Service,
+    /// The endpoint that the application has called itself, if it has.
+    pub(super) only: Option<SocketAddr>,
 }
 
 impl<'a> Chosen<'a> {
     /// With the means of `worker`.
     pub(super) fn reach(&self, worker: &'a Worker) -> Reach<'a> {
-        let Self { name, service } = *self;
-        Reach { name: name.as_str(), service, balancer: &worker.balancer, pool: &worker.pool, per_try: None }
+        let Self { name, service, only } = *self;
+        let Worker { balancer, pool, .. } = worker;
+        Reach { name: name.as_str(), service, only, balancer, pool, per_try: None }
     }
 }
 
 /// For an HTTP request to `host`.
-pub(super) fn by_host<'a>(route: &'a Route, host: &str) -> Result<Chosen<'a>, Error> {
-    let Some(table) = route.port.leads_to.by_host() else { return nth(route, 0) };
+pub(super) fn by_host<'a>(snapshot: &'a Snapshot, way: Way, host: &str) -> Result<Chosen<'a>, Error> {
+    let route = &snapshot.outbound[way.port];
+    let Some(table) = route.port.leads_to.by_host() else { return nameless(snapshot, way) };
     let index = table.find(host).ok_or_else(|| Error::UnknownHost(host.to_owned()))?;
     if table.protocol(index) == Protocol::Tcp {
         return Err(Error::ProtocolMismatch { declared: "tcp", seen: "http" });
@@ -46,14 +55,29 @@ pub(super) fn by_server_name<'a>(route: &'a Route, name: &str) -> Result<Chosen<
 }
 
 /// For bytes that name nobody.
-pub(super) fn nameless(route: &Route) -> Result<Chosen<'_>, Error> {
-    let Some(table) = route.port.leads_to.by_host() else { return nth(route, 0) };
-    nth(route, table.only_tcp().ok_or(Error::Nameless)?)
+pub(super) fn nameless(snapshot: &Snapshot, way: Way) -> Result<Chosen<'_>, Error> {
+    let route = &snapshot.outbound[way.port];
+    match &route.port.leads_to {
+        LeadsTo::One(_) => nth(route, 0),
+        LeadsTo::ByHost(table) | LeadsTo::Proxy(table) => {
+            nth(route, table.only_tcp().ok_or(Error::Nameless)?)
+        }
+        LeadsTo::Captured(_) => by_address(snapshot, way.captured),
+    }
+}
+
+/// For a captured connection, whatever it carries.
+fn by_address(snapshot: &Snapshot, captured: Option<OrigDst>) -> Result<Chosen<'_>, Error> {
+    let original =
+        captured.ok_or_else(|| Error::NotCaptured("its port was not a captured one".to_owned()))?;
+    let unknown = || Error::UnknownDestination(original.address());
+    let called = snapshot.called_at.get(original.address()).ok_or_else(unknown)?;
+    Ok(Chosen { name: &called.name, service: &called.service, only: called.chosen })
 }
 
 /// The service at `index` of those that the port leads to.
 pub(super) fn nth(route: &Route, index: usize) -> Result<Chosen<'_>, Error> {
     let name = &route.port.leads_to.services()[index];
     let service = route.services[index].as_deref().ok_or_else(|| Error::UnknownService(name.to_string()))?;
-    Ok(Chosen { name, service })
+    Ok(Chosen { name, service, only: None })
 }

@@ -45,7 +45,9 @@ impl Ruled<'_> {
         let sends = route::backend(rule, (called.name, called.service), snapshot, &worker.chance)?;
         route::change(&mut checked, &matched, sends.backend, paths, &worker.limits)?;
         route::mirror(rule, &checked, version, record, snapshot, worker);
-        let to = Chosen { name: sends.name, service: sends.service };
+        // An endpoint that the application has called is one of the called service, and of no other.
+        let only = called.only.filter(|_| sends.name == called.name);
+        let to = Chosen { name: sends.name, service: sends.service, only };
         let reach = Reach { per_try: rule.timeouts.backend_request, ..to.reach(worker) };
         let answer = super::send(checked, version, reach, record).await?;
         Ok(route::changed(answer, rule, sends.backend))

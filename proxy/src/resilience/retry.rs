@@ -63,6 +63,8 @@ pub(crate) struct Tries<'a> {
     is_idempotent: bool,
     made: u32,
     tried: Vec<SocketAddr>,
+    /// The only endpoint that may be tried, where the caller has chosen it.
+    only: Option<SocketAddr>,
     /// Why the try that runs was made, if it is not the first.
     because: Option<Reason>,
 }
@@ -98,13 +100,19 @@ impl<'a> Tries<'a> {
             is_idempotent: is_idempotent(method),
             made: 0,
             tried: Vec::new(),
+            only: None,
             because: None,
         }
     }
 
+    /// The same at this endpoint alone, if the caller has chosen one.
+    pub(crate) fn at(self, only: Option<SocketAddr>) -> Self {
+        Self { only, ..self }
+    }
+
     /// The endpoint of the first try.
     pub(crate) fn first(&mut self, key: Option<Key>) -> Result<Picked, Error> {
-        let picked = self.calls.pick(Pick { key, tried: &[] })?;
+        let picked = self.calls.pick(Pick { key, tried: &[], only: self.only })?;
         self.made = 1;
         Ok(picked)
     }
@@ -182,11 +190,11 @@ impl<'a> Tries<'a> {
 
     /// What could not be reached is not reached a moment later; elsewhere it may be. The rest may go back.
     fn elsewhere(&self, reason: Reason, key: Option<Key>) -> Result<Picked, Stop> {
-        let picked = self.calls.pick(Pick { key, tried: &self.tried });
+        let picked = self.calls.pick(Pick { key, tried: &self.tried, only: self.only });
         let picked = match reason {
             Reason::Full | Reason::Unreachable => picked,
             Reason::RefusedStream | Reason::Reset | Reason::Timeout | Reason::Status => {
-                picked.or_else(|_| self.calls.pick(Pick { key, tried: &[] }))
+                picked.or_else(|_| self.calls.pick(Pick { key, tried: &[], only: self.only }))
             }
         };
         picked.map_err(|_| Stop::Exhausted)

@@ -157,6 +157,11 @@ impl Record {
         self.judgement = admission.judgement();
     }
 
+    /// It leaves the mesh, as this pass-through of the configuration allows.
+    pub(crate) fn passed_by(&mut self, name: String) {
+        self.judgement.rule = Some(name.into());
+    }
+
     /// It is sent to this endpoint, once more.
     pub(crate) fn tried(&mut self, endpoint: SocketAddr) {
         self.attempts = self.attempts.saturating_add(1);

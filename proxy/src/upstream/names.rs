@@ -5,7 +5,7 @@
 use std::{
     cell::RefCell,
     fmt, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs},
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{config::Forward, error::Error};
+use crate::{
+    config::{Forward, ForwardTo},
+    error::Error,
+};
 
 /// The names of one worker's ports, and their addresses.
 pub(crate) struct Names {
@@ -88,7 +91,11 @@ impl Names {
     }
 
     async fn look_up(&self, forward: &Forward) -> Result<Arc<[SocketAddr]>, Error> {
-        let (host, port) = (forward.host(), forward.port());
+        let port = forward.port();
+        let host = match forward.host() {
+            ForwardTo::Named(host) => host,
+            ForwardTo::Loopback => return Ok(self.learn(forward, loopback(port), None)),
+        };
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(self.learn(forward, vec![SocketAddr::new(ip, port)], None));
         }
@@ -152,6 +159,11 @@ impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Names").field("known", &self.known).finish_non_exhaustive()
     }
+}
+
+/// An application that a connection was captured for listens on either family.
+fn loopback(port: u16) -> Vec<SocketAddr> {
+    vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
 }
 
 /// How often a name is looked up again.

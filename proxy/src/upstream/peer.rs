@@ -1,7 +1,7 @@
 //! To another sidecar, over mutual TLS or not at all. Each endpoint must prove one of the service's identities. What
 //! fails is tried again where `resilience` says that it may be.
 
-use std::{io, rc::Rc, time::Duration};
+use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
 use http::{HeaderMap, Method, Request, Version};
 use sidegate_codes::Code;
@@ -31,6 +31,8 @@ use crate::{
 pub(crate) struct Reach<'a> {
     pub(crate) name: &'a str,
     pub(crate) service: &'a Service,
+    /// The endpoint that the application has chosen itself, if it has.
+    pub(crate) only: Option<SocketAddr>,
     pub(crate) balancer: &'a Balancer,
     pub(crate) pool: &'a Rc<Pool>,
     /// What the rule that matched allows one try, if one did. The whole it bounds itself.
@@ -58,7 +60,8 @@ pub(crate) async fn send(
     let is_http2 = version == Version::HTTP_2;
     let request = if is_http2 { request.into_http2()? } else { request.into_http1() };
     let key = reach.key(request.headers(), record);
-    let mut tries = Tries::begin(reach.calls(), &reach.rules().retries, reach.time(), request.method());
+    let mut tries =
+        Tries::begin(reach.calls(), &reach.rules().retries, reach.time(), request.method()).at(reach.only);
     let mut sending = Sending::of(request, is_http2, reach.rules());
     let mut picked = tries.first(key)?;
     loop {
@@ -187,7 +190,8 @@ pub(crate) async fn connect(reach: Reach<'_>, carries: Carries, record: &mut Rec
     let tls = reach.tls()?;
     let key = reach.key(&HeaderMap::new(), record);
     // Nothing of a connection that did not come about was sent, so that another is always safe.
-    let mut tries = Tries::begin(reach.calls(), &reach.rules().retries, reach.time(), &Method::CONNECT);
+    let mut tries =
+        Tries::begin(reach.calls(), &reach.rules().retries, reach.time(), &Method::CONNECT).at(reach.only);
     let mut picked = tries.first(key)?;
     loop {
         let endpoint = picked.endpoint();
