@@ -14,6 +14,7 @@ mod admin;
 mod app;
 mod authorize;
 mod balance;
+mod capture;
 mod control;
 mod drain;
 mod error;
