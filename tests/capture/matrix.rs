@@ -1,0 +1,200 @@
+//! Who calls whom: what is allowed works without the application knowing of a sidecar, and every way around it is tried.
+//! `docs/capture.md` has a row for each of these.
+
+use crate::{
+    Test,
+    hosts::{APP, ROOT, SOMEBODY, User},
+    world::{Backend, MARKER, Of, PAYMENTS, World},
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("an_unchanged_application_calls_a_service_over_mutual_tls", unchanged),
+    ("an_application_cannot_call_its_sidecars_ports_itself", own_ports),
+    ("an_application_that_calls_itself_is_judged_as_any_peer", itself),
+    ("an_application_reaches_no_port_of_a_peer_past_its_sidecar", peers_ports),
+    ("every_user_but_the_sidecars_is_captured", every_user),
+    ("what_is_not_tcp_does_not_leave", not_tcp),
+    ("an_unknown_destination_is_refused_and_named", unknown),
+    ("only_a_named_pass_through_leaves_in_plaintext", passthrough),
+    ("a_stranger_reaches_nothing_without_an_svid", stranger),
+    ("without_its_sidecar_an_application_is_reached_by_nobody", without_sidecar),
+];
+
+const OPEN: &str = "/open/PLAINTEXT";
+
+fn unchanged(backend: Backend) {
+    let world = World::new(backend);
+    for peer in PAYMENTS {
+        let http = format!("{peer}:8080");
+        let answer = world.call(Of::Orders, APP, &["get", &http, OPEN]);
+        assert_eq!(answer, "200 hello spiffe://shop.test/ns/shop/sa/orders", "{peer}");
+        let denied = world.call(Of::Orders, APP, &["get", &http, "/closed/PLAINTEXT"]);
+        assert!(denied.starts_with("403 denied"), "{peer}: {denied}");
+        let said = world.call(Of::Orders, APP, &["say", &format!("{peer}:5432"), MARKER]);
+        assert_eq!(said, "echo PLAINTEXT", "{peer}");
+    }
+    // At an address that is on no host at all.
+    for address in ["10.96.0.7:80", "[fd96::7]:80"] {
+        let answer = world.call(Of::Orders, APP, &["get", address, OPEN]);
+        assert_eq!(answer, "200 hello spiffe://shop.test/ns/shop/sa/orders", "{address}");
+    }
+    nothing_in_plaintext(&world);
+}
+
+fn own_ports(backend: Backend) {
+    let world = World::new(backend);
+    // On loopback the kernel refuses what it did not redirect.
+    for port in ["15101", "15106"] {
+        for address in ["127.0.0.1", "127.0.0.7", "[::1]"] {
+            let address = format!("{address}:{port}");
+            assert_eq!(world.call(Of::Orders, APP, &["get", &address, OPEN]), "refused", "{address}");
+        }
+    }
+    // At its own address it is captured, and the sidecar knows its own ports.
+    for port in ["15101", "15106", "15120"] {
+        for address in ["10.77.0.1", "[fd77::1]"] {
+            let address = format!("{address}:{port}");
+            assert_eq!(world.call(Of::Orders, APP, &["get", &address, OPEN]), "closed", "{address}");
+        }
+    }
+    world.wait_for("orders-sidecar", "SG0103");
+    // What operators read on loopback can be read, and nothing else.
+    assert!(world.call(Of::Orders, APP, &["get", "127.0.0.1:15120", "/metrics"]).starts_with("200"));
+    assert!(world.call(Of::Orders, APP, &["get", "127.0.0.1:15120", OPEN]).starts_with("404"));
+}
+
+fn itself(backend: Backend) {
+    let world = World::new(backend);
+    for address in ["10.77.0.1:8080", "[fd77::1]:8080"] {
+        let answer = world.call(Of::Orders, APP, &["get", address, OPEN]);
+        assert!(answer.starts_with("403 denied"), "{address}: {answer}");
+    }
+    assert!(!world.said("orders-http").contains("request"), "it went to the sidecar, which refused it");
+    // On loopback a workload is by itself.
+    for address in ["127.0.0.1:8080", "[::1]:8080"] {
+        assert_eq!(world.call(Of::Orders, APP, &["get", address, OPEN]), "200 hello nobody", "{address}");
+    }
+}
+
+fn peers_ports(backend: Backend) {
+    let world = World::new(backend);
+    for peer in PAYMENTS {
+        for port in ["15101", "15106", "15120", "9999"] {
+            let address = format!("{peer}:{port}");
+            assert_eq!(world.call(Of::Orders, APP, &["say", &address, MARKER]), "closed", "{address}");
+        }
+    }
+    world.wait_for("orders-sidecar", "10.77.0.2:9999 belongs to no known service");
+    assert!(!world.said("payments-undeclared").contains("line"));
+    nothing_in_plaintext(&world);
+}
+
+fn every_user(backend: Backend) {
+    let world = World::new(backend);
+    for user in [ROOT, SOMEBODY, User(65534)] {
+        for peer in PAYMENTS {
+            let answer = world.call(Of::Orders, user, &["get", &format!("{peer}:8080"), OPEN]);
+            assert_eq!(answer, "200 hello spiffe://shop.test/ns/shop/sa/orders", "{} to {peer}", user.0);
+            let closed = world.call(Of::Orders, user, &["say", &format!("{peer}:9999"), MARKER]);
+            assert_eq!(closed, "closed", "{} to {peer}", user.0);
+        }
+    }
+    nothing_in_plaintext(&world);
+}
+
+fn not_tcp(backend: Backend) {
+    let world = World::new(backend);
+    for (address, user) in
+        [("10.77.0.2:7000", APP), ("[fd77::2]:7000", APP), ("10.77.0.9:7001", ROOT), ("[fd77::9]:7001", ROOT)]
+    {
+        let said = world.call(Of::Orders, user, &["say-udp", address, MARKER]);
+        assert_eq!(said, "not permitted", "{address}");
+    }
+    // QUIC and questions to whoever is not the resolver are no exception.
+    for address in ["10.77.0.2:443", "10.77.0.2:53", "[fd77::9]:53"] {
+        let said = world.call(Of::Orders, APP, &["say-udp", address, MARKER]);
+        assert_eq!(said, "not permitted", "{address}");
+    }
+    for address in ["10.77.0.2:0", "[fd77::2]:0"] {
+        let said = world.call(Of::Orders, ROOT, &["say-raw", address, MARKER]);
+        assert_eq!(said, "not permitted", "{address}");
+    }
+    // From outside, datagrams do not come in either.
+    assert_eq!(world.call(Of::Stranger, APP, &["say-udp", "10.77.0.2:7000", "question"]), "silence");
+    assert!(!world.said("payments-udp").contains("datagram"));
+    nothing_in_plaintext(&world);
+
+    let answer = world.call(Of::Orders, APP, &["say-udp", "10.77.0.9:53", "question"]);
+    assert_eq!(answer, "question", "the resolver is asked");
+    let local = world.call(Of::Payments, APP, &["say-udp", "127.0.0.1:7000", "question"]);
+    assert_eq!(local, "question", "a host may talk to itself");
+}
+
+fn unknown(backend: Backend) {
+    let world = World::new(backend);
+    for address in ["10.77.0.9:80", "[fd77::9]:7777", "192.0.2.1:443", "10.77.0.2:8081"] {
+        assert_eq!(world.call(Of::Orders, APP, &["say", address, MARKER]), "closed", "{address}");
+        world.wait_for("orders-sidecar", &format!("{address} belongs to no known service"));
+    }
+    assert!(world.said("orders-sidecar").contains("SG0104"));
+    // A service whose endpoint is somebody else: an error, and no byte in plaintext.
+    let answer = world.call(Of::Orders, APP, &["get", "10.96.0.8:80", OPEN]);
+    assert!(answer.starts_with("502 unavailable"), "{answer}");
+    nothing_in_plaintext(&world);
+}
+
+fn passthrough(backend: Backend) {
+    let world = World::new(backend);
+    assert_eq!(world.call(Of::Orders, APP, &["say", "10.77.0.9:7777", MARKER]), "echo PLAINTEXT");
+    // The same bytes are what the sniffer would have seen in every other test.
+    world.wait_for("sniffer", "plaintext");
+    world.wait_for("orders-sidecar", r#""tls":"plaintext""#);
+    let log = world.said("orders-sidecar");
+    assert!(log.contains(r#""rule":"legacy""#) && log.contains("10.77.0.9:7777"), "{log}");
+    let metrics = world.call(Of::Orders, APP, &["get", "127.0.0.1:15120", "/metrics"]);
+    let counted =
+        |line: &str| line.contains("sidegate_connections_total{") && line.contains(r#"tls="plaintext""#);
+    assert!(metrics.lines().any(counted), "{metrics}");
+}
+
+fn stranger(backend: Backend) {
+    let world = World::new(backend);
+    for peer in PAYMENTS {
+        for port in ["8080", "5432", "9999", "15101", "15106", "15120", "22"] {
+            let address = format!("{peer}:{port}");
+            for words in [["get", &address, OPEN], ["say", &address, MARKER]] {
+                assert_eq!(world.call(Of::Stranger, APP, &words), "closed", "{words:?}");
+            }
+        }
+    }
+    for program in ["payments-http", "payments-echo", "payments-undeclared"] {
+        let said = world.said(program);
+        assert!(!said.contains("line") && !said.contains("request"), "{program}: {said}");
+    }
+    for code in ["SG0101", "SG0103", "SG0105"] {
+        world.wait_for("payments-sidecar", code);
+    }
+}
+
+/// An application that takes its sidecar's place is not reached by anybody who is not on its host.
+fn without_sidecar(backend: Backend) {
+    let mut world = World::new(backend);
+    world.stop("payments-sidecar");
+    assert_eq!(world.call(Of::Stranger, APP, &["say", "10.77.0.2:8080", MARKER]), "refused");
+    world.start("payments-impostor", Of::Payments, APP, &["echo", "[::]:15106"]);
+    for port in ["8080", "15106"] {
+        let address = format!("10.77.0.2:{port}");
+        assert_eq!(world.call(Of::Stranger, APP, &["say", &address, MARKER]), "silence", "{address}");
+    }
+    assert!(!world.said("payments-impostor").contains("line"));
+
+    world.stop("orders-sidecar");
+    world.start("orders-impostor", Of::Orders, APP, &["echo", "127.0.0.1:15101"]);
+    let own = world.call(Of::Orders, APP, &["say", "10.77.0.2:9999", MARKER]);
+    assert_eq!(own, "echo PLAINTEXT", "it speaks with itself");
+}
+
+fn nothing_in_plaintext(world: &World) {
+    let seen = world.said("sniffer");
+    assert!(!seen.contains("plaintext:"), "{seen}");
+}
