@@ -397,6 +397,34 @@ codes! {
         "connection closed: the request head did not end in time",
         "A head began and its end did not come: a broken client, or one that holds connections on purpose.",
         "Look at the client; the limit is `limits.headTimeout`.";
+    WriteStalled = "SG0652", Connectivity,
+        "connection closed: its downstream reads no answer",
+        "Answers wait, and the downstream has taken nothing of them for as long as the limit says.",
+        "Look at the client; the limit is `limits.writeTimeout`.";
+    IdleTimeout = "SG0653", Connectivity,
+        "connection closed: nothing passed for too long",
+        "An opaque connection or a WebSocket carried no byte either way.",
+        "Let the application send keep-alives, or raise `limits.opaqueIdleTimeout`.";
+    TooOld = "SG0654", Connectivity,
+        "connection closed: as old as one may get",
+        "It was told to take no new requests, and what was in flight had its time.",
+        "Let the client end a request and begin another, or raise `limits.connectionAge` or `limits.connectionGrace`.";
+    Http2Flood = "SG0655", Connectivity,
+        "connection closed: a flood of HTTP/2 frames",
+        "The peer sent more frames that are no part of a request than it may, or had more streams reset.",
+        "Look at the peer: no ordinary client does this. The limits are `limits.controlFrames` and `limits.streamResets`.";
+    StreamRefused = "SG0656", Connectivity,
+        "stream refused: too many on one connection",
+        "The peer opened more streams than it was told it may.",
+        "Look at the client: it does not heed SETTINGS. The limit is `limits.streams`.";
+    Overloaded = "SG0657", Connectivity,
+        "refused: this sidecar holds more memory than it may",
+        "Above `limits.memory` new requests and connections are refused, and what is in flight goes on. It ends when the memory is below nine tenths of that.",
+        "Look for who sends so much, in `sidegate_requests_total` and `sidegate_connections_active`; or give the sidecar more memory and raise the limit.";
+    AcceptFailed = "SG0658", Connectivity,
+        "connections wait: the system has no file descriptors or memory for them",
+        "accept(2) failed. The sidecar tries again each 100 ms, and serves what it has meanwhile.",
+        "Raise the hard limit of open files (`ulimit -Hn`, `LimitNOFILE=`); the sidecar uses all of it.";
     NoRoute = "SG0660", Connectivity,
         "no route of the service matches the request",
         "The service has routes, and none of their matches holds for this request. It is answered 404 and sent nowhere.",

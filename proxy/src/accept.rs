@@ -5,17 +5,17 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    panic::AssertUnwindSafe,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use sidegate_codes::Code;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     config::Limits,
+    contain::contained,
     error::Error,
     telemetry::{Direction, Metrics},
     worker::Worker,
@@ -43,7 +43,9 @@ pub(crate) struct Gate {
 
 #[derive(Debug, Default)]
 struct Open {
-    total: usize,
+    /// Apart, so that callers cannot take the places of the application's own calls.
+    inbound: usize,
+    outbound: usize,
     by_source: HashMap<IpAddr, usize>,
 }
 
@@ -67,6 +69,7 @@ pub(crate) async fn run<F>(
 {
     let stopped = worker.stopped(direction);
     tokio::pin!(stopped);
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -74,31 +77,36 @@ pub(crate) async fn run<F>(
             accepted = listener.accept() => accepted,
         };
         match accepted.and_then(|(tcp, downstream)| tuned(tcp).map(|tcp| (tcp, downstream))) {
-            Ok((tcp, downstream)) => match worker.gate.enter(direction, downstream.ip()) {
-                Ok(place) => {
-                    spawn(&worker, direction, serve(Accepted { tcp, downstream, place }, Rc::clone(&worker)));
+            Ok((tcp, downstream)) => {
+                is_failing = false;
+                match worker.gate.enter(direction, downstream.ip()) {
+                    Ok(place) => {
+                        spawn(
+                            &worker,
+                            direction,
+                            serve(Accepted { tcp, downstream, place }, Rc::clone(&worker)),
+                        );
+                    }
+                    Err(error) => worker.refused(direction, downstream, port, &error),
                 }
-                Err(error) => worker.refused(direction, downstream, port, &error),
-            },
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                // Out of descriptors or memory: accepting again at once would spin.
-                tracing::warn!(%error, direction = direction.as_str(), "accept failed");
+                // Out of descriptors or memory: accepting again at once would spin, and so would the log.
+                worker.metrics.accept_failures.fetch_add(1, Ordering::Relaxed);
+                if !is_failing {
+                    let code = Code::AcceptFailed;
+                    tracing::warn!(%code, %error, direction = direction.as_str(), "connections wait to be accepted");
+                }
+                is_failing = true;
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
     }
 }
 
-/// A panic is caught here, counted, and ends this connection only.
 fn spawn(worker: &Rc<Worker>, direction: Direction, connection: impl Future<Output = ()> + 'static) {
-    let metrics = Arc::clone(&worker.metrics);
-    worker.tasks_of(direction).spawn_local(async move {
-        if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
-            metrics.panics.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(code = %sidegate_codes::Code::ConnectionPanicked, "a connection ended by a fault of Sidegate");
-        }
-    });
+    worker.tasks_of(direction).spawn_local(contained(connection, Arc::clone(&worker.metrics)));
 }
 
 fn tuned(tcp: TcpStream) -> io::Result<TcpStream> {
@@ -125,9 +133,12 @@ impl Gate {
 
     /// A place for a connection from `source`. Outbound, all come from the one application.
     fn enter(self: &Arc<Self>, direction: Direction, source: IpAddr) -> Result<Place, Error> {
+        if self.metrics.is_overloaded() {
+            return Err(Error::Overloaded);
+        }
         let source = (direction == Direction::Inbound).then(|| source.to_canonical());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.total >= self.limits.connections {
+        if *open.of(direction) >= self.limits.connections {
             return Err(Error::TooManyConnections { limit: "limits.connections" });
         }
         if let Some(source) = source {
@@ -137,9 +148,18 @@ impl Gate {
             }
             *count += 1;
         }
-        open.total += 1;
+        *open.of(direction) += 1;
         self.metrics.active(direction).fetch_add(1, Ordering::Relaxed);
         Ok(Place { gate: Arc::clone(self), direction, source })
+    }
+}
+
+impl Open {
+    fn of(&mut self, direction: Direction) -> &mut usize {
+        match direction {
+            Direction::Inbound => &mut self.inbound,
+            Direction::Outbound => &mut self.outbound,
+        }
     }
 }
 
@@ -147,7 +167,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.gate.metrics.active(self.direction).fetch_sub(1, Ordering::Relaxed);
         let mut open = self.gate.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.total = open.total.saturating_sub(1);
+        let places = open.of(self.direction);
+        *places = places.saturating_sub(1);
         let Some(source) = self.source else { return };
         if let Some(count) = open.by_source.get_mut(&source) {
             *count = count.saturating_sub(1);
@@ -199,10 +220,31 @@ mod tests {
     #[test]
     fn all_sources_together_are_bounded() {
         let gate = gate(1, 10);
-        let _held = gate.enter(Direction::Outbound, ONE).unwrap();
+        let _held = gate.enter(Direction::Inbound, ONE).unwrap();
         assert!(matches!(
             gate.enter(Direction::Inbound, OTHER),
             Err(Error::TooManyConnections { limit: "limits.connections" })
         ));
+    }
+
+    #[test]
+    fn callers_take_no_place_of_the_applications_own_calls() {
+        let gate = gate(1, 10);
+        let _inbound = gate.enter(Direction::Inbound, ONE).unwrap();
+        let outbound = gate.enter(Direction::Outbound, ONE).unwrap();
+        assert!(gate.enter(Direction::Outbound, ONE).is_err());
+        drop(outbound);
+        assert!(gate.enter(Direction::Inbound, ONE).is_err(), "nor the other way round");
+    }
+
+    #[test]
+    fn nobody_is_let_in_while_memory_is_short() {
+        let gate = gate(10, 10);
+        gate.metrics.overloaded.store(true, Ordering::Relaxed);
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            assert!(matches!(gate.enter(direction, ONE), Err(Error::Overloaded)));
+        }
+        gate.metrics.overloaded.store(false, Ordering::Relaxed);
+        assert!(gate.enter(Direction::Inbound, ONE).is_ok());
     }
 }

@@ -14,6 +14,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidegate_codes::Code;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -29,7 +31,7 @@ use crate::{
     control::{self, Client, Means},
     drain::Drain,
     files::InForce,
-    inbound, outbound,
+    inbound, memory, outbound,
     route::warn_of_faults,
     snapshot::Publisher,
     telemetry::{AccessLog, Direction, Edges, Metrics, access_log::Writer},
@@ -60,6 +62,7 @@ pub(crate) enum RunError {
 
 /// Runs until told to stop, then drains.
 pub(crate) fn run(config: Config, path: PathBuf) -> Result<(), RunError> {
+    raise_descriptors();
     let sidecar = Sidecar::open(config, path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(sidecar.serve());
@@ -154,6 +157,9 @@ impl Sidecar {
             let admin_of_task = tokio::net::TcpListener::from_std(admin)?;
             tasks.spawn(admin::run(admin_of_task, self.admin()));
         }
+        tasks.spawn(
+            memory::watch(self.config.limits.memory, Arc::clone(&self.metrics)).map(|never| match never {}),
+        );
         let mut control = JoinSet::new();
         control.spawn(lifeline.hold(Part::Control, self.follow(client)));
 
@@ -396,6 +402,17 @@ impl Takes {
 impl Listener {
     fn share(&self) -> io::Result<Self> {
         Ok(Self { takes: self.takes, port: self.port, socket: self.socket.try_clone()? })
+    }
+}
+
+/// Two descriptors per connection, and the soft limit is often 1,024: it is raised to what the system lets it be.
+fn raise_descriptors() {
+    let limits = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
+    let before = limits.current;
+    match raised {
+        Ok(()) => tracing::info!(before, limit = limits.maximum, "open files"),
+        Err(error) => tracing::warn!(%error, limit = before, "open files: the limit cannot be raised"),
     }
 }
 

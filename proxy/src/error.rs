@@ -64,9 +64,14 @@ pub(crate) enum Error {
         /// Which rule it broke, with the value seen.
         detail: String,
     },
-    /// A request head did not end in time. The downstream's fault, or the network's.
-    #[error("no complete request head in time")]
-    HeadTimeout,
+    /// The downstream held its connection for too long, or without making progress.
+    #[error("{detail}")]
+    Expired {
+        /// One of `SG0650` to `SG0654`.
+        code: Code,
+        /// Which limit it was.
+        detail: String,
+    },
     /// A connection limit is reached.
     #[error("{limit} reached")]
     TooManyConnections {
@@ -76,6 +81,9 @@ pub(crate) enum Error {
     /// The request limit is reached.
     #[error("limits.requests reached")]
     TooManyRequests,
+    /// This process holds more memory than it may.
+    #[error("limits.memory reached")]
+    Overloaded,
     /// The service is not known, or the control plane has not told of it yet.
     #[error("service {0} is unknown")]
     UnknownService(String),
@@ -188,19 +196,20 @@ impl Error {
         match self {
             Self::Denied(denial) => denial.code,
             Self::Plaintext { .. } => Code::PlaintextRefused,
-            Self::Handshake { code, .. } | Self::BadRequest { code, .. } | Self::Upstream { code, .. } => {
-                *code
-            }
+            Self::Handshake { code, .. }
+            | Self::BadRequest { code, .. }
+            | Self::Upstream { code, .. }
+            | Self::Expired { code, .. } => *code,
             Self::HandshakeTimeout => Code::HandshakeTimeout,
             Self::NoCredentials => Code::NoCredentials,
             Self::PeerEnded(_) => Code::PeerCertificateEnded,
             Self::DetectTimeout => Code::DetectTimeout,
             Self::ProtocolMismatch { .. } => Code::ProtocolMismatch,
-            Self::HeadTimeout => Code::HeadTimeout,
             Self::NotCaptured(_) => Code::NotCaptured,
             Self::UndeclaredPort(_) => Code::UndeclaredPort,
             Self::TooManyConnections { .. } => Code::TooManyConnections,
             Self::TooManyRequests => Code::TooManyRequests,
+            Self::Overloaded => Code::Overloaded,
             Self::UnknownService(_) => Code::UnknownService,
             Self::UnknownHost(_) => Code::UnknownHost,
             Self::BadHello(_) => Code::BadHello,
@@ -228,10 +237,11 @@ impl Error {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::BadRequest { code: Code::UnsupportedRequest, .. } => StatusCode::NOT_IMPLEMENTED,
-            Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Expired { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BadRequest { .. } | Self::Downstream(_) | Self::Plaintext { .. } => StatusCode::BAD_REQUEST,
             Self::TooManyConnections { .. }
             | Self::TooManyRequests
+            | Self::Overloaded
             | Self::NoEndpoints(_)
             | Self::AllEjected(_)
             | Self::BreakerOpen { .. }
@@ -265,13 +275,18 @@ impl Error {
         match self {
             Self::Denied(_) => "denied",
             Self::UnknownHost(_) => "unknown host",
-            Self::BadRequest { .. } | Self::HeadTimeout | Self::Downstream(_) | Self::Plaintext { .. } => {
+            Self::BadRequest { .. } | Self::Expired { .. } | Self::Downstream(_) | Self::Plaintext { .. } => {
                 "bad request"
             }
             Self::NoRoute(_) => "not found",
             Self::FaultInjected { .. } => "fault",
             _ => "unavailable",
         }
+    }
+
+    /// `limit` is over.
+    pub(crate) fn expired(code: Code, limit: &str) -> Self {
+        Self::Expired { code, detail: format!("{limit} is over") }
     }
 
     /// A request that breaks a rule of the `SG061x`.

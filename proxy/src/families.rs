@@ -48,6 +48,9 @@ pub static ALL: &[&Family] = &[
     &MIRRORED,
     &FAULTS_INJECTED,
     &CONNECTION_PANICS,
+    &ACCEPT_FAILURES,
+    &MEMORY,
+    &OVERLOADED,
     &ACCESS_LOG_LOST,
     &CERTIFICATE_EXPIRY,
     &RENEWALS,
@@ -150,6 +153,27 @@ pub(crate) static CONNECTION_PANICS: Family = Family {
     name: "sidegate_connection_panics_total",
     help: "Connections ended by a fault of Sidegate",
     kind: Kind::Counter,
+    labels: &[],
+};
+
+pub(crate) static ACCEPT_FAILURES: Family = Family {
+    name: "sidegate_accept_failures_total",
+    help: "Times that the system had no descriptor or memory for a connection",
+    kind: Kind::Counter,
+    labels: &[],
+};
+
+pub(crate) static MEMORY: Family = Family {
+    name: "sidegate_memory_bytes",
+    help: "Resident memory of the sidecar that is shared with nobody",
+    kind: Kind::Gauge,
+    labels: &[],
+};
+
+pub(crate) static OVERLOADED: Family = Family {
+    name: "sidegate_overloaded",
+    help: "1 while new requests and connections are refused because of limits.memory",
+    kind: Kind::Gauge,
     labels: &[],
 };
 

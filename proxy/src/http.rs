@@ -6,11 +6,12 @@ mod body;
 mod guard;
 mod headers;
 mod lingering;
+mod pace;
 pub mod path;
 mod request;
 pub(crate) mod tunnel;
 
-use std::{cell::Cell, pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
@@ -25,7 +26,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sidegate_codes::Code;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 
 pub(crate) use authority::canonical_host;
@@ -37,12 +41,14 @@ pub(crate) use request::{Checked, Rules};
 use guard::{Guarded, Wire};
 use headers::Upgrade;
 use lingering::{Lingering, Tunnel};
+use pace::{Due, Pace};
 
 use crate::{
     authorize::Asked,
     config::Limits,
+    contain::contained,
     error::Error,
-    telemetry::{Carried, Exchange, Record},
+    telemetry::{Carried, Exchange, Metrics, Record},
     upstream::{self, Answer, Leased},
     worker::Worker,
 };
@@ -65,7 +71,11 @@ pub(crate) trait Handler {
 
 /// Spawns on the worker's own thread, under an owner that can be waited for.
 #[derive(Clone, Debug)]
-pub(crate) struct LocalExecutor(pub(crate) TaskTracker);
+pub(crate) struct LocalExecutor {
+    pub(crate) tasks: TaskTracker,
+    /// Of faults.
+    pub(crate) metrics: Arc<Metrics>,
+}
 
 /// Serves HTTP on `stream` until the downstream ends it. When `closing` ends, requests in flight are finished and no
 /// more are taken.
@@ -84,14 +94,13 @@ where
     let carried = if version == Version::HTTP_2 { Carried::Http2 } else { Carried::Http1 };
     let is_http2 = version == Version::HTTP_2;
     let (stream, tunnel) = Lingering::new(stream);
-    let stream = if is_http2 { Guarded::http2(stream) } else { Guarded::http1(stream) };
+    let stream = if is_http2 { Guarded::http2(stream, &worker.limits) } else { Guarded::http1(stream) };
     let wire = stream.wire();
-    let (handler, served) = (Rc::new(handler), Rc::new(Cell::new(0)));
+    let handler = Rc::new(handler);
     let (requests, read, connection) = (Rc::clone(worker), Arc::clone(&wire), Rc::clone(&exchange));
     let service = service_fn(move |request: Request<Incoming>| {
         let (handler, exchange, worker) = (Rc::clone(&handler), Rc::clone(&connection), Rc::clone(&requests));
-        let (wire, tunnel, nth) = (Arc::clone(&read), tunnel.clone(), served.get() + 1);
-        served.set(nth);
+        let (wire, tunnel, nth) = (Arc::clone(&read), tunnel.clone(), read.request());
         async move {
             let agrees = is_http2 || wire.agrees(nth, request.body().size_hint().exact());
             let reading = Reading { carried, wire: &wire, lingering: &tunnel, agrees };
@@ -99,14 +108,101 @@ where
         }
     });
     let stream = TokioIo::new(stream);
-    let result = if is_http2 {
-        let connection = http2_server(&worker.limits, worker.tasks.clone()).serve_connection(stream, service);
-        until_closing(connection, http2::Connection::graceful_shutdown, closing).await
+    let live = Live { exchange: &exchange, wire: &wire, carried, worker };
+    if is_http2 {
+        let connection = http2_server(&worker.limits, worker.executor()).serve_connection(stream, service);
+        live.run(connection, http2::Connection::graceful_shutdown, closing).await
     } else {
         let connection = http1_server(&worker.limits).serve_connection(stream, service).with_upgrades();
-        until_closing(connection, http1::UpgradeableConnection::graceful_shutdown, closing).await
-    };
-    ended(result, &wire, carried, &exchange)
+        live.run(connection, http1::UpgradeableConnection::graceful_shutdown, closing).await
+    }
+}
+
+/// A connection while it is served.
+#[derive(Clone, Copy, Debug)]
+struct Live<'a> {
+    exchange: &'a Rc<Exchange>,
+    wire: &'a Wire,
+    carried: Carried,
+    worker: &'a Worker,
+}
+
+impl Live<'_> {
+    /// Runs it to its end, which `shutdown` makes one in order once `closing` has ended or its time is over.
+    async fn run<C: Future<Output = hyper::Result<()>>>(
+        self,
+        connection: C,
+        shutdown: impl Fn(Pin<&mut C>),
+        closing: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        let limits = &self.worker.limits;
+        let age = self.worker.spread(limits.connection_age);
+        let mut pace = Pace::new(limits, self.wire, self.exchange, age);
+        let mut is_closing = false;
+        tokio::pin!(connection, closing);
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = connection.as_mut() => break result,
+                () = closing.as_mut(), if !is_closing => {
+                    is_closing = true;
+                    shutdown(connection.as_mut());
+                }
+                () = pace.pass() => {
+                    self.record_refusals();
+                    match pace.due(Instant::now()) {
+                        None => {}
+                        Some(Due::Leave) => return Ok(()),
+                        Some(Due::Retire) => shutdown(connection.as_mut()),
+                        Some(Due::End(error)) => {
+                            self.cut(&error);
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        };
+        self.record_refusals();
+        self.ended(result)
+    }
+
+    /// What h2 refused by itself. It says no more than that.
+    fn record_refusals(self) {
+        for refused in self.wire.refused_by_h2() {
+            Record::begin(self.exchange, self.carried).failed(&refused);
+        }
+    }
+
+    /// Told by what is in flight, or else by a record of its own.
+    fn cut(self, error: &Error) {
+        self.exchange.cut(error);
+        if self.exchange.in_flight.get() == 0 {
+            Record::begin(self.exchange, self.carried).failed(error);
+        }
+    }
+
+    /// Records what was refused below the requests, by the guard or by hyper, as the answer that hyper gave, unless the
+    /// requests in flight tell it. The rest is a downstream that left.
+    fn ended(self, result: hyper::Result<()>) -> Result<(), Error> {
+        let (refused, is_answered) = match (self.wire.untold(), result) {
+            (Some(refusal), _) => (refusal.error(), refusal.is_answered()),
+            (None, Ok(())) => return Ok(()),
+            (None, Err(error)) => match by_hyper(&error, self.wire) {
+                Some(refused) => (refused, error.is_parse()),
+                None => return Err(Error::Downstream(error.to_string())),
+            },
+        };
+        self.exchange.cut(&refused);
+        if self.exchange.in_flight.get() > 0 {
+            return Ok(());
+        }
+        let mut record = Record::begin(self.exchange, self.carried);
+        if is_answered {
+            record.answered(refused.status());
+        }
+        record.failed(&refused);
+        Ok(())
+    }
 }
 
 /// How a request was read.
@@ -119,78 +215,38 @@ struct Reading<'a> {
     agrees: bool,
 }
 
-/// Runs a connection to its end, which `shutdown` makes one in order once `closing` has ended.
-async fn until_closing<C: Future>(
-    connection: C,
-    shutdown: impl FnOnce(Pin<&mut C>),
-    closing: impl Future<Output = ()>,
-) -> C::Output {
-    tokio::pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => result,
-        () = closing => {
-            shutdown(connection.as_mut());
-            connection.await
-        }
-    }
-}
-
-/// Records what was refused below the requests, by the guard or by hyper, as the answer that hyper gave. The rest is a
-/// downstream that left.
-fn ended(
-    result: hyper::Result<()>,
-    wire: &Wire,
-    carried: Carried,
-    exchange: &Rc<Exchange>,
-) -> Result<(), Error> {
-    let (refused, is_answered) = match (wire.untold(), result) {
-        (Some(refusal), _) => (refusal.error(), refusal.is_answered()),
-        (None, Ok(())) => return Ok(()),
-        (None, Err(error)) => match by_hyper(&error, wire) {
-            Some(refused) => (refused, error.is_parse()),
-            None => return Err(Error::Downstream(error.to_string())),
-        },
-    };
-    let mut record = Record::begin(exchange, carried);
-    if is_answered {
-        record.answered(refused.status());
-    }
-    record.failed(&refused);
-    Ok(())
-}
-
 /// What hyper refused by itself.
 fn by_hyper(error: &hyper::Error, wire: &Wire) -> Option<Error> {
     if error.is_parse_too_large() {
         Some(Error::bad_request(Code::HeadersTooLarge, "limits.headerBytes or limits.headers"))
     } else if error.is_parse() {
         Some(Error::bad_request(Code::BadFraming, error.to_string()))
-    } else if error.is_timeout() && wire.is_in_head() {
-        Some(Error::HeadTimeout)
     } else {
-        None
+        wire.ended_by_h2(&upstream::chain(error))
     }
 }
 
 fn http1_server(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        // Without a timer hyper's head timeout does not exist.
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
+        // `pace` keeps the time: hyper's timer knows no difference between a slow head and a connection that idles.
+        .header_read_timeout(None)
         .max_buf_size(limits.header_bytes)
         .max_headers(limits.headers);
     builder
 }
 
-fn http2_server(limits: &Limits, tasks: TaskTracker) -> http2::Builder<LocalExecutor> {
-    let mut builder = http2::Builder::new(LocalExecutor(tasks));
+fn http2_server(limits: &Limits, executor: LocalExecutor) -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(connection_window(limits))
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        // What waits of one answer for a downstream that does not read.
+        .max_send_buf_size(STREAM_WINDOW as usize)
+        // Well over our own limit, which refuses with a record: what is over this h2 answers by itself.
+        .max_header_list_size(header_list(limits))
         // CVE-2023-44487: streams that were reset and still wait to be accepted.
         .max_pending_accept_reset_streams(MOST_RESETS)
         .keep_alive_interval(KEEP_ALIVE)
@@ -218,7 +274,7 @@ async fn answer<H: Handler + 'static>(
     let upgrade = hyper::upgrade::on(&mut request);
     let mut request = request.map(|body| RequestBody::new(body, record.received()));
     request.headers_mut().insert(headers::REQUEST_ID, id.clone());
-    let result = match worker.request_slot() {
+    let result = match worker.request_slot(exchange.direction) {
         _ if !agrees => Err(Error::bad_request(Code::BadFraming, "a message with two readings")),
         Err(error) => Err(error),
         Ok(slot) => {
@@ -230,30 +286,26 @@ async fn answer<H: Handler + 'static>(
             }
         }
     };
+    let is_opened = matches!(result, Ok(Passed::WebSocket(..) | Passed::Connected(_)));
     if may_become_tunnel {
-        wire.decide(matches!(result, Ok(Passed::WebSocket(..) | Passed::Connected(_))));
+        wire.decide(is_opened);
     }
-    match result {
+    // What an eager client has sent into a tunnel must not be read as its next request, and what follows a message with
+    // two readings would be misread too.
+    let is_not_opened = may_become_tunnel && !is_opened && carried == Carried::Http1;
+    let closes = !agrees || (is_not_opened && (is_tunnel || wire.is_early()));
+    let mut response = match result {
         Err(error) => {
             // The upstream failed because the body could not be read.
             let error = wire.untold_of_body().map_or(error, guard::Refusal::error);
-            let mut refusal = refuse(&error, is_grpc, &id, record);
-            if !agrees || (is_tunnel && carried == Carried::Http1) {
-                // What an eager client has sent into the tunnel must not be read as its next request, and what follows a
-                // message with two readings would be misread too.
-                refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            refusal
+            refuse(&error, is_grpc, &id, record)
         }
         Ok(Passed::Connected(link)) => {
             record.answered(StatusCode::OK);
             lingering.begin();
-            worker.tasks_of(exchange.direction).spawn_local(connected(
-                upgrade,
-                link,
-                Rc::clone(worker),
-                record,
-            ));
+            let tunnel = connected(upgrade, link, Rc::clone(worker), record);
+            let tunnel = contained(tunnel, Arc::clone(&worker.metrics));
+            worker.tasks_of(exchange.direction).spawn_local(tunnel);
             let mut response = Response::new(ResponseBody::text(String::new()));
             response.headers_mut().insert(headers::REQUEST_ID, id);
             response
@@ -262,7 +314,9 @@ async fn answer<H: Handler + 'static>(
             record.answered(StatusCode::SWITCHING_PROTOCOLS);
             lingering.begin();
             let upstream = hyper::upgrade::on(&mut response);
-            let tunnel = websocket(upgrade, upstream, Rc::clone(handler), asked, record);
+            let idle = worker.limits.opaque_idle_timeout;
+            let tunnel = websocket(upgrade, upstream, Rc::clone(handler), asked, idle, record);
+            let tunnel = contained(tunnel, Arc::clone(&worker.metrics));
             worker.tasks_of(exchange.direction).spawn_local(tunnel);
             response.map(|_| ResponseBody::text(String::new()))
         }
@@ -275,7 +329,11 @@ async fn answer<H: Handler + 'static>(
                 ResponseBody::upstream(body, record)
             })
         }
+    };
+    if closes {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 /// What is passed on of an upstream's answer.
@@ -290,6 +348,9 @@ enum Passed {
 /// The upstream's answer without what belongs to its own hop.
 fn passed_on(mut answer: Answer) -> Result<Passed, Error> {
     let broke = |detail: String| Error::Upstream { code: Code::UpstreamFailed, detail };
+    // hyper lets chunked win; whoever reads the answer after us may not.
+    request::refuse_ambiguous_framing(answer.response.headers())
+        .map_err(|error| broke(format!("the upstream's answer has {error}")))?;
     let becomes = Upgrade::asked(answer.response.headers());
     headers::remove_hop_by_hop(answer.response.headers_mut()).map_err(broke)?;
     // An HTTP/1.0 application must not end the link's connection with each answer.
@@ -324,6 +385,7 @@ async fn websocket<H: Handler>(
     upstream: OnUpgrade,
     handler: Rc<H>,
     asked: Asked,
+    idle: Duration,
     record: Record,
 ) {
     let carried = upstream::Carried::default();
@@ -341,6 +403,7 @@ async fn websocket<H: Handler>(
         // First, so that a cut is told as a cut.
         biased;
         refused = handler.until_refused(asked) => Err(refused),
+        idle = carried.until_idle(idle) => Err(idle),
         result = carry => result,
     };
     record.end(&carried, result);
@@ -401,8 +464,14 @@ fn is_harmless(id: &[u8]) -> bool {
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
-        self.0.spawn_local(future);
+        self.tasks.spawn_local(contained(future, Arc::clone(&self.metrics)));
     }
+}
+
+fn header_list(limits: &Limits) -> u32 {
+    let overhead = limits.headers.saturating_mul(HPACK_OVERHEAD);
+    let bytes = limits.header_bytes.saturating_mul(HEADER_LIST_SHARE).saturating_add(overhead);
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// What one connection may have in flight, so that a stream nobody reads never holds up another.
@@ -412,6 +481,10 @@ pub(crate) fn connection_window(limits: &Limits) -> u32 {
 
 /// Bytes that one stream may have in flight.
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
+/// Of `limits.headerBytes`.
+const HEADER_LIST_SHARE: usize = 4;
+/// RFC 9113 §6.5.2.
+const HPACK_OVERHEAD: usize = 32;
 /// RFC 9113 §6.9.1.
 const MOST_WINDOW: u32 = (1 << 31) - 1;
 const MOST_RESETS: usize = 20;

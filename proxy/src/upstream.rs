@@ -21,7 +21,7 @@ use crate::authorize::Asked;
 pub(crate) use dial::{Carries, Dialer};
 pub(crate) use leased::Leased;
 pub(crate) use names::Names;
-pub(crate) use pool::{Bounds, Pool};
+pub(crate) use pool::{Bounds, Pool, chain};
 pub(crate) use stream::{Carried, carry_upgraded};
 
 /// An upstream's answer, and who it proved to be.

@@ -12,6 +12,7 @@ use crate::{
     config::Limits,
     drain::DrainWatch,
     error::Error,
+    http::LocalExecutor,
     route::{Chance, Copies},
     snapshot::Reader,
     telemetry::{
@@ -59,7 +60,9 @@ pub(crate) struct Worker {
     pub(crate) copies: Copies,
     /// Bounds handshakes in flight.
     pub(crate) handshakes: Rc<tokio::sync::Semaphore>,
-    requests: Rc<Cell<usize>>,
+    /// By direction, so that callers cannot take the places of the calls that their answers need.
+    inbound_requests: Rc<Cell<usize>>,
+    outbound_requests: Rc<Cell<usize>>,
     id_prefix: u64,
     next_id: Cell<u64>,
 }
@@ -106,20 +109,33 @@ impl Worker {
             balancer,
             chance: Chance::new(seed),
             copies: Copies::default(),
-            requests: Rc::default(),
+            inbound_requests: Rc::default(),
+            outbound_requests: Rc::default(),
             id_prefix: seed,
             next_id: Cell::new(0),
         })
     }
 
     /// A place among the requests in flight, or a refusal.
-    pub(crate) fn request_slot(&self) -> Result<RequestSlot, Error> {
-        let count = self.requests.get();
+    pub(crate) fn request_slot(&self, direction: Direction) -> Result<RequestSlot, Error> {
+        if self.metrics.is_overloaded() {
+            return Err(Error::Overloaded);
+        }
+        let requests = match direction {
+            Direction::Inbound => &self.inbound_requests,
+            Direction::Outbound => &self.outbound_requests,
+        };
+        let count = requests.get();
         if count >= self.limits.requests {
             return Err(Error::TooManyRequests);
         }
-        self.requests.set(count.saturating_add(1));
-        Ok(RequestSlot(Rc::clone(&self.requests)))
+        requests.set(count.saturating_add(1));
+        Ok(RequestSlot(Rc::clone(requests)))
+    }
+
+    /// Runs what hyper spawns.
+    pub(crate) fn executor(&self) -> LocalExecutor {
+        LocalExecutor { tasks: self.tasks.clone(), metrics: Arc::clone(&self.metrics) }
     }
 
     /// Unique in the mesh for all that matters; no system call.
@@ -139,6 +155,15 @@ impl Worker {
             // Out of time is a reason to stop like any other.
             let _ = tokio::time::timeout(self.limits.drain_timeout, self.inbound_tasks.wait()).await;
         }
+    }
+
+    /// `most`, and up to a tenth more, so that what began together does not end together.
+    pub(crate) fn spread(&self, most: Duration) -> Duration {
+        let number = self.next_id.get();
+        self.next_id.set(number.wrapping_add(1));
+        // Fibonacci hashing: neighbours land far apart.
+        let share = u32::from((self.id_prefix ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]);
+        most.saturating_add(most / 2_560 * share)
     }
 
     /// What owns the connections of `direction`.
@@ -169,6 +194,8 @@ impl Worker {
             _place: place,
             drain: self.drain.clone(),
             cut: Rc::default(),
+            in_flight: Cell::default(),
+            unread: Cell::default(),
         }
     }
 

@@ -1,7 +1,12 @@
 //! Attacks on a real sidecar, over raw sockets: each has a named bound, and is told, recorded and counted; a client on
 //! another connection notices nothing.
 
+mod frames;
 mod framing;
+mod pace;
+mod totals;
+
+use std::net::SocketAddr;
 
 use http::StatusCode;
 use tokio::{io::AsyncReadExt, net::TcpStream};
@@ -28,14 +33,30 @@ struct Stage {
 
 impl Stage {
     async fn new(protocol: &str, more: &str) -> Self {
-        let (app, authority) = (App::start().await, Authority::new());
+        let app = App::start().await;
+        let address = app.address;
+        Self::with(app, address, protocol, more).await
+    }
+
+    /// In front of another application than its own.
+    async fn before(address: SocketAddr, protocol: &str, more: &str) -> Self {
+        Self::with(App::start().await, address, protocol, more).await
+    }
+
+    async fn with(app: App, address: SocketAddr, protocol: &str, more: &str) -> Self {
+        let authority = Authority::new();
         let svid = authority.svid(&id("payments"));
         let protocol = format!("protocol: {protocol}");
-        let ports = [Port::Inbound(app.address, &protocol)];
+        let ports = [Port::Inbound(address, &protocol)];
         let sidecar = Sidecar::start_as("payments", &svid, &authority, ORDERS, &ports, more);
         let stream = link(&sidecar, &authority, b"http/1.1").await;
         let bystander = Connection::over(stream, Http::One).await;
         Self { app, authority, sidecar, bystander }
+    }
+
+    /// Whoever behaves, on a connection of now.
+    async fn new_bystander(&mut self) {
+        self.bystander = Connection::over(self.link(b"http/1.1").await, Http::One).await;
     }
 
     async fn link(&self, alpn: &[u8]) -> TlsStream<TcpStream> {
@@ -56,7 +77,10 @@ impl Stage {
                 tokio::task::yield_now().await;
             }
         };
-        assert!(tokio::time::timeout(PATIENCE, counted).await.is_ok(), "{code} is not counted");
+        let in_time = tokio::time::timeout(PATIENCE, counted).await.is_ok();
+        let page = self.sidecar.page("/metrics").await.body;
+        let lines: Vec<_> = page.lines().filter(|line| line.starts_with("sidegate_failed_total")).collect();
+        assert!(in_time, "{code} is not counted {count} times: {lines:?}");
         assert_eq!(self.failed(code).await, count, "{code}");
     }
 

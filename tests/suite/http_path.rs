@@ -136,7 +136,8 @@ async fn a_condition_on_a_header_is_judged_on_what_is_forwarded() {
         ("x-tenant: a\r\nx-tenant: b\r\n", "403"),
         ("x-tenant: b\r\nx-tenant: a\r\n", "403"),
         ("x-tenant: a, b\r\n", "403"),
-        ("x-tenant: a\r\nx_tenant: b\r\n", "403"),
+        // Some read the two as one.
+        ("x-tenant: a\r\nx_tenant: b\r\n", "400"),
         // The application would be sent none.
         ("x-tenant: a\r\nconnection: x-tenant\r\n", "403"),
         ("x-tenant: a\r\nx-debug: on\r\n", "403"),

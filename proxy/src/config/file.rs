@@ -168,10 +168,10 @@ impl ConfigFile {
         let admin = self.admin.and_then(|admin| faults.parse::<SocketAddr>("admin.listen", &admin.listen));
         let capture = self.capture.map(|capture| capture.resolve(&mut faults.list));
         let limits = self.limits.resolve(&mut faults.list);
-        if limits.idle_timeout >= limits.head_timeout {
+        if limits.idle_timeout >= limits.keep_alive_timeout {
             faults.push(
                 "limits.idleTimeout",
-                "must be below limits.headTimeout, so that the client side closes first",
+                "must be below limits.keepAliveTimeout, so that the client side closes first",
             );
         }
         resilience::stay_within(&services, &limits, faults);

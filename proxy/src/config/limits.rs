@@ -12,7 +12,7 @@ use super::{Fault, duration, schema};
 #[serde(rename_all = "camelCase")]
 #[schemars(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Open downstream connections, inbound and outbound together, over all workers.
+    /// Open downstream connections of each direction, over all workers.
     #[schemars(range(min = 1, max = MOST))]
     pub connections: usize,
     /// Open inbound connections from one source address.
@@ -29,10 +29,36 @@ pub struct Limits {
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "schema::Time")]
     pub detect_timeout: Duration,
-    /// How long an HTTP/1.1 connection may wait for the next complete request head, idle time included.
+    /// From the first byte of an HTTP/1.1 request head to its end.
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "schema::Time")]
     pub head_timeout: Duration,
+    /// How long a downstream HTTP connection may be without a request.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
+    pub keep_alive_timeout: Duration,
+    /// How long an opaque connection or a WebSocket may be without a byte either way.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
+    pub opaque_idle_timeout: Duration,
+    /// How long a downstream may take nothing of the answers that wait for it.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
+    pub write_timeout: Duration,
+    /// How long a downstream HTTP connection takes new requests; up to a tenth more, so that not all end at once.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
+    pub connection_age: Duration,
+    /// From then on, for the requests in flight.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
+    pub connection_grace: Duration,
+    /// Frames per second that are no part of a request, on one HTTP/2 connection; ten seconds' worth at once.
+    #[schemars(range(min = 1, max = MOST))]
+    pub control_frames: u32,
+    /// Streams reset per second, on one HTTP/2 connection; ten seconds' worth at once.
+    #[schemars(range(min = 1, max = MOST))]
+    pub stream_resets: u32,
     /// Bytes of one request head.
     #[schemars(range(min = 8_192, max = MOST))]
     pub header_bytes: usize,
@@ -45,7 +71,7 @@ pub struct Limits {
     /// Concurrent requests on one HTTP/2 connection.
     #[schemars(range(min = 1, max = MOST))]
     pub streams: u32,
-    /// Requests in flight per worker.
+    /// Requests in flight of each direction, per worker.
     #[schemars(range(min = 1, max = MOST))]
     pub requests: usize,
     /// From dialling an upstream to the end of its handshake.
@@ -59,7 +85,7 @@ pub struct Limits {
     /// Idle pooled connections per upstream address and worker.
     #[schemars(range(min = 1, max = MOST))]
     pub idle_connections: usize,
-    /// How long a pooled connection may idle; below `headTimeout`, so that this side closes first.
+    /// How long a pooled connection may idle; below `keepAliveTimeout`, so that this side closes first.
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "schema::Time")]
     pub idle_timeout: Duration,
@@ -67,6 +93,10 @@ pub struct Limits {
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "schema::Time")]
     pub drain_timeout: Duration,
+    /// Bytes of memory of this process alone, above which nothing new is taken on; or nine tenths of what its control
+    /// group may have, if that is less.
+    #[schemars(range(min = 16_777_216, max = MOST_MEMORY))]
+    pub memory: usize,
     /// Bytes of one update of the control plane.
     #[schemars(range(min = 65_536, max = MOST))]
     pub snapshot_bytes: usize,
@@ -83,7 +113,14 @@ impl Default for Limits {
             handshakes: 256,
             handshake_timeout: Duration::from_secs(5),
             detect_timeout: Duration::from_secs(3),
-            head_timeout: Duration::from_mins(1),
+            head_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_mins(1),
+            opaque_idle_timeout: Duration::from_hours(1),
+            write_timeout: Duration::from_mins(1),
+            connection_age: Duration::from_hours(1),
+            connection_grace: Duration::from_mins(5),
+            control_frames: 1_000,
+            stream_resets: 100,
             header_bytes: 64 * 1024,
             headers: 100,
             path_bytes: 8 * 1024,
@@ -94,6 +131,7 @@ impl Default for Limits {
             idle_connections: 64,
             idle_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
+            memory: 1024 * 1024 * 1024,
             snapshot_bytes: 16 * 1024 * 1024,
             edge_cells: 4_096,
         }
@@ -110,6 +148,13 @@ pub(super) struct LimitsFile {
     handshake_timeout: Option<String>,
     detect_timeout: Option<String>,
     head_timeout: Option<String>,
+    keep_alive_timeout: Option<String>,
+    opaque_idle_timeout: Option<String>,
+    write_timeout: Option<String>,
+    connection_age: Option<String>,
+    connection_grace: Option<String>,
+    control_frames: Option<u64>,
+    stream_resets: Option<u64>,
     header_bytes: Option<u64>,
     headers: Option<u64>,
     path_bytes: Option<u64>,
@@ -120,6 +165,7 @@ pub(super) struct LimitsFile {
     idle_connections: Option<u64>,
     idle_timeout: Option<String>,
     drain_timeout: Option<String>,
+    memory: Option<u64>,
     snapshot_bytes: Option<u64>,
     edge_cells: Option<u64>,
 }
@@ -128,6 +174,15 @@ impl LimitsFile {
     /// The limits in force; a value out of range is a fault and none of them is ever "unlimited".
     pub(super) fn resolve(self, faults: &mut Vec<Fault>) -> Limits {
         let mut limits = Limits::default();
+        if let Some(memory) = self.memory {
+            match usize::try_from(memory) {
+                Ok(bytes) if (LEAST_MEMORY..=MOST_MEMORY).contains(&memory) => limits.memory = bytes,
+                _ => faults.push(Fault {
+                    field: "limits.memory".to_owned(),
+                    message: format!("{memory} is not between {LEAST_MEMORY} and {MOST_MEMORY}"),
+                }),
+            }
+        }
         let mut number = |field: &str, value: Option<u64>, into: &mut usize, least: u64| {
             let Some(value) = value else { return };
             match usize::try_from(value) {
@@ -139,6 +194,8 @@ impl LimitsFile {
             }
         };
         let mut streams = limits.streams as usize;
+        let mut control_frames = limits.control_frames as usize;
+        let mut stream_resets = limits.stream_resets as usize;
         number("connections", self.connections, &mut limits.connections, 1);
         number("connectionsPerSource", self.connections_per_source, &mut limits.connections_per_source, 1);
         number("handshakes", self.handshakes, &mut limits.handshakes, 1);
@@ -147,11 +204,20 @@ impl LimitsFile {
         number("headers", self.headers, &mut limits.headers, 8);
         number("pathBytes", self.path_bytes, &mut limits.path_bytes, 16);
         number("streams", self.streams, &mut streams, 1);
+        number("controlFrames", self.control_frames, &mut control_frames, 1);
+        number("streamResets", self.stream_resets, &mut stream_resets, 1);
         number("requests", self.requests, &mut limits.requests, 1);
         number("idleConnections", self.idle_connections, &mut limits.idle_connections, 1);
         number("snapshotBytes", self.snapshot_bytes, &mut limits.snapshot_bytes, 65_536);
         number("edgeCells", self.edge_cells, &mut limits.edge_cells, 16);
-        limits.streams = u32::try_from(streams).unwrap_or(limits.streams);
+        // None of them is over `MOST`.
+        for (into, number) in [
+            (&mut limits.streams, streams),
+            (&mut limits.control_frames, control_frames),
+            (&mut limits.stream_resets, stream_resets),
+        ] {
+            *into = u32::try_from(number).unwrap_or(*into);
+        }
 
         let mut time = |field: &str, value: Option<String>, into: &mut Duration| {
             let Some(value) = value else { return };
@@ -164,6 +230,11 @@ impl LimitsFile {
         time("handshakeTimeout", self.handshake_timeout, &mut limits.handshake_timeout);
         time("detectTimeout", self.detect_timeout, &mut limits.detect_timeout);
         time("headTimeout", self.head_timeout, &mut limits.head_timeout);
+        time("keepAliveTimeout", self.keep_alive_timeout, &mut limits.keep_alive_timeout);
+        time("opaqueIdleTimeout", self.opaque_idle_timeout, &mut limits.opaque_idle_timeout);
+        time("writeTimeout", self.write_timeout, &mut limits.write_timeout);
+        time("connectionAge", self.connection_age, &mut limits.connection_age);
+        time("connectionGrace", self.connection_grace, &mut limits.connection_grace);
         time("connectTimeout", self.connect_timeout, &mut limits.connect_timeout);
         time("responseTimeout", self.response_timeout, &mut limits.response_timeout);
         time("idleTimeout", self.idle_timeout, &mut limits.idle_timeout);
@@ -178,3 +249,6 @@ fn as_text<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
 
 /// The largest number any limit may be set to.
 const MOST: u64 = 1 << 30;
+/// Below this there is no sidecar; above, no machine.
+const LEAST_MEMORY: u64 = 16 * 1024 * 1024;
+const MOST_MEMORY: u64 = 1 << 40;

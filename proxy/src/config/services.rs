@@ -99,7 +99,7 @@ pub(super) fn resolve(
         match services.entry(name) {
             Entry::Vacant(free) => {
                 let protocol = service.protocol;
-                free.insert(Service { target, hosts, addresses, protocol, routes, resilience });
+                free.insert(Service { target, hosts, protocol, routes, resilience, addresses });
             }
             Entry::Occupied(taken) => {
                 faults.push(field, format!("{} is described a second time", taken.key()));

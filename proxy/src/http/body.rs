@@ -57,7 +57,8 @@ impl RequestBody {
 
 impl ResponseBody {
     /// What an upstream answers.
-    pub(crate) fn upstream(body: Leased, record: Record) -> Self {
+    pub(crate) fn upstream(body: Leased, mut record: Record) -> Self {
+        record.waits_for_downstream(!body.is_end_stream());
         Self::Upstream { body, record }
     }
 
@@ -107,7 +108,10 @@ impl Body for ResponseBody {
         match self.project() {
             ResponseBodyProjection::Text { body } => body.poll_frame(cx).map_err(|never| match never {}),
             ResponseBodyProjection::Upstream { mut body, record } => {
-                let mut frame = ready!(body.as_mut().poll_frame(cx));
+                let polled = body.as_mut().poll_frame(cx);
+                // Not asked again while the downstream has no room for what it was given.
+                record.waits_for_downstream(matches!(&polled, Poll::Ready(Some(Ok(_)))));
+                let mut frame = ready!(polled);
                 match &mut frame {
                     Some(Ok(frame)) => {
                         record.add_sent(frame.data_ref().map_or(0, Bytes::len));

@@ -2,6 +2,7 @@
 //! what hyper would repair or put up with in silence. What it sees is in a [`Wire`], which `serve` reads: the reason of
 //! a refusal, since hyper knows none, and whether the connection makes progress.
 
+mod frames;
 mod framing;
 mod wire;
 
@@ -10,13 +11,17 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use frames::{Flood, Frames};
 use framing::{Fault, Refused, Scanner};
 
 pub(crate) use wire::{Refusal, Wire};
+
+use crate::config::Limits;
 
 /// A guarded downstream connection.
 #[derive(Debug)]
@@ -40,8 +45,7 @@ enum End {
 #[derive(Debug)]
 enum Scan {
     Http1(Scanner),
-    /// HTTP/2 has one framing.
-    Http2,
+    Http2(Frames),
 }
 
 impl<S> Guarded<S> {
@@ -51,8 +55,9 @@ impl<S> Guarded<S> {
     }
 
     /// Carries HTTP/2.
-    pub(crate) fn http2(stream: S) -> Self {
-        Self::new(stream, Scan::Http2)
+    pub(crate) fn http2(stream: S, limits: &Limits) -> Self {
+        let frames = Frames::new(limits.control_frames, limits.stream_resets, Instant::now());
+        Self::new(stream, Scan::Http2(frames))
     }
 
     fn new(stream: S, scan: Scan) -> Self {
@@ -66,8 +71,14 @@ impl<S> Guarded<S> {
 
     /// Looks at what was read into `buf` from `before` on.
     fn look(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
-        let Scan::Http1(scanner) = &mut self.scan else { return Ok(()) };
         let read = buf.filled().get(before..).unwrap_or_default();
+        let scanner = match &mut self.scan {
+            Scan::Http1(scanner) => scanner,
+            Scan::Http2(frames) => {
+                let result = frames.received(read, Instant::now);
+                return result.map_err(|flood| self.refuse_flood(flood));
+            }
+        };
         let result = scanner.read(read);
         self.wire.see(scanner);
         let Err(Refused { at, fault }) = result else { return Ok(()) };
@@ -77,6 +88,31 @@ impl<S> Guarded<S> {
         self.end = Some(if is_in_head { End::Poison(POISON) } else { End::Error(fault) });
         // What came before the fault is good, and an empty read would say that the connection ended in order.
         if buf.filled().len() > before { Ok(()) } else { self.finish(buf) }
+    }
+
+    /// Counts what was written of `bufs`: `written` bytes in all.
+    fn wrote(&mut self, bufs: &[io::IoSlice<'_>], written: usize) -> io::Result<()> {
+        let Scan::Http2(frames) = &mut self.scan else {
+            self.wire.wrote(Some(written as u64));
+            return Ok(());
+        };
+        // Of HTTP/2 only DATA is progress: a peer without a window still answers pings.
+        self.wire.wrote(Some(0));
+        let mut left = written;
+        for buf in bufs {
+            let part = buf.get(..left.min(buf.len())).unwrap_or_default();
+            left -= part.len();
+            let wire = &self.wire;
+            if let Err(flood) = frames.sent(part, Instant::now, |said| wire.hear(said)) {
+                return Err(self.refuse_flood(flood));
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_flood(&self, flood: Flood) -> io::Error {
+        self.wire.refuse(Refusal::flood(flood));
+        io::Error::new(io::ErrorKind::InvalidData, flood)
     }
 
     /// What is read after a refusal.
@@ -114,8 +150,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        Pin::new(&mut this.stream).poll_write(cx, buf)
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -123,7 +158,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        this.wire.close();
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -132,7 +169,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
+        let Poll::Ready(written) = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs) else {
+            this.wire.wrote(None);
+            return Poll::Pending;
+        };
+        let written = written?;
+        this.wrote(bufs, written)?;
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

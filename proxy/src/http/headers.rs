@@ -32,6 +32,24 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), String> {
     Ok(())
 }
 
+/// Refuses fields that two programs could read in two ways. CGI and WSGI turn hyphens into underscores, so `x_tenant` beside
+/// `x-tenant`, or in place of a field that frames or authenticates, is a second reading; alone it is an ordinary name.
+/// Blanks around a value are none of it in HTTP/1 and do not exist in HTTP/2 (RFC 9113 §8.2.1).
+pub(crate) fn refuse_ambiguous(headers: &HeaderMap) -> Result<(), String> {
+    for (name, value) in headers {
+        if let Cow::Owned(plain) = hyphenated(name.as_str())
+            && (headers.contains_key(&plain) || is_security(&plain) || is_hop_by_hop(&plain))
+        {
+            return Err(format!("{name}, which some read as {plain}"));
+        }
+        let bytes = value.as_bytes();
+        if [bytes.first(), bytes.last()].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t')) {
+            return Err(format!("{name} has a value with blanks around it"));
+        }
+    }
+    Ok(())
+}
+
 /// Removes every field that could pass for a statement about the caller's identity, and those by which some
 /// frameworks let a client say that it meant another method or path than the one that is judged.
 pub(crate) fn remove_identity(headers: &mut HeaderMap) {
@@ -209,6 +227,27 @@ mod tests {
                 (HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap())
             })
             .collect()
+    }
+
+    #[test]
+    fn a_name_with_underscores_is_refused_where_it_could_be_read_as_another() {
+        for list in [
+            &[("x_tenant", "a"), ("x-tenant", "b")][..],
+            &[("content_length", "5")],
+            &[("transfer_encoding", "chunked")],
+            &[("Authorization", "a"), ("x", "y"), ("host", "a"), ("content_type", "b")],
+        ] {
+            assert!(refuse_ambiguous(&fields(list)).is_err(), "{list:?}");
+        }
+        assert_eq!(refuse_ambiguous(&fields(&[("user_id", "1"), ("x-tenant", "b")])), Ok(()));
+    }
+
+    #[test]
+    fn a_value_has_no_blanks_around_it() {
+        for value in [" a", "a ", "\ta", "a\t", " "] {
+            assert!(refuse_ambiguous(&fields(&[("x", value)])).is_err(), "{value:?}");
+        }
+        assert_eq!(refuse_ambiguous(&fields(&[("x", "a b"), ("y", "")])), Ok(()));
     }
 
     #[test]

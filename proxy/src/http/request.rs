@@ -88,6 +88,8 @@ impl<B: Body> Checked<B> {
         if rules.removes_identity {
             headers::remove_identity(&mut parts.headers);
         }
+        headers::refuse_ambiguous(&parts.headers)
+            .map_err(|detail| Error::bad_request(Code::BadHeader, detail))?;
         // Each hop frames anew from the body itself, and this server has answered `Expect` by reading it.
         for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, HOST] {
             parts.headers.remove(name);
@@ -263,7 +265,7 @@ fn refuse_long_path(path: &str, limits: &Limits) -> Result<(), Error> {
 }
 
 /// RFC 9112 §6.1: at most one of the two, said once. hyper lets some doubled forms through.
-fn refuse_ambiguous_framing(headers: &HeaderMap) -> Result<(), Error> {
+pub(super) fn refuse_ambiguous_framing(headers: &HeaderMap) -> Result<(), Error> {
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     let encoding = encodings.next();
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();

@@ -49,6 +49,12 @@ pub(crate) struct Metrics {
     pub(crate) faults: Series<FaultLabels>,
     /// Faults of this program that ended a connection.
     pub(crate) panics: AtomicU64,
+    /// Times that accept(2) failed for want of something.
+    pub(crate) accept_failures: AtomicU64,
+    /// Memory of this process that nobody else uses.
+    pub(crate) memory: AtomicU64,
+    /// While that is more than it may be.
+    pub(crate) overloaded: AtomicBool,
     /// Open downstream connections.
     pub(crate) inbound_active: AtomicI64,
     /// Open downstream connections.
@@ -139,6 +145,11 @@ pub(crate) struct FaultLabels {
 }
 
 impl Metrics {
+    /// Whether nothing new is taken on for want of memory.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.overloaded.load(Ordering::Relaxed)
+    }
+
     /// The gauge of open downstream connections in `direction`.
     pub(crate) fn active(&self, direction: Direction) -> &AtomicI64 {
         match direction {
@@ -324,6 +335,9 @@ impl Exposition {
         })?;
         let panics = metrics.panics.load(Ordering::Relaxed);
         single(encoder, &families::CONNECTION_PANICS, panics)?;
+        single(encoder, &families::ACCEPT_FAILURES, metrics.accept_failures.load(Ordering::Relaxed))?;
+        single(encoder, &families::MEMORY, metrics.memory.load(Ordering::Relaxed))?;
+        single(encoder, &families::OVERLOADED, u64::from(metrics.is_overloaded()))?;
         single(encoder, &families::ACCESS_LOG_LOST, self.lost_lines)
     }
 

@@ -2,7 +2,7 @@
 //! once when it is dropped. A future that is cancelled, or a connection that breaks, is recorded all the same.
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -41,6 +41,10 @@ pub(crate) struct Exchange {
     pub(crate) drain: DrainWatch,
     /// Why the connection was cut, for what was in flight on it.
     pub(crate) cut: Rc<OnceCell<(Code, String)>>,
+    /// Records begun and not written.
+    pub(crate) in_flight: Cell<usize>,
+    /// Answers of which the downstream has not taken what there is.
+    pub(crate) unread: Cell<usize>,
 }
 
 /// One request or opaque connection on its way to being recorded.
@@ -58,6 +62,8 @@ pub(crate) struct Record {
     sent: u64,
     words: Words,
     is_complete: bool,
+    /// Counts among the unread of the connection.
+    is_unread: bool,
     /// Frees its place among the requests in flight when the record is written.
     slot: Option<RequestSlot>,
     /// Counts as in flight at its endpoint until the record is written.
@@ -89,6 +95,7 @@ impl Exchange {
 impl Record {
     /// Begins now. Until it is told more, it is an allowed thing without an answer.
     pub(crate) fn begin(exchange: &Rc<Exchange>, carried: Carried) -> Self {
+        exchange.in_flight.set(exchange.in_flight.get().saturating_add(1));
         Self {
             exchange: Rc::clone(exchange),
             started: Instant::now(),
@@ -102,6 +109,7 @@ impl Record {
             sent: 0,
             words: Words::default(),
             is_complete: false,
+            is_unread: false,
             slot: None,
             picked: None,
             attempts: 0,
@@ -239,6 +247,17 @@ impl Record {
         }
     }
 
+    /// Whether the answer waits for the downstream rather than for the upstream.
+    pub(crate) fn waits_for_downstream(&mut self, waits: bool) {
+        let unread = &self.exchange.unread;
+        match (self.is_unread, waits) {
+            (false, true) => unread.set(unread.get().saturating_add(1)),
+            (true, false) => unread.set(unread.get().saturating_sub(1)),
+            _ => {}
+        }
+        self.is_unread = waits;
+    }
+
     /// Everything is through.
     pub(crate) fn complete(&mut self) {
         self.is_complete = true;
@@ -255,8 +274,9 @@ impl Record {
     fn broken_off(&self) -> Error {
         match self.exchange.cut.get() {
             Some((Code::PeerCertificateEnded, why)) => Error::PeerEnded(why.clone()),
+            Some((code, why)) => Error::Expired { code: *code, detail: why.clone() },
             None if self.exchange.drain.has_begun() => Error::Draining,
-            _ => Error::Downstream("the downstream left before the end".to_owned()),
+            None => Error::Downstream("the downstream left before the end".to_owned()),
         }
     }
 }
@@ -266,6 +286,8 @@ impl Drop for Record {
         if !self.is_complete {
             self.failed(&self.broken_off());
         }
+        self.waits_for_downstream(false);
+        self.exchange.in_flight.set(self.exchange.in_flight.get().saturating_sub(1));
         let exchange = &self.exchange;
         let duration = self.started.elapsed();
         let key = Key {

@@ -56,7 +56,10 @@ pub(crate) async fn forward<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
     let (downstream, _) = permit.redeem();
     let destination = pool.dialer().app(forward).await?;
     let upstream = pool.dialer().dial(&destination, Carries::Tcp, pool.connected_by()).await?.stream;
-    carry(downstream, upstream, carried)
-        .await
-        .map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
+    tokio::select! {
+        idle = carried.until_idle(pool.dialer().limits.opaque_idle_timeout) => Err(idle),
+        result = carry(downstream, upstream, carried) => {
+            result.map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
+        }
+    }
 }

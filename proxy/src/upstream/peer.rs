@@ -246,7 +246,7 @@ impl Link {
         pool: &Pool,
         carried: &Carried,
     ) -> Result<(), Error> {
-        self.while_trusted(pool, |stream| carry(downstream, stream, carried)).await
+        self.while_trusted(pool, carried, |stream| carry(downstream, stream, carried)).await
     }
 
     /// The same for what was a request of the application's before.
@@ -256,12 +256,13 @@ impl Link {
         pool: &Pool,
         carried: &Carried,
     ) -> Result<(), Error> {
-        self.while_trusted(pool, |stream| carry_tunnel(downstream, stream, carried)).await
+        self.while_trusted(pool, carried, |stream| carry_tunnel(downstream, stream, carried)).await
     }
 
     async fn while_trusted<C: Future<Output = io::Result<()>>>(
         self,
         pool: &Pool,
+        carried: &Carried,
         carrying: impl FnOnce(Stream) -> C,
     ) -> Result<(), Error> {
         let Dialed { stream, peer } = self.dialed;
@@ -279,6 +280,7 @@ impl Link {
             // First, so that a cut is told as a cut.
             biased;
             ended = untrusted => Err(ended),
+            idle = carried.until_idle(pool.dialer().limits.opaque_idle_timeout) => Err(idle),
             result = carrying(stream) => {
                 result.map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
             }

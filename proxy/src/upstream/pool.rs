@@ -7,6 +7,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -86,6 +87,10 @@ impl Pool {
             shared: RefCell::default(),
             dialing: RefCell::default(),
         }
+    }
+
+    fn executor(&self) -> LocalExecutor {
+        LocalExecutor { tasks: self.tasks.clone(), metrics: Arc::clone(&self.dialer.metrics) }
     }
 
     /// The bounds of what goes to the local application: those of the sidecar.
@@ -312,7 +317,7 @@ impl Pool {
         let slot = bounds.connection()?;
         let (stream, terms) = self.connect(destination, Carries::Http2, bounds).await?;
         let limits = &self.dialer.limits;
-        let (sender, connection) = http2::Builder::new(LocalExecutor(self.tasks.clone()))
+        let (sender, connection) = http2::Builder::new(self.executor())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(connection_window(limits))
@@ -436,7 +441,7 @@ fn upstream_failed(destination: &Destination, error: &hyper::Error) -> Error {
 }
 
 /// hyper names the cause, such as a TLS alert, only in the chain.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

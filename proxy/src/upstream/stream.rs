@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use sidegate_codes::Code;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional},
@@ -23,7 +24,10 @@ use tokio::{
 use tokio_rustls::{client, server};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::detect::{NotHttp, Rewound};
+use crate::{
+    detect::{NotHttp, Rewound},
+    error::Error,
+};
 
 /// A connected stream to an upstream.
 #[derive(Debug)]
@@ -61,6 +65,21 @@ pub(crate) struct Carried {
     pub(crate) received: Rc<Cell<u64>>,
     /// To downstream.
     pub(crate) sent: Rc<Cell<u64>>,
+}
+
+impl Carried {
+    /// Ends when no byte has passed either way for `limit`, to within a quarter of it.
+    pub(crate) async fn until_idle(&self, limit: Duration) -> Error {
+        let total = || self.received.get().saturating_add(self.sent.get());
+        let (mut before, mut quiet) = (total(), 0);
+        while quiet < QUARTERS {
+            tokio::time::sleep(limit / QUARTERS).await;
+            let now = total();
+            quiet = if now == before { quiet + 1 } else { 0 };
+            before = now;
+        }
+        Error::expired(Code::IdleTimeout, "limits.opaqueIdleTimeout")
+    }
 }
 
 /// A stream over TCP whose end can be told apart: closed in order, or reset.
@@ -283,5 +302,34 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Looks at an opaque connection in the time that it may be quiet.
+const QUARTERS: u32 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_when_no_byte_has_passed_for_as_long_as_it_may() {
+        let carried = Carried::default();
+        let limit = Duration::from_mins(1);
+        let begun = tokio::time::Instant::now();
+        let busy = async {
+            for _ in 0..5 {
+                tokio::time::sleep(limit / 2).await;
+                add(&carried.sent, 1);
+            }
+            std::future::pending::<()>().await;
+        };
+        let error = tokio::select! {
+            () = busy => unreachable!("it never ends"),
+            error = carried.until_idle(limit) => error,
+        };
+        assert_eq!(error.code(), Code::IdleTimeout);
+        let idle = begun.elapsed().saturating_sub(limit / 2 * 5);
+        assert!(idle >= limit && idle <= limit + limit / 4, "{idle:?}");
     }
 }

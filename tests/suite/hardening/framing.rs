@@ -90,11 +90,7 @@ async fn a_chunk_that_lies_about_its_length_is_a_bad_request_and_no_failure_of_t
 
 #[tokio::test]
 async fn what_hyper_refuses_has_a_code_and_a_count() {
-    let mut stage = Stage::new(
-        "http",
-        "limits: {headTimeout: 300ms, idleTimeout: 200ms, headers: 10, headerBytes: 8192}",
-    )
-    .await;
+    let mut stage = Stage::new("http", "limits: {headTimeout: 300ms, headers: 10, headerBytes: 8192}").await;
     let many = format!("{HEAD}{}\r\n", "x-a: 1\r\n".repeat(50));
     let long = format!("{HEAD}x: {}\r\n\r\n", "a".repeat(10_000));
     let control = format!("{HEAD}x: a\0b\r\n\r\n");
@@ -111,7 +107,19 @@ async fn what_hyper_refuses_has_a_code_and_a_count() {
     until_closed(&mut slow).await;
     assert_eq!(stage.sidecar.accessed(|line| line["code"] == "SG0650")["protocol"], "http1");
     stage.has_counted("SG0650", 1).await;
-    stage.bystander =
-        crate::mesh::Connection::over(stage.link(b"http/1.1").await, crate::mesh::Http::One).await;
     stage.serves_others().await;
+}
+
+#[tokio::test]
+async fn what_follows_a_refused_upgrade_too_early_is_never_read_as_a_request() {
+    let stage = Stage::new("http", "").await;
+    let mut stream = stage.link(b"http/1.1").await;
+    let upgrade = "GET /chat HTTP/1.1\r\nHost: payments\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let early = format!("{upgrade}GET /smuggled#a HTTP/1.1\r\nHost: payments\r\n\r\n");
+    stream.write_all(early.as_bytes()).await.unwrap();
+    let answer = String::from_utf8(until_closed(&mut stream).await).unwrap();
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
+    let targets: Vec<_> = stage.app.seen().into_iter().map(|seen| seen.target).collect();
+    assert_eq!(targets, ["/chat"], "the application answers it without an upgrade");
 }

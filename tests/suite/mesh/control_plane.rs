@@ -51,6 +51,11 @@ impl ControlPlane {
         control_plane
     }
 
+    /// Other policies, in place of all that there were.
+    pub(crate) fn policies(&self, policies: &str) {
+        write(&self.folder.path().join("policies/all.yaml"), policies);
+    }
+
     /// At the address it had.
     pub(crate) fn start_again(&mut self) {
         let path = self.folder.path().join("mesh.yaml");

@@ -61,6 +61,20 @@ impl Sidecar {
         ports: &[Port<'_>],
         more: &str,
     ) -> Self {
+        let folder = Self::folder(account, svid, authority, policies, ports, more);
+        let sidecar = Self::start_in(folder, ports);
+        sidecar.applied(1);
+        sidecar
+    }
+
+    fn folder(
+        account: &str,
+        svid: &Svid,
+        authority: &Authority,
+        policies: &str,
+        ports: &[Port<'_>],
+        more: &str,
+    ) -> TempDir {
         let folder = TempDir::new().unwrap();
         let files = [
             ("bundle.pem", authority.bundle()),
@@ -72,15 +86,33 @@ impl Sidecar {
         for (name, text) in files {
             write(&folder.path().join(name), &text);
         }
-        let sidecar = Self::start_in(folder, ports);
+        folder
+    }
+
+    /// The same, by `script`, which the shell reads: it that runs its arguments.
+    pub(crate) fn start_under(
+        script: &str,
+        svid: &Svid,
+        authority: &Authority,
+        policies: &str,
+        ports: &[Port<'_>],
+    ) -> Self {
+        let folder = Self::folder("payments", svid, authority, policies, ports, "");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, env!("CARGO_BIN_EXE_sidegate")]);
+        let sidecar = Self::run(shell, folder, ports);
         sidecar.applied(1);
         sidecar
     }
 
     /// From the files in `folder`, as they are; it may never become ready.
     pub(crate) fn start_in(folder: TempDir, ports: &[Port<'_>]) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_sidegate")), folder, ports)
+    }
+
+    fn run(mut program: Command, folder: TempDir, ports: &[Port<'_>]) -> Self {
         let path = folder.path();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sidegate"))
+        let mut child = program
             .args(["proxy", "--config"])
             .arg(path.join("proxy.yaml"))
             .stdout(Stdio::piped())
@@ -104,6 +136,12 @@ impl Sidecar {
             _readers: readers,
         }
     }
+
+    /// Its process, even if a shell began it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where peers reach it.
     pub(crate) fn inbound(&self) -> SocketAddr {
         self.inbound.expect("it has an inbound port")

@@ -19,6 +19,8 @@ pub(crate) struct Scanner {
     is_trailer: bool,
     heads: u64,
     framing: Framing,
+    /// Bytes came behind a request that may open a tunnel, before its answer.
+    is_early: bool,
 }
 
 /// How a request says where it ends.
@@ -89,9 +91,6 @@ pub(crate) enum Fault {
     /// The chunk is longer or shorter than it said.
     #[error("a chunk that does not end where it said")]
     ChunkEnd,
-    /// CVE-2025-64763: they would be read as another protocol, or as another request.
-    #[error("bytes behind an upgrade or CONNECT that was not answered yet")]
-    Early,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +160,7 @@ impl Scanner {
             is_trailer: false,
             heads: 0,
             framing: Framing::Length(0),
+            is_early: false,
         }
     }
 
@@ -206,17 +206,27 @@ impl Scanner {
         self.state == State::Undecided
     }
 
+    /// Whether bytes came before that, which nobody has read: if they are not a tunnel's they must not be read at all.
+    pub(crate) fn is_early(&self) -> bool {
+        self.is_early
+    }
+
     /// The last request was answered, with or without a tunnel.
     pub(crate) fn decide(&mut self, is_tunnel: bool) {
         if self.is_undecided() {
-            self.state = if is_tunnel { State::Tunnel } else { State::Start };
+            self.state = if is_tunnel || self.is_early { State::Tunnel } else { State::Start };
         }
     }
 
-    /// How many of `bytes` change nothing: bodies, and values of fields that do not matter.
+    /// How many of `bytes` do not change what comes next: bodies, values of fields that do not matter, words.
     fn skip(&mut self, bytes: &[u8]) -> usize {
         match &mut self.state {
             State::Tunnel => bytes.len(),
+            // Of the tunnel, if there will be one. Until then hyper keeps them.
+            State::Undecided => {
+                self.is_early |= !bytes.is_empty();
+                bytes.len()
+            }
             State::Body(left) | State::Chunk(left) => {
                 let skipped = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= skipped as u64;
@@ -232,18 +242,16 @@ impl Scanner {
             State::Value if self.value == Value::Other => {
                 memchr::memchr2(b'\r', b'\n', bytes).unwrap_or(bytes.len())
             }
-            State::Target if self.word.is_long() => {
-                bytes.iter().position(|byte| !is_target_byte(*byte)).unwrap_or(bytes.len())
-            }
+            State::Target => self.word.take(bytes, &TARGET),
+            State::Method | State::Name => self.word.take(bytes, &TOKEN),
             _ => 0,
         }
     }
 
     fn step(&mut self, byte: u8) -> Result<State, Fault> {
         Ok(match (self.state, byte) {
-            (State::Undecided, _) => return Err(Fault::Early),
             // `skip` has taken all of it.
-            (State::Tunnel | State::Body(_) | State::Chunk(_), _) => self.state,
+            (State::Undecided | State::Tunnel | State::Body(_) | State::Chunk(_), _) => self.state,
 
             (State::StartLf, b'\n') => State::Start,
             (State::RequestLineLf | State::ValueLf, b'\n') => State::Field,
@@ -466,6 +474,17 @@ impl Word {
         self.length = self.length.saturating_add(1);
     }
 
+    /// Takes the bytes of a word that `bytes` begin with, as many as there are.
+    fn take(&mut self, bytes: &[u8], kind: &[bool; 256]) -> usize {
+        let taken = bytes.iter().take_while(|byte| kind[usize::from(**byte)]).count();
+        let from = self.length.min(LONGEST_WORD);
+        for (place, byte) in self.bytes[from..].iter_mut().zip(&bytes[..taken]) {
+            *place = byte.to_ascii_lowercase();
+        }
+        self.length = self.length.saturating_add(taken);
+        taken
+    }
+
     /// Longer than any word that matters.
     fn is_long(&self) -> bool {
         self.length > LONGEST_WORD
@@ -493,7 +512,7 @@ impl Fault {
 }
 
 /// RFC 9110 §5.6.2.
-fn is_token_byte(byte: u8) -> bool {
+const fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
@@ -515,10 +534,27 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 /// What ends no word and hides none: which of these belong into a path is for `path` to say.
-fn is_target_byte(byte: u8) -> bool {
+const fn is_target_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b'#'
 }
 
+/// By byte. A table, since each byte of a head is asked.
+const TOKEN: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0u8);
+    while byte < u8::MAX {
+        table[byte as usize] = is_token_byte(byte);
+        byte += 1;
+    }
+    table
+};
+const TARGET: [bool; 256] = {
+    let (mut table, mut byte) = ([false; 256], 0u8);
+    while byte < u8::MAX {
+        table[byte as usize] = is_target_byte(byte);
+        byte += 1;
+    }
+    table
+};
 const CHUNKED: &[u8] = b"chunked";
 /// `transfer-encoding` is the longest that matters.
 const LONGEST_WORD: usize = 17;

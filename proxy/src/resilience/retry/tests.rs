@@ -10,7 +10,13 @@ fn calls(endpoints: u16) -> Rc<Calls> {
 /// The same with chances of its own.
 fn calls_by(seed: u64, endpoints: u16) -> Rc<Calls> {
     let endpoints = (1..=endpoints).map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
-    let service = Service { endpoints, tls: None, resilience: Arc::default(), routes: None };
+    let service = Service {
+        endpoints,
+        identities: Arc::default(),
+        tls: None,
+        resilience: Arc::default(),
+        routes: None,
+    };
     Balancer::new(seed, Arc::default()).calls("shop/payments", &service)
 }
 
