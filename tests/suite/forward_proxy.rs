@@ -10,10 +10,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 
 use crate::{
-    mesh::{App, Authority, Connection, Http, OwnTls, Port, Sidecar, id},
+    mesh::{App, Authority, Connection, Http, OwnTls, PATIENCE, Port, Sidecar, id},
     opaque::echo,
 };
 
@@ -214,24 +215,37 @@ async fn no_byte_of_a_tunnel_goes_out_before_its_peer_has_proven_itself() {
     let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let list = [("payments", stranger.local_addr().unwrap(), "")];
     let orders = Sidecar::start("orders", &authority, CALLERS, &[Port::Among("proxy", &list)]);
-    let eager = "CONNECT payments:443 HTTP/1.1\r\nHost: payments:443\r\n\r\n\
-                 GET http://payments/eager HTTP/1.1\r\nHost: payments\r\n\r\n";
     let address = orders.outbound();
-    let asking = tokio::spawn(async move { ask(address, eager).await });
-    let (mut tcp, _) = stranger.accept().await.unwrap();
-    let mut first = vec![0; 16_384];
-    let length = tcp.read(&mut first).await.unwrap();
-    assert_eq!(first[0], 0x16, "a TLS handshake and nothing else");
-    assert!(!first[..length].windows(5).any(|bytes| bytes == b"eager"));
+    let asking = tokio::spawn(async move {
+        ask(address, "CONNECT payments:443 HTTP/1.1\r\nHost: payments:443\r\n\r\n").await
+    });
+    let (mut tcp, _) = timeout(PATIENCE, stranger.accept()).await.unwrap().unwrap();
+    assert_eq!(tcp.read_u8().await.unwrap(), 0x16, "a TLS handshake and nothing else");
     assert!(!asking.is_finished(), "nobody has proven anything yet");
-    drop(tcp);
-    let (answer, mut tcp) = asking.await.unwrap();
+    // Nobody answers any further try either.
+    drop((tcp, stranger));
+    let (answer, mut tcp) = timeout(PATIENCE, asking).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     assert!(answer.contains("connection: close\r\n"), "{answer}");
-    let mut rest = String::new();
+    let ended = timeout(PATIENCE, tcp.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "the connection ends with the refusal");
+}
+
+#[tokio::test]
+async fn bytes_for_a_tunnel_that_is_not_open_yet_end_its_connection() {
+    let authority = Authority::new();
+    let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let list = [("payments", stranger.local_addr().unwrap(), "")];
+    let orders = Sidecar::start("orders", &authority, CALLERS, &[Port::Among("proxy", &list)]);
+    let eager = "CONNECT payments:443 HTTP/1.1\r\nHost: payments:443\r\n\r\n\
+                 GET http://payments/eager HTTP/1.1\r\nHost: payments\r\n\r\n";
+    let mut client = TcpStream::connect(orders.outbound()).await.unwrap();
+    client.write_all(eager.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
     // A reset is an end too.
-    let _ = tcp.read_to_string(&mut rest).await;
-    assert!(!rest.contains("HTTP/1.1"), "the eager bytes were taken for a request: {rest}");
+    let _ = timeout(PATIENCE, client.read_to_end(&mut answer)).await.expect("an end");
+    assert!(!answer.windows(5).any(|bytes| bytes == b" 200 "), "{}", answer.escape_ascii());
+    assert!(answer.iter().filter(|byte| **byte == b'H').count() <= 1, "{}", answer.escape_ascii());
 }
 
 #[tokio::test]
