@@ -13,6 +13,13 @@
     reason = "it is its own runner, and its own applications"
 )]
 
+/// The tests of a module, under the names of their functions.
+macro_rules! tests {
+    ($($name:ident),+ $(,)?) => {
+        pub(crate) const TESTS: &[crate::Test] = &[$((stringify!($name), $name)),+];
+    };
+}
+
 #[path = "../suite/mesh/authority.rs"]
 mod authority;
 mod hosts;

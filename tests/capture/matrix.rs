@@ -2,27 +2,26 @@
 //! `docs/capture.md` has a row for each of these.
 
 use crate::{
-    Test,
     hosts::{APP, ROOT, SOMEBODY, User},
     world::{Backend, MARKER, Of, PAYMENTS, World},
 };
 
-pub(crate) const TESTS: &[Test] = &[
-    ("an_unchanged_application_calls_a_service_over_mutual_tls", unchanged),
-    ("an_application_cannot_call_its_sidecars_ports_itself", own_ports),
-    ("an_application_that_calls_itself_is_judged_as_any_peer", itself),
-    ("an_application_reaches_no_port_of_a_peer_past_its_sidecar", peers_ports),
-    ("every_user_but_the_sidecars_is_captured", every_user),
-    ("what_is_not_tcp_does_not_leave", not_tcp),
-    ("an_unknown_destination_is_refused_and_named", unknown),
-    ("only_a_named_pass_through_leaves_in_plaintext", passthrough),
-    ("a_stranger_reaches_nothing_without_an_svid", stranger),
-    ("without_its_sidecar_an_application_is_reached_by_nobody", without_sidecar),
+tests![
+    an_unchanged_application_calls_a_service_over_mutual_tls,
+    an_application_cannot_call_its_sidecars_ports_itself,
+    an_application_that_calls_itself_is_judged_as_any_peer,
+    an_application_reaches_no_port_of_a_peer_past_its_sidecar,
+    every_user_but_the_sidecars_is_captured,
+    what_is_not_tcp_does_not_leave,
+    an_unknown_destination_is_refused_and_named,
+    only_a_named_pass_through_leaves_in_plaintext,
+    a_stranger_reaches_nothing_without_an_svid,
+    without_its_sidecar_an_application_is_reached_by_nobody,
 ];
 
 const OPEN: &str = "/open/PLAINTEXT";
 
-fn unchanged(backend: Backend) {
+fn an_unchanged_application_calls_a_service_over_mutual_tls(backend: Backend) {
     let world = World::new(backend);
     for peer in PAYMENTS {
         let http = format!("{peer}:8080");
@@ -41,7 +40,7 @@ fn unchanged(backend: Backend) {
     nothing_in_plaintext(&world);
 }
 
-fn own_ports(backend: Backend) {
+fn an_application_cannot_call_its_sidecars_ports_itself(backend: Backend) {
     let world = World::new(backend);
     // On loopback the kernel refuses what it did not redirect.
     for port in ["15101", "15106"] {
@@ -50,6 +49,7 @@ fn own_ports(backend: Backend) {
             assert_eq!(world.call(Of::Orders, APP, &["get", &address, OPEN]), "refused", "{address}");
         }
     }
+    counted(&world, "refused_direct");
     // At its own address it is captured, and the sidecar knows its own ports.
     for port in ["15101", "15106", "15120"] {
         for address in ["10.77.0.1", "[fd77::1]"] {
@@ -63,7 +63,7 @@ fn own_ports(backend: Backend) {
     assert!(world.call(Of::Orders, APP, &["get", "127.0.0.1:15120", OPEN]).starts_with("404"));
 }
 
-fn itself(backend: Backend) {
+fn an_application_that_calls_itself_is_judged_as_any_peer(backend: Backend) {
     let world = World::new(backend);
     for address in ["10.77.0.1:8080", "[fd77::1]:8080"] {
         let answer = world.call(Of::Orders, APP, &["get", address, OPEN]);
@@ -76,7 +76,7 @@ fn itself(backend: Backend) {
     }
 }
 
-fn peers_ports(backend: Backend) {
+fn an_application_reaches_no_port_of_a_peer_past_its_sidecar(backend: Backend) {
     let world = World::new(backend);
     for peer in PAYMENTS {
         for port in ["15101", "15106", "15120", "9999"] {
@@ -89,7 +89,7 @@ fn peers_ports(backend: Backend) {
     nothing_in_plaintext(&world);
 }
 
-fn every_user(backend: Backend) {
+fn every_user_but_the_sidecars_is_captured(backend: Backend) {
     let world = World::new(backend);
     for user in [ROOT, SOMEBODY, User(65534)] {
         for peer in PAYMENTS {
@@ -102,7 +102,7 @@ fn every_user(backend: Backend) {
     nothing_in_plaintext(&world);
 }
 
-fn not_tcp(backend: Backend) {
+fn what_is_not_tcp_does_not_leave(backend: Backend) {
     let world = World::new(backend);
     for (address, user) in
         [("10.77.0.2:7000", APP), ("[fd77::2]:7000", APP), ("10.77.0.9:7001", ROOT), ("[fd77::9]:7001", ROOT)]
@@ -119,6 +119,7 @@ fn not_tcp(backend: Backend) {
         let said = world.call(Of::Orders, ROOT, &["say-raw", address, MARKER]);
         assert_eq!(said, "not permitted", "{address}");
     }
+    counted(&world, "dropped_outbound_other");
     // From outside, datagrams do not come in either.
     assert_eq!(world.call(Of::Stranger, APP, &["say-udp", "10.77.0.2:7000", "question"]), "silence");
     assert!(!world.said("payments-udp").contains("datagram"));
@@ -130,7 +131,7 @@ fn not_tcp(backend: Backend) {
     assert_eq!(local, "question", "a host may talk to itself");
 }
 
-fn unknown(backend: Backend) {
+fn an_unknown_destination_is_refused_and_named(backend: Backend) {
     let world = World::new(backend);
     for address in ["10.77.0.9:80", "[fd77::9]:7777", "192.0.2.1:443", "10.77.0.2:8081"] {
         assert_eq!(world.call(Of::Orders, APP, &["say", address, MARKER]), "closed", "{address}");
@@ -143,7 +144,7 @@ fn unknown(backend: Backend) {
     nothing_in_plaintext(&world);
 }
 
-fn passthrough(backend: Backend) {
+fn only_a_named_pass_through_leaves_in_plaintext(backend: Backend) {
     let world = World::new(backend);
     assert_eq!(world.call(Of::Orders, APP, &["say", "10.77.0.9:7777", MARKER]), "echo PLAINTEXT");
     // The same bytes are what the sniffer would have seen in every other test.
@@ -157,7 +158,7 @@ fn passthrough(backend: Backend) {
     assert!(metrics.lines().any(counted), "{metrics}");
 }
 
-fn stranger(backend: Backend) {
+fn a_stranger_reaches_nothing_without_an_svid(backend: Backend) {
     let world = World::new(backend);
     for peer in PAYMENTS {
         for port in ["8080", "5432", "9999", "15101", "15106", "15120", "22"] {
@@ -177,7 +178,7 @@ fn stranger(backend: Backend) {
 }
 
 /// An application that takes its sidecar's place is not reached by anybody who is not on its host.
-fn without_sidecar(backend: Backend) {
+fn without_its_sidecar_an_application_is_reached_by_nobody(backend: Backend) {
     let mut world = World::new(backend);
     world.stop("payments-sidecar");
     assert_eq!(world.call(Of::Stranger, APP, &["say", "10.77.0.2:8080", MARKER]), "refused");
@@ -192,6 +193,14 @@ fn without_sidecar(backend: Backend) {
     world.start("orders-impostor", Of::Orders, APP, &["echo", "127.0.0.1:15101"]);
     let own = world.call(Of::Orders, APP, &["say", "10.77.0.2:9999", MARKER]);
     assert_eq!(own, "echo PLAINTEXT", "it speaks with itself");
+}
+
+/// Operators can see that something was refused. The rules of iptables count by themselves, without a name.
+fn counted(world: &World, counter: &str) {
+    if world.backend == Backend::Nft {
+        let seen = world.host(Of::Orders).shell(&format!("nft list counter inet sidegate {counter}"));
+        assert!(seen.contains("packets") && !seen.contains("packets 0 "), "{seen}");
+    }
 }
 
 fn nothing_in_plaintext(world: &World) {

@@ -7,19 +7,18 @@ use std::{
 };
 
 use crate::{
-    Test,
     hosts::{APP, ROOT},
     world::{Backend, Captured, MARKER, Of, World},
 };
 
-pub(crate) const TESTS: &[Test] = &[
-    ("applying_twice_changes_nothing_and_foreign_rules_stay", twice),
-    ("verify_names_every_kind_of_tampering_and_apply_repairs_it", tampering),
-    ("rules_that_change_under_load_lose_nothing_and_leak_nothing", under_load),
-    ("a_connection_from_before_the_rules_is_cut", from_before),
-    ("what_is_excluded_passes_and_only_that", excluded),
-    ("a_guard_holds_where_a_redirect_is_missing", guard),
-    ("what_cannot_be_done_says_why", says_why),
+tests![
+    applying_twice_changes_nothing_and_foreign_rules_stay,
+    verify_names_every_kind_of_tampering_and_apply_repairs_it,
+    rules_that_change_under_load_lose_nothing_and_leak_nothing,
+    a_connection_from_before_the_rules_is_cut,
+    what_is_excluded_passes_and_only_that,
+    a_guard_holds_where_a_redirect_is_missing,
+    what_cannot_be_done_says_why,
 ];
 
 /// Enough for the load to outlast the changes.
@@ -27,7 +26,7 @@ const REQUESTS: usize = 1500;
 const FOREIGN: &str = "nft add table inet foreign; nft add chain inet foreign c '{ type filter hook input priority 5; }'; \
                        nft add rule inet foreign c tcp dport 1 counter drop";
 
-fn twice(backend: Backend) {
+fn applying_twice_changes_nothing_and_foreign_rules_stay(backend: Backend) {
     let world = World::new(backend);
     let host = world.host(Of::Orders);
     host.shell(FOREIGN);
@@ -49,7 +48,7 @@ fn twice(backend: Backend) {
     differs(&world, "missing");
 }
 
-fn tampering(backend: Backend) {
+fn verify_names_every_kind_of_tampering_and_apply_repairs_it(backend: Backend) {
     let world = World::new(backend);
     let deeds: &[(&str, &str)] = match backend {
         Backend::Nft => &[
@@ -101,7 +100,7 @@ fn tampering(backend: Backend) {
 /// The last rule of a chain once more.
 const DOUBLED_NFT: &str = "nft add rule inet sidegate refuse counter name dropped_outbound_other drop";
 
-fn under_load(backend: Backend) {
+fn rules_that_change_under_load_lose_nothing_and_leak_nothing(backend: Backend) {
     let world = World::new(backend);
     let config = world.config(Of::Orders);
     let plain = fs::read_to_string(&config).unwrap();
@@ -132,7 +131,7 @@ fn under_load(backend: Backend) {
     assert!(!world.said("sniffer").contains("plaintext:"));
 }
 
-fn from_before(backend: Backend) {
+fn a_connection_from_before_the_rules_is_cut(backend: Backend) {
     let world = World::uncaptured(backend);
     let mut talk = world
         .program(Of::Orders, APP, &["talk", "10.77.0.9:7777", "line"])
@@ -156,7 +155,7 @@ fn from_before(backend: Backend) {
     assert_eq!(lines(), 1, "nothing more arrived, not even when it was closed");
 }
 
-fn excluded(backend: Backend) {
+fn what_is_excluded_passes_and_only_that(backend: Backend) {
     let world = World::uncaptured(backend);
     let edit = |of: Of, from: &str, to: &str| {
         let text = fs::read_to_string(world.config(of)).unwrap();
@@ -189,7 +188,7 @@ fn excluded(backend: Backend) {
 }
 
 /// Somebody takes the redirects away, or leads packets elsewhere before they meet them: what is left lets nothing through.
-fn guard(backend: Backend) {
+fn a_guard_holds_where_a_redirect_is_missing(backend: Backend) {
     let world = World::new(backend);
     let flush = match backend {
         Backend::Nft => {
@@ -221,7 +220,7 @@ fn guard(backend: Backend) {
     assert!(!world.said("payments-undeclared").contains("line"));
 }
 
-fn says_why(backend: Backend) {
+fn what_cannot_be_done_says_why(backend: Backend) {
     let world = World::uncaptured(backend);
     let config = world.path("readable.yaml");
     fs::copy(world.config(Of::Orders), &config).unwrap();
