@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
@@ -45,6 +46,14 @@ spec:
   action: Deny
   rules: [{name: admin, to: [{paths: ['/a/admin/**']}]}]
 ";
+
+/// Its arguments are read as the command line's are.
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct Sidecar {
+    #[command(flatten)]
+    args: cli::Args,
+}
 
 fuzz_target!(|bytes: &[u8]| {
     static OUTBOUND: OnceLock<SocketAddr> = OnceLock::new();
@@ -241,8 +250,8 @@ fn start() -> SocketAddr {
     let folder = tempfile::tempdir().expect("a folder").keep();
     configure(&folder, forward, inbound, outbound);
     thread::spawn(move || {
-        let args =
-            cli::Args { config: folder.join("proxy.yaml"), log_level: "error".to_owned(), check: false };
+        let config = folder.join("proxy.yaml").into_os_string();
+        let Sidecar { args } = Sidecar::parse_from(["--config".into(), config, "--log-level=error".into()]);
         // It runs until the fuzzer ends; an end before that is a finding.
         let code = cli::run(args);
         panic!("the sidecar has ended: {code:?}");
