@@ -333,6 +333,8 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lif
     let worker = Worker::new(shared, seed);
     let pruning = tokio::task::spawn_local(std::rc::Rc::clone(&worker).prune());
     let following = tokio::task::spawn_local(std::rc::Rc::clone(&worker).follow_names());
+    // Its reader first, so that no change comes between what is admitted and what is watched.
+    let judging = tokio::task::spawn_local(std::rc::Rc::clone(&worker.open).judge_again(worker.mesh.clone()));
     let mut accepting = JoinSet::new();
     for Listener { takes, port, socket } in listeners {
         let direction = takes.direction();
@@ -369,6 +371,7 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lif
     }
     pruning.abort();
     following.abort();
+    judging.abort();
 }
 
 /// SIGTERM from a platform, SIGINT from a person.

@@ -2,6 +2,7 @@
 //! with a [`Denial`] that names policy and rule. A permit can be made nowhere else, and the application's side of
 //! `upstream` accepts nothing without one.
 
+mod open;
 mod permit;
 
 use std::{
@@ -17,6 +18,7 @@ use http_body::Body;
 use sidegate_codes::Code;
 use sidegate_policy::{self as policy, Decision, Policies};
 
+pub(crate) use open::{Open, Place as OpenPlace};
 pub(crate) use permit::{Admission, Permit};
 
 use crate::{
@@ -39,12 +41,13 @@ pub(crate) struct Caller<'a> {
     pub(crate) protocol: Protocol,
 }
 
-/// What a request asked for, kept for as long as what it opened lives.
-#[derive(Clone, Debug)]
+/// What a request asked for, kept for as long as it is open: method, host and path in one text.
+#[derive(Debug)]
 pub(crate) struct Asked {
-    method: String,
-    host: String,
-    path: String,
+    text: Box<str>,
+    host: usize,
+    path: usize,
+    /// A changed policy may ask for those that none asks for now.
     headers: Fields<HeaderMap>,
 }
 
@@ -86,16 +89,15 @@ pub(crate) fn connection<S>(caller: Caller<'_>, stream: S, snapshot: &Snapshot) 
     Ok(Permit::new(stream, caller.peer.id().clone(), admission))
 }
 
-/// Ends when an open opaque connection, or a WebSocket that `asked` opened, would be admitted no longer: it is judged
-/// anew at each change and each second.
-pub(crate) async fn until_denied(caller: Caller<'_>, asked: Option<&Asked>, mut changes: Reader) -> Error {
+/// Ends when an open opaque connection would be admitted no longer: it is judged anew at each change and each second.
+pub(crate) async fn until_denied(caller: Caller<'_>, mut changes: Reader) -> Error {
     loop {
         tokio::select! {
             () = changes.changed() => {}
             // Rules expire without a change.
             () = tokio::time::sleep(JUDGE_AGAIN) => {}
         }
-        if let Err(Error::Denied(denial)) = judge(caller, asked.map(Asked::http), &changes.load()) {
+        if let Err(Error::Denied(denial)) = judge(caller, None, &changes.load()) {
             return Error::Denied(Box::new(Denial { code: Code::CutByPolicy, ..*denial }));
         }
     }
@@ -186,16 +188,16 @@ fn now() -> u64 {
 impl Asked {
     /// As policy reads it.
     pub(crate) fn of<B: Body>(request: &Checked<B>) -> Self {
-        Self {
-            method: request.method().to_owned(),
-            host: request.host().to_owned(),
-            path: request.path().to_owned(),
-            headers: Fields(request.headers().clone()),
-        }
+        let (method, host, path) = (request.method(), request.host(), request.path());
+        let text = [method, host, path].concat().into_boxed_str();
+        let headers = Fields(request.headers().clone());
+        Self { text, host: method.len(), path: method.len() + host.len(), headers }
     }
 
     fn http(&self) -> policy::Http<'_> {
-        policy::Http { method: &self.method, host: &self.host, path: &self.path, headers: &self.headers }
+        let (rest, path) = self.text.split_at(self.path);
+        let (method, host) = rest.split_at(self.host);
+        policy::Http { method, host, path, headers: &self.headers }
     }
 }
 

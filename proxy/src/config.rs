@@ -12,6 +12,7 @@ mod resilience;
 mod routes;
 mod schema;
 mod services;
+mod upgrades;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,6 +40,7 @@ pub use routes::{
     RouteMatch, RouteRule, RouteTimeouts, Share,
 };
 pub use schema::schema;
+pub use upgrades::Upgrades;
 
 /// Everything a sidecar is told by its file.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,6 +129,8 @@ pub struct Inbound {
     pub protocol: Protocol,
     /// How strictly request paths are read.
     pub paths: PathMode,
+    /// What requests may become.
+    pub upgrades: Upgrades,
     /// The address that other sidecars are told to connect to. `None`: the listening one, if captured with the
     /// application's port.
     pub advertise: Option<SocketAddr>,
@@ -143,6 +147,8 @@ pub struct Outbound {
     pub protocol: Protocol,
     /// How strictly request paths are read.
     pub paths: PathMode,
+    /// What requests may become.
+    pub upgrades: Upgrades,
 }
 
 /// What is behind an outbound port.

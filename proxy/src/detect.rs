@@ -31,6 +31,15 @@ pub enum Detected {
     Opaque,
 }
 
+/// What the first bytes of either side said.
+#[derive(Debug)]
+pub(crate) struct Heard<S, U> {
+    pub(crate) detected: Detected,
+    pub(crate) downstream: Rewound<S>,
+    /// The upstream that was connected in case it spoke first, with what it has said.
+    pub(crate) upstream: Option<Rewound<U>>,
+}
+
 /// A stream whose first bytes have been read, and are read again.
 #[derive(Debug)]
 pub(crate) struct Rewound<S> {
@@ -52,15 +61,79 @@ pub(crate) async fn tls(tcp: &TcpStream, limit: Duration) -> Result<(), Error> {
 
 /// Reads until the protocol is known. Silence until `limit` is opaque: the server may speak first.
 pub(crate) async fn protocol<S: AsyncRead + Unpin>(
-    mut stream: S,
+    stream: S,
     limit: Duration,
 ) -> Result<(Detected, Rewound<S>), Error> {
-    let mut first = Vec::new();
+    classified(stream, Vec::new(), limit).await
+}
+
+/// Reads on from `first`.
+async fn classified<S: AsyncRead + Unpin>(
+    mut stream: S,
+    mut first: Vec<u8>,
+    limit: Duration,
+) -> Result<(Detected, Rewound<S>), Error> {
     let detected = match timeout(limit, read_until_known(&mut stream, &mut first)).await {
         Err(_) => Detected::Opaque,
         Ok(result) => result.map_err(|error| Error::Downstream(error.to_string()))?,
     };
     Ok((detected, Rewound { first, stream }))
+}
+
+/// Listens to both sides. A client that speaks within `quiet` says its protocol by itself, as in [`protocol`]. Else `connect` is
+/// asked for the upstream, and whoever speaks first decides: bytes of the server make the connection opaque at once, and
+/// wait here until a verdict lets them pass; bytes of the client are looked at as ever. An upstream that cannot be had, or
+/// ends unheard, decides nothing.
+pub(crate) async fn first_to_speak<S, U>(
+    mut stream: S,
+    quiet: Duration,
+    limit: Duration,
+    connect: impl AsyncFnOnce() -> Option<U>,
+) -> Result<Heard<S, U>, Error>
+where
+    S: AsyncRead + Unpin,
+    U: AsyncRead + Unpin,
+{
+    let mut first = Vec::new();
+    let mut upstream = None;
+    let read = if let Ok(read) = timeout(quiet, read_some(&mut stream, &mut first)).await {
+        read
+    } else {
+        tokio::select! {
+            // The client first: what it has said must not be overtaken.
+            biased;
+            read = read_some(&mut stream, &mut first) => read,
+            // Boxed: most clients speak at once, and hold no room for it.
+            () = Box::pin(server_speaks(connect, &mut upstream)) => Ok(()),
+            () = tokio::time::sleep(limit.saturating_sub(quiet)) => Ok(()),
+        }
+    };
+    read.map_err(|error| Error::Downstream(error.to_string()))?;
+    if first.is_empty() {
+        return Ok(Heard { detected: Detected::Opaque, downstream: Rewound::fresh(stream), upstream });
+    }
+    let (detected, downstream) = classified(stream, first, limit).await?;
+    Ok(Heard { detected, downstream, upstream: upstream.filter(|_| detected == Detected::Opaque) })
+}
+
+/// Ends when the upstream has said something, which is then in `heard`.
+async fn server_speaks<U: AsyncRead + Unpin>(
+    connect: impl AsyncFnOnce() -> Option<U>,
+    heard: &mut Option<Rewound<U>>,
+) {
+    if let Some(stream) = connect().await {
+        let upstream = heard.insert(Rewound::fresh(stream));
+        if read_some(&mut upstream.stream, &mut upstream.first).await.is_ok() && !upstream.first.is_empty() {
+            return;
+        }
+        *heard = None;
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Adds what comes next; nothing at the end of the stream.
+async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> io::Result<()> {
+    stream.take(512).read_buf(into).await.map(|_| ())
 }
 
 async fn read_until_known<S: AsyncRead + Unpin>(stream: &mut S, first: &mut Vec<u8>) -> io::Result<Detected> {
@@ -156,9 +229,24 @@ impl<S> Rewound<S> {
         Self { first: Vec::new(), stream }
     }
 
+    /// A stream of which `first` was read.
+    pub(crate) fn new(first: Vec<u8>, stream: S) -> Self {
+        Self { first, stream }
+    }
+
     /// The stream below.
     pub(crate) fn get_ref(&self) -> &S {
         &self.stream
+    }
+
+    /// Whether there are bytes to be read again.
+    pub(crate) fn has_read(&self) -> bool {
+        !self.first.is_empty()
+    }
+
+    /// What was read, and the stream below.
+    pub(crate) fn into_parts(self) -> (Vec<u8>, S) {
+        (self.first, self.stream)
     }
 }
 
@@ -359,6 +447,75 @@ mod tests {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).await.unwrap();
         assert_eq!(all, b"GET more");
+    }
+
+    const QUIET: Duration = Duration::from_millis(50);
+    const LIMIT: Duration = Duration::from_secs(3);
+
+    /// What is heard if the client says `client` after `wait`, and a server that greets with `server` is there or not. With it,
+    /// how long that took, and whether the server was called at all.
+    async fn heard(
+        wait: Duration,
+        client: &'static [u8],
+        server: Option<&'static [u8]>,
+    ) -> (Detected, Vec<u8>, Option<Vec<u8>>, Duration, bool) {
+        let (mut theirs, ours) = tokio::io::duplex(64);
+        let (mut far, near) = tokio::io::duplex(64);
+        let started = tokio::time::Instant::now();
+        let mut is_called = false;
+        let connect = async || {
+            is_called = true;
+            far.write_all(server?).await.unwrap();
+            Some(near)
+        };
+        let speaks = async {
+            tokio::time::sleep(wait).await;
+            theirs.write_all(client).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let heard = tokio::select! {
+            heard = first_to_speak(ours, QUIET, LIMIT, connect) => heard.unwrap(),
+            () = speaks => unreachable!("it waits for ever"),
+        };
+        let upstream = heard.upstream.map(|upstream| upstream.into_parts().0);
+        (heard.detected, heard.downstream.into_parts().0, upstream, started.elapsed(), is_called)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_speaks_first_waits_no_longer_than_the_quiet_time() {
+        let (detected, client, server, took, _) = heard(LIMIT, b"", Some(b"220 hello\r\n")).await;
+        assert_eq!(
+            (detected, &client[..], server.as_deref()),
+            (Detected::Opaque, &b""[..], Some(&b"220 hello\r\n"[..]))
+        );
+        assert!(took < QUIET * 2, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_speaks_at_once_calls_no_upstream() {
+        for (bytes, want) in STREAMS {
+            let (detected, _, server, _, is_called) =
+                heard(Duration::ZERO, bytes, Some(b"220 hello\r\n")).await;
+            assert_eq!((detected, server, is_called), (want, None, false), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_hesitates_decides_while_its_server_is_silent_or_away() {
+        for server in [Some(&b""[..]), None] {
+            for (bytes, want) in STREAMS {
+                let (detected, client, upstream, ..) = heard(QUIET * 4, bytes, server).await;
+                assert_eq!((detected, client.is_empty()), (want, false), "{}", bytes.escape_ascii());
+                let is_kept = want == Detected::Opaque && server.is_some();
+                assert_eq!(upstream.is_some(), is_kept, "an upstream is of use to opaque bytes alone");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_of_both_ends_with_the_limit() {
+        let (detected, _, server, took, _) = heard(LIMIT * 2, b"", Some(b"")).await;
+        assert_eq!((detected, server.as_deref(), took), (Detected::Opaque, Some(&b""[..]), LIMIT));
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 
 pub mod authority;
 mod body;
+mod flow;
 mod guard;
 mod headers;
 mod lingering;
@@ -10,11 +11,12 @@ mod pace;
 pub mod path;
 mod request;
 pub(crate) mod tunnel;
+mod upgrade;
 
 use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_TYPE, UPGRADE},
 };
 use http_body::Body as _;
@@ -33,18 +35,19 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 pub(crate) use authority::canonical_host;
-pub(crate) use body::{ByteCount, RequestBody, ResponseBody};
+pub(crate) use body::{RequestBody, ResponseBody};
+pub(crate) use flow::Flow;
 pub(crate) use headers::{PEER, is_changeable};
 pub(crate) use path::normalize;
 pub(crate) use request::{Checked, Rules};
+pub(crate) use upgrade::Opening;
 
 use guard::{Guarded, Wire};
-use headers::Upgrade;
 use lingering::{Lingering, Tunnel};
 use pace::{Due, Pace};
+use upgrade::Became;
 
 use crate::{
-    authorize::Asked,
     config::Limits,
     contain::contained,
     error::Error,
@@ -65,8 +68,8 @@ pub(crate) trait Handler {
         record: &mut Record,
     ) -> Result<upstream::peer::Link, Error>;
 
-    /// Ends when a WebSocket that `asked` opened may stay open no longer.
-    async fn until_refused(&self, asked: Asked) -> Error;
+    /// Ends when a tunnel that was once a request may stay open no longer, since its peer is one no longer.
+    async fn until_ended(&self) -> Error;
 }
 
 /// Spawns on the worker's own thread, under an owner that can be waited for.
@@ -250,7 +253,9 @@ fn http2_server(limits: &Limits, executor: LocalExecutor) -> http2::Builder<Loca
         // CVE-2023-44487: streams that were reset and still wait to be accepted.
         .max_pending_accept_reset_streams(MOST_RESETS)
         .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE_ANSWER);
+        .keep_alive_timeout(KEEP_ALIVE_ANSWER)
+        // RFC 8441: WebSockets may be asked for.
+        .enable_connect_protocol();
     builder
 }
 
@@ -265,14 +270,15 @@ async fn answer<H: Handler + 'static>(
     let Reading { carried, wire, lingering, agrees } = reading;
     let mut record = Record::begin(exchange, carried);
     let id = request_id(request.headers(), worker);
-    let is_grpc = is_grpc(request.headers());
+    // A 200 would open the tunnel that a CONNECT asks for.
+    let is_grpc = request.method() != Method::CONNECT && is_grpc(request.headers());
     let is_tunnel = tunnel::is_asked_for(&request);
     let target = request.uri().authority().filter(|_| is_tunnel);
     let shown = target.map_or(request.uri().path(), http::uri::Authority::as_str);
     record.request(request.method().as_str(), shown, id.to_str().unwrap_or_default());
     let may_become_tunnel = is_tunnel || request.headers().contains_key(UPGRADE);
     let upgrade = hyper::upgrade::on(&mut request);
-    let mut request = request.map(|body| RequestBody::new(body, record.received()));
+    let mut request = request.map(|body| RequestBody::new(body, Rc::clone(record.flow())));
     request.headers_mut().insert(headers::REQUEST_ID, id.clone());
     let result = match worker.request_slot(exchange.direction) {
         _ if !agrees => Err(Error::bad_request(Code::BadFraming, "a message with two readings")),
@@ -286,7 +292,7 @@ async fn answer<H: Handler + 'static>(
             }
         }
     };
-    let is_opened = matches!(result, Ok(Passed::WebSocket(..) | Passed::Connected(_)));
+    let is_opened = matches!(result, Ok(Passed::Upgraded(_) | Passed::Connected(_)));
     if may_become_tunnel {
         wire.decide(is_opened);
     }
@@ -310,12 +316,12 @@ async fn answer<H: Handler + 'static>(
             response.headers_mut().insert(headers::REQUEST_ID, id);
             response
         }
-        Ok(Passed::WebSocket(mut response, asked)) => {
-            record.answered(StatusCode::SWITCHING_PROTOCOLS);
+        Ok(Passed::Upgraded(mut response)) => {
+            record.answered(response.status());
             lingering.begin();
             let upstream = hyper::upgrade::on(&mut response);
             let idle = worker.limits.opaque_idle_timeout;
-            let tunnel = websocket(upgrade, upstream, Rc::clone(handler), asked, idle, record);
+            let tunnel = upgraded(upgrade, upstream, Rc::clone(handler), idle, record);
             let tunnel = contained(tunnel, Arc::clone(&worker.metrics));
             worker.tasks_of(exchange.direction).spawn_local(tunnel);
             response.map(|_| ResponseBody::text(String::new()))
@@ -341,29 +347,30 @@ enum Passed {
     Answer(Response<Leased>),
     /// The peer that a CONNECT asked for has proven itself.
     Connected(upstream::peer::Link),
-    /// Both sides agreed on a WebSocket.
-    WebSocket(Response<Leased>, Asked),
+    /// Both sides agreed on another protocol.
+    Upgraded(Response<Leased>),
 }
 
 /// The upstream's answer without what belongs to its own hop.
-fn passed_on(mut answer: Answer) -> Result<Passed, Error> {
+fn passed_on(answer: Answer) -> Result<Passed, Error> {
     let broke = |detail: String| Error::Upstream { code: Code::UpstreamFailed, detail };
+    let Answer { mut response, opening, .. } = answer;
     // hyper lets chunked win; whoever reads the answer after us may not.
-    request::refuse_ambiguous_framing(answer.response.headers())
+    request::refuse_ambiguous_framing(response.headers())
         .map_err(|error| broke(format!("the upstream's answer has {error}")))?;
-    let becomes = Upgrade::asked(answer.response.headers());
-    headers::remove_hop_by_hop(answer.response.headers_mut()).map_err(broke)?;
+    let became = Became::of(&response).map_err(broke)?;
+    headers::remove_hop_by_hop(response.headers_mut()).map_err(broke)?;
     // An HTTP/1.0 application must not end the link's connection with each answer.
-    *answer.response.version_mut() = Version::HTTP_11;
-    match (answer.response.status(), answer.websocket, becomes) {
-        (StatusCode::SWITCHING_PROTOCOLS, Some(asked), Upgrade::WebSocket) => {
-            headers::insert_websocket(answer.response.headers_mut());
-            Ok(Passed::WebSocket(answer.response, asked))
+    *response.version_mut() = Version::HTTP_11;
+    match (opening, became) {
+        (Some(opening), became) => {
+            let is_open = opening.is_opened_by(&mut response, became).map_err(broke)?;
+            Ok(if is_open { Passed::Upgraded(response) } else { Passed::Answer(response) })
         }
-        (StatusCode::SWITCHING_PROTOCOLS, ..) => {
+        (None, None) => Ok(Passed::Answer(response)),
+        (None, Some(_)) => {
             Err(broke("the upstream switched to a protocol that was not asked for".to_owned()))
         }
-        _ => Ok(Passed::Answer(answer.response)),
     }
 }
 
@@ -379,16 +386,17 @@ async fn connected(downstream: OnUpgrade, link: upstream::peer::Link, worker: Rc
     record.end(&carried, result);
 }
 
-/// Carries a WebSocket until both sides have ended it, or until it would be refused.
-async fn websocket<H: Handler>(
+/// Carries what a request has become until both sides have ended it, or until policy, the end of its peer or silence
+/// cuts it.
+async fn upgraded<H: Handler>(
     downstream: OnUpgrade,
     upstream: OnUpgrade,
     handler: Rc<H>,
-    asked: Asked,
     idle: Duration,
     record: Record,
 ) {
     let carried = upstream::Carried::default();
+    let flow = Rc::clone(record.flow());
     let carry = async {
         let both = async { tokio::try_join!(downstream, upstream) };
         let (downstream, upstream) = tokio::time::timeout(UPGRADE_TIMEOUT, both)
@@ -402,7 +410,8 @@ async fn websocket<H: Handler>(
     let result = tokio::select! {
         // First, so that a cut is told as a cut.
         biased;
-        refused = handler.until_refused(asked) => Err(refused),
+        denied = flow.until_cut() => Err(denied),
+        ended = handler.until_ended() => Err(ended),
         idle = carried.until_idle(idle) => Err(idle),
         result = carry => result,
     };
@@ -493,3 +502,6 @@ const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
 /// From the answer 101 to the moment both connections are handed over.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
 const LONGEST_ID: usize = 128;
+
+#[cfg(test)]
+mod tests;

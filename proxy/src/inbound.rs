@@ -15,8 +15,8 @@ use tokio_rustls::server::TlsStream;
 use crate::{
     accept::Accepted,
     authorize::{self, Asked, Caller},
-    config::{Inbound, Protocol},
-    detect::{self, Detected, NotHttp, Rewound},
+    config::{Inbound, Limits, Protocol},
+    detect::{self, Detected, Heard, NotHttp, Rewound},
     error::Error,
     http::{self as http_stage, Checked, RequestBody, Rules},
     identity::Peer,
@@ -24,7 +24,7 @@ use crate::{
     snapshot::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Snapshot},
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
     tls,
-    upstream::{self, Answer},
+    upstream::{self, Answer, app::Candidate},
     worker::{Link, Worker},
 };
 
@@ -42,9 +42,12 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
     let exchange = Rc::new(worker.exchange(Direction::Inbound, downstream, inbound.forward.port(), link));
     worker.connected(&exchange);
 
-    let ended = match protocol(stream, inbound, worker).await {
+    let caller = caller(&peer, downstream, inbound);
+    let ended = match protocol(stream, caller, inbound, worker).await {
         Err(error) => Err(error),
-        Ok((Carries::Opaque, stream)) => return opaque(stream, &peer, &exchange, inbound, worker).await,
+        Ok((Carries::Opaque(candidate), stream)) => {
+            return opaque(stream, candidate, &peer, &exchange, inbound, worker).await;
+        }
         Ok((Carries::Http(version), stream)) => http(stream, version, &peer, &exchange, port, worker).await,
     };
     Record::ended(&exchange, ended);
@@ -76,17 +79,31 @@ async fn forward(
     let inbound = &snapshot.inbound[*port];
     record.at_port(inbound.forward.port());
 
-    let rules = Rules { paths: inbound.paths, limits: &worker.limits, removes_identity: true };
+    let rules = Rules {
+        paths: inbound.paths,
+        upgrades: &inbound.upgrades,
+        limits: &worker.limits,
+        removes_identity: true,
+    };
     let checked = Checked::new(request, rules)?;
-    let websocket = checked.is_websocket().then(|| Asked::of(&checked));
-    let permit = authorize::request(caller(peer, *downstream, inbound), checked, &snapshot)?;
+    let (opening, asked) = (checked.opening().cloned(), Asked::of(&checked));
+    let caller = caller(peer, *downstream, inbound);
+    let permit = authorize::request(caller, checked, &snapshot)?;
     record.admitted(permit.admission());
+    let flow = Rc::clone(record.flow());
+    record.judged_again_at(worker.open.enter(caller, peer, asked, Rc::clone(&flow)));
     record.upstream(&inbound.forward);
-    let answer = upstream::app::send(permit, inbound, version, &worker.pool).await?;
-    Ok(Answer { websocket, ..answer })
+    tokio::select! {
+        // First, so that a cut is told as a cut.
+        biased;
+        denied = flow.until_cut() => Err(denied),
+        answer = upstream::app::send(permit, inbound, version, &worker.pool) => {
+            answer.map(|answer| Answer { opening, ..answer })
+        }
+    }
 }
 
-/// An HTTP connection: its requests are judged one by one, so a changed policy counts for the next of them.
+/// An HTTP connection: its requests are judged one by one, and those that are open again at each change of policy.
 async fn http(
     stream: Rewound<TlsStream<TcpStream>>,
     version: Version,
@@ -121,6 +138,7 @@ async fn http(
 /// An opaque connection: judged once before its first byte is forwarded, and again whenever policy changes.
 async fn opaque(
     stream: Rewound<TlsStream<TcpStream>>,
+    candidate: Option<Rewound<Candidate>>,
     peer: &Peer,
     exchange: &Rc<Exchange>,
     inbound: &Inbound,
@@ -143,8 +161,10 @@ async fn opaque(
             // Cuts first, so that each is told as what it is.
             biased;
             ended = peer.until_untrusted(worker.mesh.clone(), |_| true) => Err(ended),
-            denied = authorize::until_denied(caller, None, changes) => Err(denied),
-            result = upstream::app::forward(permit, &inbound.forward, &worker.pool, &carried) => result,
+            denied = authorize::until_denied(caller, changes) => Err(denied),
+            result = upstream::app::forward(permit, candidate, &inbound.forward, &worker.pool, &carried) => {
+                result
+            }
         }
     };
     let result = result.await;
@@ -164,7 +184,8 @@ fn captured_for(tcp: &TcpStream, worker: &Worker) -> Result<(usize, u16), Error>
 /// What a connection carries, after its protocol is known.
 enum Carries {
     Http(Version),
-    Opaque,
+    /// With the application's end, if that was connected in case it speaks first.
+    Opaque(Option<Rewound<Candidate>>),
 }
 
 /// What the requests of one connection share.
@@ -178,13 +199,8 @@ struct Connection {
 }
 
 impl http_stage::Handler for Connection {
-    async fn until_refused(&self, asked: Asked) -> Error {
-        let snapshot = self.worker.mesh.snapshot();
-        let caller = caller(&self.peer, self.downstream, &snapshot.inbound[self.port]);
-        tokio::select! {
-            ended = self.peer.until_untrusted(self.worker.mesh.clone(), |_| true) => ended,
-            denied = authorize::until_denied(caller, Some(&asked), self.worker.mesh.clone()) => denied,
-        }
+    async fn until_ended(&self) -> Error {
+        self.peer.until_untrusted(self.worker.mesh.clone(), |_| true).await
     }
 
     /// It would carry bytes that no policy judges.
@@ -222,26 +238,48 @@ async fn terminate(
 /// What the link negotiated, or what the first bytes say where nothing was negotiated; never other than declared.
 async fn protocol(
     stream: TlsStream<TcpStream>,
+    caller: Caller<'_>,
     inbound: &Inbound,
     worker: &Worker,
 ) -> Result<(Carries, Rewound<TlsStream<TcpStream>>), Error> {
     let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
-    let (detected, stream) = match (alpn.as_deref(), inbound.protocol) {
-        (Some(ALPN_HTTP2), _) => (Detected::Http2, Rewound::fresh(stream)),
-        (Some(ALPN_HTTP1), _) => (Detected::Http1, Rewound::fresh(stream)),
-        (Some(ALPN_TCP), _) | (None, Protocol::Tcp) => (Detected::Opaque, Rewound::fresh(stream)),
-        _ => detect::protocol(stream, worker.limits.detect_timeout).await?,
+    let fresh = |detected, stream| Heard { detected, downstream: Rewound::fresh(stream), upstream: None };
+    let Heard { detected, downstream, upstream } = match (alpn.as_deref(), inbound.protocol) {
+        (Some(ALPN_HTTP2), _) => fresh(Detected::Http2, stream),
+        (Some(ALPN_HTTP1), _) => fresh(Detected::Http1, stream),
+        (Some(ALPN_TCP), _) | (None, Protocol::Tcp) => fresh(Detected::Opaque, stream),
+        _ => unnamed(stream, caller, inbound, worker).await?,
     };
     let carries = match detected {
         Detected::Http1 => Carries::Http(Version::HTTP_11),
         Detected::Http2 => Carries::Http(Version::HTTP_2),
-        Detected::Opaque => Carries::Opaque,
+        Detected::Opaque => Carries::Opaque(upstream),
     };
     match (inbound.protocol, &carries) {
-        (Protocol::Http | Protocol::Http2, Carries::Opaque) => {
+        (Protocol::Http | Protocol::Http2, Carries::Opaque(_)) => {
             Err(Error::ProtocolMismatch { declared: "http", seen: "opaque bytes" })
         }
         (Protocol::Tcp, Carries::Http(_)) => Err(Error::ProtocolMismatch { declared: "tcp", seen: "http" }),
-        _ => Ok((carries, stream)),
+        _ => Ok((carries, downstream)),
     }
+}
+
+/// What the first bytes of a link say that negotiated nothing. An application that may speak first is listened to if the caller
+/// would be admitted with an opaque connection.
+async fn unnamed(
+    stream: TlsStream<TcpStream>,
+    caller: Caller<'_>,
+    inbound: &Inbound,
+    worker: &Worker,
+) -> Result<Heard<TlsStream<TcpStream>, Candidate>, Error> {
+    let Limits { detect_timeout, quiet_timeout, .. } = *worker.limits;
+    if inbound.protocol != Protocol::Auto {
+        let (detected, downstream) = detect::protocol(stream, detect_timeout).await?;
+        return Ok(Heard { detected, downstream, upstream: None });
+    }
+    let candidate = async || {
+        let permit = authorize::connection(caller, (), &worker.mesh.snapshot()).ok()?;
+        upstream::app::connect(permit, &inbound.forward, &worker.pool).await.ok()
+    };
+    detect::first_to_speak(stream, quiet_timeout, detect_timeout, candidate).await
 }

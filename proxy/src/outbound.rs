@@ -10,25 +10,35 @@ mod choose;
 mod proxy;
 mod ruled;
 
-use std::rc::Rc;
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use http::{Request, Version};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+};
 
 use choose::Chosen;
 
 use crate::{
     accept::Accepted,
-    authorize::Asked,
-    config::{LeadsTo, Outbound, Protocol},
-    detect::{self, Detected, Rewound},
+    config::{LeadsTo, Limits, Outbound, Protocol},
+    detect::{self, Detected, Heard, Rewound},
     error::Error,
     http::{self as http_stage, Checked, RequestBody, Rules},
     orig_dst::OrigDst,
     route,
     snapshot::Snapshot,
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
-    upstream::{self, Answer, Carries, peer::Reach},
+    upstream::{
+        self, Answer, Carries,
+        peer::{self, Reach},
+    },
     worker::{Link, Worker},
 };
 
@@ -56,11 +66,12 @@ async fn serve_mesh(accepted: Accepted, way: Way, worker: &Rc<Worker>) {
     let exchange = Rc::new(worker.exchange(Direction::Outbound, downstream, way.called_port(outbound), link));
 
     let served = async {
-        let (detected, stream) = protocol(tcp, way.declared(&snapshot), worker).await?;
+        let Heard { detected, downstream, upstream } =
+            protocol(tcp, way.declared(&snapshot), &exchange, way, worker).await?;
         match detected {
-            Detected::Http1 => http(stream, Version::HTTP_11, &exchange, way, worker).await,
-            Detected::Http2 => http(stream, Version::HTTP_2, &exchange, way, worker).await,
-            Detected::Opaque => opaque(stream, &exchange, way, worker).await,
+            Detected::Http1 => http(downstream, Version::HTTP_11, &exchange, way, worker).await,
+            Detected::Http2 => http(downstream, Version::HTTP_2, &exchange, way, worker).await,
+            Detected::Opaque => opaque(downstream, upstream, &exchange, way, worker).await,
         }
     };
     Record::ended(&exchange, served.await);
@@ -79,7 +90,9 @@ async fn forward(
 
     proxy::refuse_https(port, &request)?;
     let paths = port.port.paths;
-    let checked = Checked::new(request, Rules { paths, limits: &worker.limits, removes_identity: false })?;
+    let reads =
+        Rules { paths, upgrades: &port.port.upgrades, limits: &worker.limits, removes_identity: false };
+    let checked = Checked::new(request, reads)?;
     let chosen = choose::by_host(&snapshot, connection.way, checked.host())?;
     match route::rule(chosen.name, chosen.service, &checked)? {
         None => send(checked, version, chosen.reach(worker), record).await,
@@ -98,9 +111,9 @@ async fn send(
     reach: Reach<'_>,
     record: &mut Record,
 ) -> Result<Answer, Error> {
-    let websocket = checked.is_websocket().then(|| Asked::of(&checked));
+    let opening = checked.opening().cloned();
     let answer = upstream::peer::send(checked, version, reach, record).await?;
-    Ok(Answer { websocket, ..answer })
+    Ok(Answer { opening, ..answer })
 }
 
 async fn http(
@@ -122,19 +135,32 @@ async fn http(
     .await
 }
 
+/// An opaque connection, over `candidate` if it was connected already.
 async fn opaque(
     stream: Rewound<TcpStream>,
+    candidate: Option<Rewound<Candidate>>,
     exchange: &Rc<Exchange>,
     way: Way,
     worker: &Rc<Worker>,
 ) -> Result<(), Error> {
-    let mut record = Record::begin(exchange, Carried::Tcp);
     let carried = upstream::Carried::default();
     let snapshot = worker.mesh.snapshot();
+    let leads_to = &snapshot.outbound[way.port].port.leads_to;
+    // A server that has spoken is the right one; a client that has may still name another.
+    let is_only_one = matches!(leads_to, LeadsTo::One(_) | LeadsTo::Captured(_));
+    let candidate = candidate.filter(|ready| ready.has_read() || is_only_one);
+    let (mut record, candidate) = match candidate.map(Rewound::into_parts) {
+        Some((said, ready)) => (ready.record, Some(Rewound::new(said, ready.link))),
+        None => (Record::begin(exchange, Carried::Tcp), None),
+    };
+    record.certain();
     let result = async {
+        if let Some(link) = candidate {
+            return peer::Link::carry(link, stream, &worker.pool, &carried).await;
+        }
         let (chosen, stream) = opaquely(stream, &snapshot, way, worker).await?;
-        let link = upstream::peer::connect(chosen.reach(worker), Carries::Tcp, &mut record).await?;
-        link.carry(stream, &worker.pool, &carried).await
+        let link = peer::connect(chosen.reach(worker), Carries::Tcp, &mut record).await?;
+        peer::Link::carry(Rewound::fresh(link), stream, &worker.pool, &carried).await
     };
     let result = result.await;
     record.end(&carried, result);
@@ -160,6 +186,33 @@ async fn opaquely<'a>(
         let _ = stream.write_all(&UNRECOGNIZED_NAME).await;
     }
     Ok((chosen?, stream))
+}
+
+/// A link that was connected in case the server speaks first. It has a record if it turns out to be needed.
+#[derive(Debug)]
+struct Candidate {
+    link: peer::Link,
+    record: Record,
+}
+
+impl Candidate {
+    async fn connect(exchange: &Rc<Exchange>, way: Way, worker: &Worker) -> Option<Self> {
+        let snapshot = worker.mesh.snapshot();
+        let chosen = choose::nameless(&snapshot, way).ok()?;
+        let mut record = Record::tentative(exchange, Carried::Tcp);
+        let link = peer::connect(chosen.reach(worker), Carries::Tcp, &mut record).await.ok()?;
+        Some(Self { link, record })
+    }
+}
+
+impl AsyncRead for Candidate {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.link).poll_read(cx, buf)
+    }
 }
 
 /// What the requests of one connection share.
@@ -195,8 +248,8 @@ impl Way {
 }
 
 impl http_stage::Handler for Connection {
-    /// The peer's sidecar judges, and the pool severs the stream of a peer that is trusted no longer.
-    async fn until_refused(&self, _asked: Asked) -> Error {
+    /// The pool severs the stream of a peer that is trusted no longer.
+    async fn until_ended(&self) -> Error {
         std::future::pending().await
     }
 
@@ -213,22 +266,27 @@ impl http_stage::Handler for Connection {
     }
 }
 
-/// What the application speaks, as declared or as its first bytes say.
+/// What the application speaks, as declared, or as the first bytes of either side say.
 async fn protocol(
     tcp: TcpStream,
     declared: Protocol,
+    exchange: &Rc<Exchange>,
+    way: Way,
     worker: &Worker,
-) -> Result<(Detected, Rewound<TcpStream>), Error> {
-    if declared == Protocol::Tcp {
-        return Ok((Detected::Opaque, Rewound::fresh(tcp)));
-    }
-    let (detected, stream) = detect::protocol(tcp, worker.limits.detect_timeout).await?;
-    match (declared, detected) {
-        (Protocol::Http | Protocol::Http2, Detected::Opaque) => {
-            Err(Error::ProtocolMismatch { declared: "http", seen: "opaque bytes" })
+) -> Result<Heard<TcpStream, Candidate>, Error> {
+    let Limits { detect_timeout, quiet_timeout, .. } = *worker.limits;
+    let (detected, downstream) = match declared {
+        Protocol::Tcp => (Detected::Opaque, Rewound::fresh(tcp)),
+        Protocol::Auto => {
+            let candidate = async || Candidate::connect(exchange, way, worker).await;
+            return detect::first_to_speak(tcp, quiet_timeout, detect_timeout, candidate).await;
         }
-        _ => Ok((detected, stream)),
+        Protocol::Http | Protocol::Http2 => detect::protocol(tcp, detect_timeout).await?,
+    };
+    if declared != Protocol::Tcp && detected == Detected::Opaque {
+        return Err(Error::ProtocolMismatch { declared: "http", seen: "opaque bytes" });
     }
+    Ok(Heard { detected, downstream, upstream: None })
 }
 
 /// The TLS alert for a server name that is not known (RFC 6066 §3).

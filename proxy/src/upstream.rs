@@ -16,7 +16,7 @@ mod stream;
 use http::Response;
 use sidegate_identity::SpiffeId;
 
-use crate::authorize::Asked;
+use crate::http::Opening;
 
 pub(crate) use dial::{Carries, Dialer};
 pub(crate) use leased::Leased;
@@ -30,6 +30,6 @@ pub(crate) struct Answer {
     pub(crate) response: Response<Leased>,
     /// `None` for the local application, which proves nothing.
     pub(crate) peer: Option<SpiffeId>,
-    /// The request asked for a WebSocket, and this is what has to stay permitted while it is open.
-    pub(crate) websocket: Option<Asked>,
+    /// What the request asked to become.
+    pub(crate) opening: Option<Opening>,
 }

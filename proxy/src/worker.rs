@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     accept::{Gate, Place},
+    authorize::Open,
     balance::Balancer,
     config::Limits,
     drain::DrainWatch,
@@ -58,6 +59,8 @@ pub(crate) struct Worker {
     pub(crate) balancer: Balancer,
     pub(crate) chance: Chance,
     pub(crate) copies: Copies,
+    /// What was admitted and is judged again.
+    pub(crate) open: Rc<Open>,
     /// Bounds handshakes in flight.
     pub(crate) handshakes: Rc<tokio::sync::Semaphore>,
     /// By direction, so that callers cannot take the places of the calls that their answers need.
@@ -109,6 +112,7 @@ impl Worker {
             balancer,
             chance: Chance::new(seed),
             copies: Copies::default(),
+            open: Rc::default(),
             inbound_requests: Rc::default(),
             outbound_requests: Rc::default(),
             id_prefix: seed,

@@ -18,4 +18,7 @@ mod outbound;
 mod quarantine;
 mod resilience;
 mod routing;
+mod server_first;
+mod streams;
 mod websocket;
+mod websocket_h2;

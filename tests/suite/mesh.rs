@@ -8,6 +8,7 @@ mod client;
 mod control_plane;
 mod endpoint;
 mod own_tls;
+mod service;
 mod sidecar;
 
 pub(crate) use app::{App, endless};
@@ -16,6 +17,7 @@ pub(crate) use client::{Connection, Http, Reply, connect, tls};
 pub(crate) use control_plane::{ControlPlane, Member};
 pub(crate) use endpoint::{Does, Endpoint};
 pub(crate) use own_tls::OwnTls;
+pub(crate) use service::{Body, Service, body, client_h1, client_h2, pieces, stream_of};
 pub(crate) use sidecar::{Port, Sidecar};
 
 /// The trust domain of every test.

@@ -1,6 +1,12 @@
 //! Opaque connections through both sidecars, and the line between them and HTTP.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -38,20 +44,31 @@ spec:
 /// A server that greets first and then sends back what it gets, up to the end of it.
 pub(crate) struct Echo {
     pub(crate) address: SocketAddr,
+    connections: Arc<AtomicUsize>,
     _serving: JoinSet<()>,
+}
+
+impl Echo {
+    /// How many have come so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
 }
 
 pub(crate) async fn echo() -> Echo {
     serve(b"").await
 }
 
-async fn serve(greeting: &'static [u8]) -> Echo {
+pub(crate) async fn serve(greeting: &'static [u8]) -> Echo {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut serving = JoinSet::new();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
     serving.spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((mut tcp, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
             connections.spawn(async move {
                 let (mut read, mut write) = tcp.split();
                 if write.write_all(greeting).await.is_ok() {
@@ -62,7 +79,7 @@ async fn serve(greeting: &'static [u8]) -> Echo {
             });
         }
     });
-    Echo { address, _serving: serving }
+    Echo { address, connections: count, _serving: serving }
 }
 
 /// `orders`' sidecar in front of `payments`' sidecar in front of `app`.

@@ -26,13 +26,13 @@ const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrad
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// Reads a request head, answers with `answer`, and from then on sends back what it gets.
-struct Chat {
-    address: SocketAddr,
+pub(crate) struct Chat {
+    pub(crate) address: SocketAddr,
     heads: tokio::sync::mpsc::UnboundedReceiver<String>,
     _serving: JoinSet<()>,
 }
 
-async fn chat(answer: &'static [u8]) -> Chat {
+pub(crate) async fn chat(answer: &'static [u8]) -> Chat {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (seen, heads) = tokio::sync::mpsc::unbounded_channel();
@@ -158,6 +158,31 @@ async fn a_switch_that_nobody_asked_for_is_a_broken_upstream() {
     let answer = head(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
     assert_eq!(payments.accessed(|line| line["path"] == "/chat")["code"], "SG0617");
+}
+
+/// CVE-2025-64763: bytes that come before the answer belong to a protocol that nobody has agreed on yet.
+#[tokio::test]
+async fn bytes_before_the_switch_wait_for_it_and_end_with_it_where_it_is_declined() {
+    let mut declining = chat(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n").await;
+    let (orders, _payments) = pair(declining.address);
+    let mut client = TcpStream::connect(orders.outbound()).await.unwrap();
+    let early = format!("{HANDSHAKE}GET /admin HTTP/1.1\r\nHost: payments\r\n\r\n");
+    client.write_all(early.as_bytes()).await.unwrap();
+    assert!(head(&mut client).await.starts_with("HTTP/1.1 426 "));
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, client.read_to_end(&mut rest)).await.expect("it is over");
+    assert!(rest.is_empty(), "what follows is no request: {ended:?}, {:?}", rest.escape_ascii().to_string());
+    assert!(declining.heads.recv().await.unwrap().starts_with("GET /chat "));
+    assert!(declining.heads.try_recv().is_err(), "nothing of it reached the application");
+
+    let switching = chat(SWITCHED).await;
+    let (orders, _payments) = pair(switching.address);
+    let mut client = TcpStream::connect(orders.outbound()).await.unwrap();
+    client.write_all(format!("{HANDSHAKE}early").as_bytes()).await.unwrap();
+    assert!(head(&mut client).await.starts_with("HTTP/1.1 101 "));
+    let mut echo = [0; 5];
+    client.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"early");
 }
 
 /// An application that takes its socket over does not read a body, so the body would become frames that nobody watches.

@@ -9,7 +9,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Forward, Inbound, Outbound, PathMode, Protocol, file::Faults, schema};
+use super::{Forward, Inbound, Outbound, PathMode, Protocol, Upgrades, file::Faults, schema};
 
 /// A port on which peers reach the application.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -30,6 +30,9 @@ pub(super) struct InboundFile {
     /// How strictly request paths are read.
     #[serde(default)]
     paths: PathMode,
+    /// What a request may become, by the names of `Upgrade`; other upgrades are answered 501. `websocket` is also that of
+    /// HTTP/2 (RFC 8441). HTTP itself is never upgraded to. Absent: `[websocket]`.
+    upgrades: Option<Vec<String>>,
     /// The address that other sidecars are told to connect to; with `forward: captured` an IP address alone, since
     /// they connect to the application's ports. Absent: the listening one.
     #[schemars(with = "Option<schema::Address>")]
@@ -69,6 +72,7 @@ impl InboundFile {
             forward: forward?,
             protocol: self.protocol,
             paths: self.paths,
+            upgrades: Upgrades::resolve(self.upgrades, field, faults),
             advertise,
         }])
     }
@@ -96,12 +100,14 @@ impl InboundFile {
                 faults.push(&format!("{field}.ports"), format!("{port} is not a port, or is there twice"));
             }
         }
+        let upgrades = Upgrades::resolve(self.upgrades, field, faults);
         let inbound = ports.into_iter().map(|CapturedPortFile { port, protocol, paths }| Inbound {
             listen,
             is_captured: true,
             forward: Forward::loopback(port),
             protocol: protocol.unwrap_or(self.protocol),
             paths: paths.unwrap_or(self.paths),
+            upgrades: upgrades.clone(),
             advertise: advertise.map(|ip| (ip, port).into()),
         });
         Some(inbound.collect())

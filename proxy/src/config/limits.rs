@@ -29,6 +29,10 @@ pub struct Limits {
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "schema::Time")]
     pub detect_timeout: Duration,
+    /// How long a connection to an `auto` port may be silent before its upstream is connected, in case that speaks first.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
+    pub quiet_timeout: Duration,
     /// From the first byte of an HTTP/1.1 request head to its end.
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "schema::Time")]
@@ -113,6 +117,7 @@ impl Default for Limits {
             handshakes: 256,
             handshake_timeout: Duration::from_secs(5),
             detect_timeout: Duration::from_secs(3),
+            quiet_timeout: Duration::from_millis(50),
             head_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_mins(1),
             opaque_idle_timeout: Duration::from_hours(1),
@@ -147,6 +152,7 @@ pub(super) struct LimitsFile {
     handshakes: Option<u64>,
     handshake_timeout: Option<String>,
     detect_timeout: Option<String>,
+    quiet_timeout: Option<String>,
     head_timeout: Option<String>,
     keep_alive_timeout: Option<String>,
     opaque_idle_timeout: Option<String>,
@@ -229,6 +235,7 @@ impl LimitsFile {
         };
         time("handshakeTimeout", self.handshake_timeout, &mut limits.handshake_timeout);
         time("detectTimeout", self.detect_timeout, &mut limits.detect_timeout);
+        time("quietTimeout", self.quiet_timeout, &mut limits.quiet_timeout);
         time("headTimeout", self.head_timeout, &mut limits.head_timeout);
         time("keepAliveTimeout", self.keep_alive_timeout, &mut limits.keep_alive_timeout);
         time("opaqueIdleTimeout", self.opaque_idle_timeout, &mut limits.opaque_idle_timeout);

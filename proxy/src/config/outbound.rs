@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    ByHost, LeadsTo, Outbound, PathMode, Protocol, Service, ServiceName, captured::CapturedFile,
+    ByHost, LeadsTo, Outbound, PathMode, Protocol, Service, ServiceName, Upgrades, captured::CapturedFile,
     file::Faults, schema, services,
 };
 
@@ -40,6 +40,9 @@ pub(super) struct OutboundFile {
     /// How strictly request paths are read.
     #[serde(default)]
     paths: PathMode,
+    /// What a request may become, by the names of `Upgrade`; other upgrades are answered 501. `websocket` is also that of
+    /// HTTP/2 (RFC 8441). HTTP itself is never upgraded to. Absent: `[websocket]`.
+    upgrades: Option<Vec<String>>,
     /// Whom an endpoint must prove to be; one that proves none of these is refused. With `service` and `endpoints`, in
     /// place of an entry in the file's `services`.
     #[schemars(with = "Option<Vec<schema::Id>>")]
@@ -119,7 +122,8 @@ impl OutboundFile {
                 return None;
             }
         };
-        Some(Outbound { listen: listen?, leads_to, protocol, paths: self.paths })
+        let upgrades = Upgrades::resolve(self.upgrades, field, faults);
+        Some(Outbound { listen: listen?, leads_to, protocol, paths: self.paths, upgrades })
     }
 }
 

@@ -2,7 +2,6 @@
 //! so back-pressure reaches from end to end and memory stays constant.
 
 use std::{
-    cell::Cell,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -14,11 +13,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
-use super::headers;
+use super::{
+    flow::{BrokenBody, Flow, Half},
+    headers,
+};
 use crate::{telemetry::Record, upstream::Leased};
-
-/// Bytes of a request body so far; its response's record reads it.
-pub(crate) type ByteCount = Rc<Cell<u64>>;
 
 pin_project! {
     /// The body of a request on its way to an upstream.
@@ -27,7 +26,7 @@ pin_project! {
         // `None`: a copy of a request that has none.
         #[pin]
         body: Option<Incoming>,
-        count: ByteCount,
+        flow: Rc<Flow>,
     }
 }
 
@@ -44,14 +43,14 @@ pin_project! {
 }
 
 impl RequestBody {
-    /// What a downstream sends; its bytes are added to `count`.
-    pub(crate) fn new(body: Incoming, count: ByteCount) -> Self {
-        Self { body: Some(body), count }
+    /// What a downstream sends; its bytes are counted in `flow`, and it ends when that is cut.
+    pub(crate) fn new(body: Incoming, flow: Rc<Flow>) -> Self {
+        Self { body: Some(body), flow }
     }
 
     /// No body.
     pub(super) fn nothing() -> Self {
-        Self { body: None, count: ByteCount::default() }
+        Self { body: None, flow: Rc::default() }
     }
 }
 
@@ -70,22 +69,25 @@ impl ResponseBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenBody;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
         let this = self.project();
+        if this.flow.poll_cut(Half::Request, cx).is_ready() {
+            return Poll::Ready(Some(Err(BrokenBody::Cut)));
+        }
         let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
         let mut frame = ready!(body.poll_frame(cx));
         if let Some(Ok(frame)) = &mut frame {
             if let Some(bytes) = frame.data_ref() {
-                this.count.set(this.count.get().saturating_add(bytes.len() as u64));
+                this.flow.add_received(bytes.len() as u64);
             }
             clean(frame);
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BrokenBody::from)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -99,15 +101,19 @@ impl Body for RequestBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenBody;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
         match self.project() {
             ResponseBodyProjection::Text { body } => body.poll_frame(cx).map_err(|never| match never {}),
             ResponseBodyProjection::Upstream { mut body, record } => {
+                if let Poll::Ready(denied) = record.flow().poll_cut(Half::Answer, cx) {
+                    record.failed(&denied);
+                    return Poll::Ready(Some(Err(BrokenBody::Cut)));
+                }
                 let polled = body.as_mut().poll_frame(cx);
                 // Not asked again while the downstream has no room for what it was given.
                 record.waits_for_downstream(matches!(&polled, Poll::Ready(Some(Ok(_)))));
@@ -124,7 +130,7 @@ impl Body for ResponseBody {
                     Some(Err(error)) => record.upstream_broke(error),
                     None => record.complete(),
                 }
-                Poll::Ready(frame)
+                Poll::Ready(frame.map(|frame| frame.map_err(BrokenBody::from)))
             }
         }
     }

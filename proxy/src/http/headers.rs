@@ -101,43 +101,10 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// What a message asks to become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Upgrade {
-    /// Nothing, or `h2c`, which every server may ignore (RFC 9113 §3.1 retired it).
-    None,
-    /// RFC 6455, and nothing else beside it.
-    WebSocket,
-    /// Anything else.
-    Other,
-}
-
-impl Upgrade {
-    /// As the `Upgrade` fields say, if `Connection` says that they are of this hop: what a proxy has passed on by mistake
-    /// asks for nothing (RFC 9110 §7.8).
-    pub(crate) fn asked(headers: &HeaderMap) -> Self {
-        let options =
-            headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        if !options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(b"upgrade")) {
-            return Self::None;
-        }
-        let mut asked = Self::None;
-        for value in headers.get_all(UPGRADE) {
-            let value = value.as_bytes();
-            asked = match asked {
-                _ if value.eq_ignore_ascii_case(b"h2c") => asked,
-                Self::None if value.eq_ignore_ascii_case(b"websocket") => Self::WebSocket,
-                _ => Self::Other,
-            };
-        }
-        asked
-    }
-}
-
 /// Says on one hop what [`remove_hop_by_hop`] has taken off of the other.
-pub(crate) fn insert_websocket(headers: &mut HeaderMap) {
+pub(super) fn insert_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(UPGRADE, protocol);
 }
 
 fn listed_by_connection(headers: &HeaderMap) -> Result<Vec<HeaderName>, String> {
@@ -325,22 +292,5 @@ mod tests {
         let mut headers = fields(&[("cookie", "a=1"), ("cookie", "b=2")]);
         join_cookies(&mut headers);
         assert_eq!(headers, fields(&[("cookie", "a=1; b=2")]));
-    }
-
-    #[test]
-    fn h2c_is_ignored_and_other_upgrades_are_seen() {
-        const HOP: (&str, &str) = ("connection", "keep-alive, Upgrade");
-        for (asked, want) in [
-            (&[HOP][..], Upgrade::None),
-            (&[HOP, ("upgrade", "h2c")], Upgrade::None),
-            (&[HOP, ("upgrade", "WebSocket")], Upgrade::WebSocket),
-            (&[HOP, ("upgrade", "websocket"), ("upgrade", "websocket")], Upgrade::Other),
-            (&[HOP, ("upgrade", "h2c, websocket")], Upgrade::Other),
-            (&[HOP, ("upgrade", "tls/1.0")], Upgrade::Other),
-            (&[("upgrade", "websocket")], Upgrade::None),
-            (&[("connection", "close"), ("upgrade", "websocket")], Upgrade::None),
-        ] {
-            assert_eq!(Upgrade::asked(&fields(asked)), want, "{asked:?}");
-        }
     }
 }

@@ -11,14 +11,9 @@ use http::{
 use http_body::Body;
 use sidegate_codes::Code;
 
-use super::{
-    RequestBody,
-    authority::Authority,
-    headers::{self, Upgrade},
-    path,
-};
+use super::{RequestBody, authority::Authority, headers, path, upgrade::Opening};
 use crate::{
-    config::{Limits, PathMode},
+    config::{Limits, PathMode, Upgrades},
     error::Error,
     route::Asking,
 };
@@ -29,7 +24,7 @@ pub(crate) struct Checked<B> {
     parts: Parts,
     authority: Authority,
     body: B,
-    is_websocket: bool,
+    opening: Option<Opening>,
 }
 
 /// How requests of a port are read.
@@ -37,6 +32,8 @@ pub(crate) struct Checked<B> {
 pub(crate) struct Rules<'a> {
     /// Of the port.
     pub(crate) paths: PathMode,
+    /// What a request of the port may become.
+    pub(crate) upgrades: &'a Upgrades,
     /// Of the sidecar.
     pub(crate) limits: &'a Limits,
     /// Inbound: a peer's claims of identity are removed. Outbound they are the peer sidecar's to remove.
@@ -46,7 +43,7 @@ pub(crate) struct Rules<'a> {
 impl Checked<RequestBody> {
     /// The same once more. `None` if it has a body, which flows once, or asks for a tunnel.
     pub(crate) fn copy(&self) -> Option<Self> {
-        if self.is_websocket || !self.body.is_end_stream() {
+        if self.opening.is_some() || !self.body.is_end_stream() {
             return None;
         }
         let (mut parts, ()) = Request::new(()).into_parts();
@@ -55,7 +52,7 @@ impl Checked<RequestBody> {
         parts.version = self.parts.version;
         parts.headers.clone_from(&self.parts.headers);
         let authority = self.authority.clone();
-        Some(Self { parts, authority, body: RequestBody::nothing(), is_websocket: false })
+        Some(Self { parts, authority, body: RequestBody::nothing(), opening: None })
     }
 
     /// As every log names it.
@@ -69,10 +66,10 @@ impl<B: Body> Checked<B> {
     /// Checks `request` in full, or says which rule it breaks.
     pub(crate) fn new(request: Request<B>, rules: Rules<'_>) -> Result<Self, Error> {
         let (mut parts, body) = request.into_parts();
-        let is_websocket = asks_for_websocket(&parts)?;
-        if is_websocket && !body.is_end_stream() {
+        let opening = Opening::asked(&mut parts, rules.upgrades)?;
+        if opening.is_some() && !body.is_end_stream() {
             // The body would still flow when the answer has made a tunnel of the connection, past everything that watches it.
-            return Err(Error::bad_request(Code::BadFraming, "a WebSocket handshake with a body"));
+            return Err(Error::bad_request(Code::BadFraming, "an upgrade with a body"));
         }
         refuse_lookalike_method(&parts.method)?;
         refuse_oversize(&parts, rules.limits)?;
@@ -94,7 +91,7 @@ impl<B: Body> Checked<B> {
         for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, HOST] {
             parts.headers.remove(name);
         }
-        Ok(Self { parts, authority, body, is_websocket })
+        Ok(Self { parts, authority, body, opening })
     }
 
     /// The method, compared exactly.
@@ -158,9 +155,9 @@ impl<B: Body> Checked<B> {
         Ok(())
     }
 
-    /// Whether it asks to become a WebSocket.
-    pub(crate) fn is_websocket(&self) -> bool {
-        self.is_websocket
+    /// What it asks to become.
+    pub(crate) fn opening(&self) -> Option<&Opening> {
+        self.opening.as_ref()
     }
 
     /// The header fields that will be sent on.
@@ -170,15 +167,15 @@ impl<B: Body> Checked<B> {
 
     /// As HTTP/1.1: origin-form and one `Host` (RFC 9112 §3.2.1), cookies in one line, one framing.
     pub(crate) fn into_http1(self) -> Request<B> {
-        let Self { mut parts, authority, body, is_websocket } = self;
+        let Self { mut parts, authority, body, opening } = self;
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         if let Ok(host) = HeaderValue::try_from(authority.to_string()) {
             parts.headers.insert(HOST, host);
         }
         headers::join_cookies(&mut parts.headers);
-        if is_websocket {
-            headers::insert_websocket(&mut parts.headers);
+        if let Some(opening) = opening {
+            opening.insert_http1(&mut parts.headers);
         }
         if let Some(length) = body.size_hint().exact() {
             // hyper writes no length for a body of length zero, which POST needs (RFC 9110 §8.6).
@@ -194,12 +191,12 @@ impl<B: Body> Checked<B> {
 
     /// As HTTP/2: `:scheme`, `:authority` and `:path` (RFC 9113 §8.3.1).
     pub(crate) fn into_http2(self) -> Result<Request<B>, Error> {
-        let Self { mut parts, authority, body, is_websocket } = self;
-        if is_websocket {
-            return Err(Error::bad_request(Code::UnsupportedRequest, "a WebSocket to an HTTP/2 application"));
-        }
+        let Self { mut parts, authority, body, opening } = self;
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
+        if let Some(opening) = opening {
+            opening.insert_http2(&mut parts)?;
+        }
         let mut target = std::mem::take(&mut parts.uri).into_parts();
         target.scheme = Some(Scheme::HTTP);
         target.authority =
@@ -209,20 +206,6 @@ impl<B: Body> Checked<B> {
         parts.uri =
             Uri::from_parts(target).map_err(|error| Error::bad_request(Code::BadPath, error.to_string()))?;
         Ok(Request::from_parts(parts, body))
-    }
-}
-
-/// A WebSocket is asked for by a GET of HTTP/1.1 (RFC 6455 §4.1). Other tunnels would carry bytes that no policy judges.
-fn asks_for_websocket(parts: &Parts) -> Result<bool, Error> {
-    let unsupported = |what: &str| Err(Error::bad_request(Code::UnsupportedRequest, what));
-    if parts.method == Method::CONNECT {
-        return unsupported("CONNECT");
-    }
-    match Upgrade::asked(&parts.headers) {
-        Upgrade::None => Ok(false),
-        Upgrade::WebSocket if parts.method == Method::GET && parts.version == Version::HTTP_11 => Ok(true),
-        Upgrade::WebSocket => unsupported("a WebSocket by other than GET of HTTP/1.1"),
-        Upgrade::Other => unsupported("an upgrade to another protocol"),
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn answer<B: Body>(
     let mut response = Response::new(Leased::nothing());
     *response.status_mut() = redirect.status;
     response.headers_mut().insert(LOCATION, location);
-    Ok(Answer { response, peer: None, websocket: None })
+    Ok(Answer { response, peer: None, opening: None })
 }
 
 /// What the redirect says, and what it leaves out as it was asked. Applications speak plaintext here, so `http` was.

@@ -19,8 +19,14 @@ use super::{
     edges::{Key, Observation},
 };
 use crate::{
-    accept::Place, authorize::Admission, balance::Picked, drain::DrainWatch, error::Error, http::ByteCount,
-    upstream, worker::RequestSlot,
+    accept::Place,
+    authorize::{Admission, OpenPlace},
+    balance::Picked,
+    drain::DrainWatch,
+    error::Error,
+    http::Flow,
+    upstream,
+    worker::RequestSlot,
 };
 
 /// What all requests of one connection share.
@@ -58,18 +64,22 @@ pub(crate) struct Record {
     destination: Option<SpiffeId>,
     judgement: Judgement,
     status: Option<StatusCode>,
-    received: ByteCount,
+    flow: Rc<Flow>,
     sent: u64,
     words: Words,
     is_complete: bool,
     /// Counts among the unread of the connection.
     is_unread: bool,
+    /// Whether it may still turn out that there is nothing to record.
+    is_tentative: bool,
     /// Frees its place among the requests in flight when the record is written.
     slot: Option<RequestSlot>,
     /// Counts as in flight at its endpoint until the record is written.
     picked: Option<Picked>,
     /// How often it was tried; 0 where there is nothing to try.
     attempts: u32,
+    /// Is judged again until the record is written.
+    open: Option<OpenPlace>,
 }
 
 /// What only a reader of lines wants; stays empty while nobody reads.
@@ -105,15 +115,29 @@ impl Record {
             destination: exchange.ends.destination.clone(),
             judgement: Judgement::ADMITTED,
             status: None,
-            received: ByteCount::default(),
+            flow: Rc::default(),
             sent: 0,
             words: Words::default(),
             is_complete: false,
             is_unread: false,
+            is_tentative: false,
             slot: None,
             picked: None,
             attempts: 0,
+            open: None,
         }
+    }
+
+    /// Of something that may come to nothing: not written unless it becomes certain.
+    pub(crate) fn tentative(exchange: &Rc<Exchange>, carried: Carried) -> Self {
+        let mut record = Self::begin(exchange, carried);
+        record.is_tentative = true;
+        record
+    }
+
+    /// It has come to something.
+    pub(crate) fn certain(&mut self) {
+        self.is_tentative = false;
     }
 
     /// Records how a connection ended, unless its requests have said it all already.
@@ -136,9 +160,14 @@ impl Record {
         self.port
     }
 
-    /// The counter that the request's body adds to.
-    pub(crate) fn received(&self) -> ByteCount {
-        Rc::clone(&self.received)
+    /// What the request's two bodies share with it.
+    pub(crate) fn flow(&self) -> &Rc<Flow> {
+        &self.flow
+    }
+
+    /// Is judged again until the end.
+    pub(crate) fn judged_again_at(&mut self, open: OpenPlace) {
+        self.open = Some(open);
     }
 
     /// Keeps a place among the requests in flight until the end.
@@ -239,7 +268,7 @@ impl Record {
 
     /// An opaque connection has ended.
     pub(crate) fn end(mut self, carried: &upstream::Carried, result: Result<(), Error>) {
-        self.received.set(carried.received.get());
+        self.flow.add_received(carried.received.get());
         self.sent = carried.sent.get();
         match result {
             Ok(()) => self.complete(),
@@ -283,6 +312,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if self.is_tentative {
+            return;
+        }
         if !self.is_complete {
             self.failed(&self.broken_off());
         }
@@ -303,7 +335,7 @@ impl Drop for Record {
             Observation {
                 status: self.status.map(|status| status.as_u16()),
                 failed: key.judgement.verdict == Verdict::Failed,
-                received: self.received.get(),
+                received: self.flow.received(),
                 sent: self.sent,
                 duration,
             },
@@ -326,7 +358,7 @@ impl Drop for Record {
                 rule: key.judgement.rule,
                 nearest: words.nearest,
                 detail: words.detail,
-                bytes_received: self.received.get(),
+                bytes_received: self.flow.received(),
                 bytes_sent: self.sent,
                 duration_ms: duration.as_secs_f64() * 1_000.0,
                 request_id: words.request_id,

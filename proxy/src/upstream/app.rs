@@ -1,19 +1,25 @@
 //! To the local application. What is sent is what the permit holds; there is no other way in.
 
-use std::rc::Rc;
+use std::{
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use http::{HeaderValue, Version};
 use sidegate_codes::Code;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Answer, Pool,
     dial::Carries,
-    stream::{Carried, OverTcp, carry},
+    stream::{Carried, OverTcp, Stream, carry},
 };
 use crate::{
     authorize::Permit,
     config::{Forward, Inbound, Protocol},
+    detect::Rewound,
     error::Error,
     http::{Checked, PEER, RequestBody},
     resilience::Sent,
@@ -46,20 +52,49 @@ pub(crate) async fn send(
     answer.map_err(|failure| failure.error)
 }
 
-/// Carries a permitted opaque connection until both sides have ended.
+/// The application's end of a connection that may turn out to be opaque. It was connected under a permit, and what it says
+/// goes nowhere without another.
+#[derive(Debug)]
+pub(crate) struct Candidate(Stream);
+
+/// Connects to the application in case it speaks first.
+pub(crate) async fn connect(permit: Permit<()>, forward: &Forward, pool: &Pool) -> Result<Candidate, Error> {
+    permit.redeem();
+    dial(forward, pool).await.map(Candidate)
+}
+
+/// Carries a permitted opaque connection until both sides have ended, by `candidate` if it was connected already.
 pub(crate) async fn forward<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
     permit: Permit<S>,
+    candidate: Option<Rewound<Candidate>>,
     forward: &Forward,
     pool: &Pool,
     carried: &Carried,
 ) -> Result<(), Error> {
     let (downstream, _) = permit.redeem();
-    let destination = pool.dialer().app(forward).await?;
-    let upstream = pool.dialer().dial(&destination, Carries::Tcp, pool.connected_by()).await?.stream;
+    let upstream = match candidate.map(Rewound::into_parts) {
+        Some((said, Candidate(stream))) => Rewound::new(said, stream),
+        None => Rewound::fresh(dial(forward, pool).await?),
+    };
     tokio::select! {
         idle = carried.until_idle(pool.dialer().limits.opaque_idle_timeout) => Err(idle),
         result = carry(downstream, upstream, carried) => {
             result.map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
         }
+    }
+}
+
+async fn dial(forward: &Forward, pool: &Pool) -> Result<Stream, Error> {
+    let destination = pool.dialer().app(forward).await?;
+    pool.dialer().dial(&destination, Carries::Tcp, pool.connected_by()).await.map(|dialed| dialed.stream)
+}
+
+impl AsyncRead for Candidate {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }

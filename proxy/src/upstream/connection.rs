@@ -1,12 +1,23 @@
 //! One HTTP connection to an upstream: its sender, and the terms under which it takes new requests.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
 use sidegate_identity::SpiffeId;
 use tokio::time::Instant;
 
+use super::stream::Stream;
 use crate::{
+    http::LocalExecutor,
     identity::{Peer, client_time_to_begin},
     resilience::Sent,
     snapshot::Snapshot,
@@ -23,11 +34,16 @@ pub(super) struct Http1 {
 #[derive(Clone, Debug)]
 pub(super) struct Http2 {
     pub(super) sender: http2::SendRequest<Sent>,
+    pub(super) settings: Settings,
     pub(super) streams: Rc<Cell<u32>>,
-    /// How many the peer takes at once, as far as it has said.
-    pub(super) most_streams: Rc<Cell<usize>>,
     pub(super) terms: Terms,
 }
+
+/// What the other side says that it takes, for as long as the connection lives.
+#[derive(Clone)]
+pub(super) struct Settings(Rc<RefCell<Option<Http2Connection>>>);
+
+type Http2Connection = http2::Connection<TokioIo<Stream>, Sent, LocalExecutor>;
 
 /// How long a connection may take new requests.
 #[derive(Clone, Debug)]
@@ -84,8 +100,43 @@ impl Http2 {
 
     /// A stream beyond what the peer takes would wait inside the HTTP library, in a queue of its own.
     pub(super) fn has_room(&self, most: u32) -> bool {
-        let streams = self.streams.get();
-        streams < most && usize::try_from(streams).is_ok_and(|streams| streams < self.most_streams.get())
+        self.streams.get() < most.min(self.settings.streams())
+    }
+}
+
+impl Settings {
+    /// Of a connection that is yet to be driven.
+    pub(super) fn new(connection: Http2Connection) -> Self {
+        Self(Rc::new(RefCell::new(Some(connection))))
+    }
+
+    /// Runs the connection to its end.
+    pub(super) async fn drive(self) -> hyper::Result<()> {
+        let ended = poll_fn(|cx| match &mut *self.0.borrow_mut() {
+            Some(connection) => Pin::new(connection).poll(cx),
+            None => std::task::Poll::Ready(Ok(())),
+        });
+        let ended = ended.await;
+        // Its sender then sees that it is closed.
+        self.0.borrow_mut().take();
+        ended
+    }
+
+    /// How many streams it takes at once; hyper's guess until it has said so.
+    pub(super) fn streams(&self) -> u32 {
+        let streams = self.0.borrow().as_ref().map_or(0, http2::Connection::current_max_send_streams);
+        u32::try_from(streams).unwrap_or(u32::MAX)
+    }
+
+    /// Whether it takes WebSockets (RFC 8441 §3).
+    pub(super) fn takes_extended_connect(&self) -> bool {
+        self.0.borrow().as_ref().is_some_and(http2::Connection::is_extended_connect_protocol_enabled)
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("streams", &self.streams()).finish_non_exhaustive()
     }
 }
 

@@ -1,12 +1,19 @@
 //! To another sidecar, over mutual TLS or not at all. Each endpoint must prove one of the service's identities. What
 //! fails is tried again where `resilience` says that it may be.
 
-use std::{io, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{HeaderMap, Method, Request, Version};
 use sidegate_codes::Code;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
 
@@ -19,6 +26,7 @@ use super::{
 use crate::{
     balance::{Balancer, Calls, ConnectionSlot, Key, Outcome, Picked},
     config::{Balance, Resilience},
+    detect::Rewound,
     error::Error,
     http::{Checked, RequestBody},
     resilience::{Fault, Held, Reason, Sent, Stop, Time, Tries, is_idempotent},
@@ -57,7 +65,8 @@ pub(crate) async fn send(
     record: &mut Record,
 ) -> Result<Answer, Error> {
     let tls = reach.tls()?;
-    let is_http2 = version == Version::HTTP_2;
+    // A tunnel has a link of its own: nobody waits behind its bytes.
+    let is_http2 = version == Version::HTTP_2 && request.opening().is_none();
     let request = if is_http2 { request.into_http2()? } else { request.into_http1() };
     let key = reach.key(request.headers(), record);
     let mut tries =
@@ -241,12 +250,14 @@ async fn dial(
 impl Link {
     /// Carries the application's connection until both sides have ended, or the peer is trusted or expected no longer.
     pub(crate) async fn carry<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
-        self,
+        link: Rewound<Self>,
         downstream: S,
         pool: &Pool,
         carried: &Carried,
     ) -> Result<(), Error> {
-        self.while_trusted(pool, carried, |stream| carry(downstream, stream, carried)).await
+        let (said, link) = link.into_parts();
+        link.while_trusted(pool, carried, |stream| carry(downstream, Rewound::new(said, stream), carried))
+            .await
     }
 
     /// The same for what was a request of the application's before.
@@ -285,6 +296,16 @@ impl Link {
                 result.map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
             }
         }
+    }
+}
+
+impl AsyncRead for Link {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.dialed.stream).poll_read(cx, buf)
     }
 }
 

@@ -2,17 +2,10 @@
 //! connections shared. A connection serves only a destination equal to its own, and leaves the pool before either
 //! side's certificate ends.
 
-use std::{
-    cell::{Cell, RefCell},
-    future::poll_fn,
-    pin::Pin,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use hashbrown::HashMap;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -28,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Answer,
-    connection::{Http1, Http2, StreamSlot, Terms},
+    connection::{Http1, Http2, Settings, StreamSlot, Terms},
     dial::{Carries, Destination, Dialed, Dialer},
     heard::Heard,
     leased::{Lease, Leased},
@@ -168,11 +161,18 @@ impl Pool {
                 Err(error) => return Err(Failure::before_sending(error, request)),
             };
             let stream = StreamSlot::take(&connection.streams);
+            if request.method() == Method::CONNECT && !takes_websockets(&connection).await {
+                let error = Error::bad_request(
+                    Code::UnsupportedRequest,
+                    "a WebSocket to an application without RFC 8441",
+                );
+                return Err(Failure::before_sending(error, request));
+            }
             match bounds.in_time(connection.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => {
                     let lease = Lease::Http2 { _stream: stream };
                     let response = response.map(|body| Leased::new(body, lease));
-                    return Ok(Answer { response, peer: connection.terms.peer(), websocket: None });
+                    return Ok(Answer { response, peer: connection.terms.peer(), opening: None });
                 }
                 Ok(Err(mut failed)) => match failed.take_message() {
                     Some(unsent) if is_reused => request = unsent,
@@ -266,7 +266,7 @@ impl Pool {
     ) -> Answer {
         let peer = connection.terms.peer();
         let lease = Lease::Http1 { pool: Rc::clone(self), destination: destination.clone(), connection };
-        Answer { response: response.map(|body| Leased::new(body, lease)), peer, websocket: None }
+        Answer { response: response.map(|body| Leased::new(body, lease)), peer, opening: None }
     }
 
     async fn connect_http1(&self, destination: &Destination, bounds: Bounds<'_>) -> Result<Http1, Error> {
@@ -327,9 +327,9 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| upstream_failed(destination, &error))?;
-        let most_streams = Rc::new(Cell::new(connection.current_max_send_streams()));
-        self.tasks.spawn_local(drive(watched(connection, Rc::clone(&most_streams)), slot));
-        Ok(Http2 { sender, streams: Rc::default(), most_streams, terms })
+        let settings = Settings::new(connection);
+        self.tasks.spawn_local(drive(settings.clone().drive(), slot));
+        Ok(Http2 { sender, settings, streams: Rc::default(), terms })
     }
 
     /// Dials, and severs the stream when its peer is trusted or expected no longer: hyper runs the streams of a
@@ -410,30 +410,24 @@ impl Failure {
     }
 }
 
+/// RFC 8441 §3: to be asked for a WebSocket, the other side must have said that it takes them. Its SETTINGS are the first that
+/// it sends, and hyper has no way to wait for them.
+async fn takes_websockets(connection: &Http2) -> bool {
+    let mut looks = tokio::time::interval(LOOK);
+    for _ in 0..MOST_LOOKS {
+        looks.tick().await;
+        if connection.settings.takes_extended_connect() {
+            return true;
+        }
+    }
+    false
+}
+
 /// Runs a connection until it ends, and with it its place.
 async fn drive(connection: impl Future<Output = hyper::Result<()>>, _slot: Option<ConnectionSlot>) {
     if let Err(error) = connection.await {
         tracing::debug!(%error, "upstream connection broke");
     }
-}
-
-/// Runs an HTTP/2 connection and keeps in `most_streams` what its peer takes at once.
-async fn watched<T, E>(
-    mut connection: http2::Connection<T, Sent, E>,
-    most_streams: Rc<Cell<usize>>,
-) -> hyper::Result<()>
-where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
-    E: hyper::rt::bounds::Http2ClientConnExec<Sent, T> + Clone + Unpin + 'static,
-{
-    poll_fn(|cx| {
-        let ended = Pin::new(&mut connection).poll(cx);
-        if ended.is_pending() {
-            most_streams.set(connection.current_max_send_streams());
-        }
-        ended
-    })
-    .await
 }
 
 fn upstream_failed(destination: &Destination, error: &hyper::Error) -> Error {
@@ -453,4 +447,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Half a second in all, for what takes one round trip on a new connection and nothing on others.
+const LOOK: Duration = Duration::from_millis(5);
+const MOST_LOOKS: u32 = 100;
 const TURNAROUND: Duration = Duration::from_secs(1);

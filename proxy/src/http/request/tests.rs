@@ -13,7 +13,12 @@ fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Request<Full<
 
 fn check(request: Request<Full<Bytes>>) -> Result<Checked<Full<Bytes>>, Code> {
     let limits = Limits::default();
-    let rules = Rules { paths: PathMode::Strict, limits: &limits, removes_identity: true };
+    let rules = Rules {
+        paths: PathMode::Strict,
+        upgrades: &Upgrades::default(),
+        limits: &limits,
+        removes_identity: true,
+    };
     Checked::new(request, rules).map_err(|error| error.code())
 }
 
@@ -151,30 +156,63 @@ fn a_websocket_is_asked_for_anew_on_the_next_hop() {
         ("sec-websocket-version", "13"),
     ];
     let checked = check(empty(request("GET", "/chat", &fields))).unwrap();
-    assert!(checked.is_websocket());
+    assert!(checked.opening().is_some());
     let sent = checked.into_http1();
     assert_eq!(
         (&sent.headers()["connection"], &sent.headers()["upgrade"]),
         (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
     );
     assert!(sent.headers().contains_key("sec-websocket-version"));
-    let to_http2 = check(empty(request("GET", "/chat", &fields))).unwrap().into_http2();
-    assert_eq!(to_http2.unwrap_err().code(), Code::UnsupportedRequest);
+}
+
+#[test]
+fn a_websocket_becomes_an_extended_connect_to_an_http2_application() {
+    let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let fields = [("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket"), key];
+    let checked = check(empty(request("GET", "/chat?room=1", &fields))).unwrap();
+    assert_eq!((checked.method(), checked.path()), ("GET", "/chat"), "policy reads a GET");
+    let sent = checked.into_http2().unwrap();
+    assert_eq!(
+        (sent.method().as_str(), sent.uri().to_string().as_str()),
+        ("CONNECT", "http://a/chat?room=1")
+    );
+    assert_eq!(sent.extensions().get::<hyper::ext::Protocol>().unwrap().as_ref(), b"websocket");
+    assert!(!sent.headers().contains_key("sec-websocket-key") && !sent.headers().contains_key("upgrade"));
+
+    let without_key = check(empty(request("GET", "/chat", &fields[..3]))).unwrap().into_http2();
+    assert_eq!(without_key.unwrap_err().code(), Code::BadHeader);
+}
+
+#[test]
+fn an_extended_connect_is_judged_as_a_get_and_becomes_a_handshake_to_an_http1_application() {
+    let extended = |protocol: &'static str| {
+        let mut request = empty(request("CONNECT", "http://a/chat", &[("sec-websocket-version", "13")]));
+        *request.version_mut() = Version::HTTP_2;
+        request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
+        check(request)
+    };
+    let checked = extended("websocket").unwrap();
+    assert_eq!((checked.method(), checked.host(), checked.path()), ("GET", "a", "/chat"));
+    let sent = checked.into_http1();
+    assert_eq!((sent.method().as_str(), sent.uri().to_string().as_str()), ("GET", "/chat"));
+    assert_eq!(sent.headers()["upgrade"], "websocket");
+    assert_eq!(sent.headers()["sec-websocket-key"].len(), 24, "16 random bytes");
+    assert_eq!(extended("connect-udp").unwrap_err(), Code::UnsupportedRequest);
 }
 
 #[test]
 fn a_websocket_handshake_has_no_body() {
     let fields = [("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket")];
     assert_eq!(
-        check(request("GET", "/chat", &fields)).map(|checked| checked.is_websocket()),
+        check(request("GET", "/chat", &fields)).map(|checked| checked.opening().is_some()),
         Err(Code::BadFraming)
     );
-    assert!(check(empty(request("GET", "/chat", &fields))).unwrap().is_websocket());
+    assert!(check(empty(request("GET", "/chat", &fields))).unwrap().opening().is_some());
 }
 
 #[test]
 fn an_upgrade_that_connection_does_not_name_is_of_another_hop() {
     let sent = check(request("GET", "/chat", &[("host", "a"), ("upgrade", "websocket")])).unwrap();
-    assert!(!sent.is_websocket());
+    assert!(sent.opening().is_none());
     assert!(!sent.into_http1().headers().contains_key("upgrade"));
 }

@@ -7,7 +7,10 @@ use http::Request;
 use http_body_util::Full;
 
 use super::*;
-use crate::{config::Config, http::Rules};
+use crate::{
+    config::{Config, Upgrades},
+    http::Rules,
+};
 
 const ABOVE: &str = "
 trustDomain: shop.test
@@ -52,7 +55,8 @@ fn outcome(rules: &[Arc<RouteRule>], line: &str) -> String {
     }
     let (limits, paths) = (Limits::default(), PathMode::Strict);
     let request = request.body(Full::<Bytes>::default()).unwrap();
-    let reading = Rules { paths, limits: &limits, removes_identity: false };
+    let upgrades = Upgrades::default();
+    let reading = Rules { paths, upgrades: &upgrades, limits: &limits, removes_identity: false };
     let mut checked = Checked::new(request, reading).unwrap();
     let table = RouteTable::compile(rules).unwrap();
     let Some(matched) = table.find(&checked.asking()) else { return Code::NoRoute.id().to_owned() };

@@ -1,0 +1,105 @@
+//! The requests of one worker that were admitted and are still open: judged again, all in one walk, at each change and
+//! each second, and cut with `SG0207` when they would be refused now. A request costs a place in a list and no timer.
+
+use std::{cell::RefCell, rc::Rc};
+
+use sidegate_codes::Code;
+
+use super::{Asked, Caller, Denial, JUDGE_AGAIN, judge};
+use crate::{
+    error::Error,
+    http::Flow,
+    identity::Peer,
+    snapshot::{Reader, Snapshot},
+};
+
+/// The list.
+#[derive(Debug, Default)]
+pub(crate) struct Open(RefCell<Places>);
+
+/// A place in it; given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    open: Rc<Open>,
+    index: usize,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    taken: Vec<Option<Admitted>>,
+    free: Vec<usize>,
+}
+
+/// One request, as it was judged.
+#[derive(Debug)]
+struct Admitted {
+    peer: Rc<Peer>,
+    ip: std::net::IpAddr,
+    port: u16,
+    protocol: crate::config::Protocol,
+    asked: Asked,
+    flow: Rc<Flow>,
+}
+
+impl Open {
+    /// Watches what `peer` has just been admitted for. No await may lie between the verdict and this call: on its one thread
+    /// nothing can then change in between unseen.
+    pub(crate) fn enter(
+        self: &Rc<Self>,
+        caller: Caller<'_>,
+        peer: &Rc<Peer>,
+        asked: Asked,
+        flow: Rc<Flow>,
+    ) -> Place {
+        let Caller { ip, port, protocol, .. } = caller;
+        let admitted = Some(Admitted { peer: Rc::clone(peer), ip, port, protocol, asked, flow });
+        let mut places = self.0.borrow_mut();
+        let index = if let Some(index) = places.free.pop() {
+            places.taken[index] = admitted;
+            index
+        } else {
+            places.taken.push(admitted);
+            places.taken.len() - 1
+        };
+        Place { open: Rc::clone(self), index }
+    }
+
+    /// Judges what is open at each change, and each second, since rules expire without one. Never ends.
+    pub(crate) async fn judge_again(self: Rc<Self>, mut changes: Reader) {
+        loop {
+            tokio::select! {
+                () = changes.changed() => {}
+                () = tokio::time::sleep(JUDGE_AGAIN) => {}
+            }
+            self.cut_denied(&changes.load());
+        }
+    }
+
+    fn cut_denied(&self, snapshot: &Snapshot) {
+        for admitted in self.0.borrow().taken.iter().flatten() {
+            if let Some(denial) = admitted.denial(snapshot) {
+                // Wakes and does no more, so nothing reaches back into the list.
+                admitted.flow.cut(Denial { code: Code::CutByPolicy, ..denial });
+            }
+        }
+    }
+}
+
+impl Admitted {
+    fn denial(&self, snapshot: &Snapshot) -> Option<Denial> {
+        let Self { peer, ip, port, protocol, asked, .. } = self;
+        let caller = Caller { peer, ip: *ip, port: *port, protocol: *protocol };
+        match judge(caller, Some(asked.http()), snapshot) {
+            Err(Error::Denied(denial)) => Some(*denial),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.open.0.borrow_mut();
+        places.taken[self.index] = None;
+        places.free.push(self.index);
+    }
+}
