@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// A header as name=value, as often as there are headers; those that are not given are not there.
     #[arg(long, value_name = "HEADER", value_parser = header)]
     header: Vec<(String, String)>,
+    /// Of an opaque connection: the server name of the application's own TLS, in lower case.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["method", "path", "host", "header"])]
+    sni: Option<String>,
     /// The application's port; left out: the one that `mesh.yaml` gives the service, if it does.
     #[arg(long)]
     port: Option<u16>,
@@ -78,6 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
         source: Source { identity: Some(&source), ip: args.ip.unwrap_or(IpAddr::from([0, 0, 0, 0])) },
         port: port.unwrap_or_default(),
         http: args.http(host),
+        sni: args.sni.as_deref(),
         now: u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default(),
     };
     let explanation = match port {

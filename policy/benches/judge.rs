@@ -119,6 +119,7 @@ impl Asked {
                 path: &self.path,
                 headers: &(),
             }),
+            sni: None,
             now: 1_780_000_000,
         }
     }

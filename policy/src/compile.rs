@@ -7,7 +7,7 @@ use sidegate_identity::TrustDomain;
 
 use crate::{
     Sourced,
-    http_ports::HttpPorts,
+    http_ports::{HttpPorts, NamedPorts},
     index::RuleIndex,
     model::{Action, Mode, Rule},
 };
@@ -31,6 +31,7 @@ pub(crate) struct Stages {
     pub(crate) require: Vec<Requirement>,
     pub(crate) allow: RuleIndex,
     pub(crate) http_ports: HttpPorts,
+    pub(crate) named_ports: NamedPorts,
 }
 
 #[derive(Debug)]
@@ -79,6 +80,7 @@ impl Stages {
     fn add(&mut self, sourced: &Sourced, local: Option<&TrustDomain>) {
         self.selected = true;
         self.http_ports.add(sourced);
+        self.named_ports.add(sourced);
         match sourced.policy().spec.action {
             Action::Allow => add_rules(&mut self.allow, sourced, local),
             Action::Deny => add_rules(&mut self.deny, sourced, local),

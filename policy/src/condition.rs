@@ -174,7 +174,7 @@ impl fmt::Display for Condition {
 }
 
 impl Outcome {
-    fn of(holds: bool) -> Self {
+    pub(crate) fn of(holds: bool) -> Self {
         if holds { Self::Yes } else { Self::No }
     }
 

@@ -152,11 +152,20 @@ fn compare_operation(operation: &Operation, request: &Request<'_>) -> Match {
     let mut seen = Match::default();
     seen.test("port", operation.ports.as_ref(), &request.port, |port| *port == request.port);
     match request.http {
+        Some(_) if operation.sni.is_some() => {
+            seen.missed.push("a request has no server name of the application's own TLS".to_owned());
+        }
         Some(http) => compare_http(operation, http, &mut seen),
         None if operation.asks_http() => {
             seen.missed.push("an opaque connection has no method, path or host".to_owned());
         }
-        None => {}
+        None => match (&operation.sni, request.sni) {
+            (Some(names), None) => {
+                seen.missed.push(format!("no server name is known, to be in sni {}", listed(names)));
+            }
+            (names, Some(sni)) => seen.test("sni", names.as_ref(), &sni, |name| name.matches(sni)),
+            (None, None) => {}
+        },
     }
     seen
 }

@@ -1,10 +1,11 @@
 //! Receives the policies of a workload; hands on, for a port, a rule in force that has conditions on HTTP there: a port
 //! whose policies read requests must not carry bytes that cannot be read. Of several rules one that names the port comes
-//! first, then the first by policy name and position.
+//! first, then the first by policy name and position. Knows also whether a port's rules ask for a server name, so that nobody
+//! waits for one elsewhere.
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::{Condition, Operation, Policies, Sourced};
 
@@ -17,6 +18,14 @@ pub struct HttpRule {
     pub rule: Arc<str>,
     /// Where it is written: `policies/payments.yaml:12`.
     pub source: Arc<str>,
+}
+
+/// Ports whose rules ask for a server name.
+#[derive(Debug, Default)]
+pub(crate) struct NamedPorts {
+    listed: HashSet<u16>,
+    /// Of rules that name no port.
+    any: bool,
 }
 
 /// The first such rule of each port.
@@ -34,6 +43,25 @@ impl Policies {
     pub fn http_rule(&self, port: u16) -> Option<&HttpRule> {
         let HttpPorts { by_port, any } = &self.enforced.http_ports;
         by_port.get(&port).or(any.as_ref())
+    }
+}
+
+impl Policies {
+    /// Whether a rule asks for the server name of connections to `port`. A shadow policy counts: without the name it
+    /// would be judged in doubt.
+    pub fn asks_sni(&self, port: u16) -> bool {
+        let NamedPorts { listed, any } = &self.trial.as_ref().unwrap_or(&self.enforced).named_ports;
+        *any || listed.contains(&port)
+    }
+}
+
+impl NamedPorts {
+    pub(crate) fn add(&mut self, sourced: &Sourced) {
+        let operations = sourced.rules().flat_map(|(rule, _)| rule.to.iter().flat_map(|to| to.iter()));
+        for operation in operations.filter(|operation| operation.sni.is_some()) {
+            self.any |= operation.ports.is_none();
+            self.listed.extend(operation.ports.iter().flat_map(|ports| ports.iter()));
+        }
     }
 }
 
@@ -123,6 +151,31 @@ mod tests {
         let one = ("action: Allow", "from: [{serviceAccounts: [shop/a]}], to: [{ports: [80], paths: [/a]}]");
         assert_eq!(rule_of(80, &[one]).as_deref(), Some("r of shop/p0"));
         assert_eq!(rule_of(81, &[one]), None);
+    }
+
+    #[test]
+    fn a_server_name_is_waited_for_on_the_ports_of_rules_that_ask_for_one() {
+        let asks = |port: u16, to: &str, mode: &str| {
+            let text = format!(
+                "apiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: p}}\n\
+                 spec: {{action: Allow, mode: {mode}, rules: [{{to: [{to}]}}]}}\n"
+            );
+            let set = PolicySet::new(parse_yaml("a.yaml", &text, Some("shop")).unwrap()).unwrap();
+            let labels = [].into();
+            let workload = Workload {
+                namespace: "shop",
+                labels: &labels,
+                trust_domain: "shop.test",
+                root_namespace: None,
+            };
+            set.compile(&workload).asks_sni(port)
+        };
+        for mode in ["Enforce", "Shadow"] {
+            assert!(asks(443, "{ports: [443], sni: [db.test]}", mode));
+            assert!(!asks(444, "{ports: [443], sni: [db.test]}", mode));
+            assert!(asks(444, "{sni: [db.test]}", mode));
+            assert!(!asks(443, "{ports: [443]}", mode));
+        }
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub(crate) struct Clause {
     ports: Option<Arc<[u16]>>,
     pub(crate) methods: Option<Arc<[Method]>>,
     pub(crate) hosts: Option<Arc<[HostPattern]>>,
+    pub(crate) server_names: Option<Arc<[HostPattern]>>,
     pub(crate) path: Option<PathPattern>,
     /// This and `when` as the rule says; here because every judgement asks.
     pub(crate) expires: Option<Date>,
@@ -180,6 +181,7 @@ impl Clause {
             ports: None,
             methods: None,
             hosts: None,
+            server_names: None,
             path: None,
         }
     }
@@ -196,6 +198,7 @@ impl Clause {
             ports: operation.ports.as_deref().map(Into::into),
             methods,
             hosts: operation.hosts.as_deref().map(Into::into),
+            server_names: operation.sni.as_deref().map(Into::into),
             ..Self::unconditional(Arc::clone(rule))
         };
         match paths {

@@ -1,8 +1,8 @@
 //! Receives a request whose peer is verified and whose path is normalised; hands on the verdict of the first stage
 //! that decides: verified peer → Deny → Require → Allow → denied. Allocates nothing.
 //!
-//! A condition on HTTP cannot be answered for an opaque connection, nor a `when` that asks for what is missing. Such
-//! doubt denies: it fires a Deny, fails a Require, and is no match for an Allow. The port is always known: a rule for
+//! A condition on HTTP cannot be answered for an opaque connection, nor one on a server name where none is known, nor a
+//! `when` that asks for what is missing. Such doubt denies: it fires a Deny, fails a Require, and is no match for an Allow. The port is always known: a rule for
 //! another port is not in doubt.
 
 use std::{net::IpAddr, sync::Arc};
@@ -28,6 +28,9 @@ pub struct Request<'a> {
     pub port: u16,
     /// What is asked; `None` for an opaque connection.
     pub http: Option<Http<'a>>,
+    /// Of an opaque connection that begins TLS of the application's own: the server name (SNI), in lower case. `None` where
+    /// it is not known, be it because the client names none.
+    pub sni: Option<&'a str>,
     /// Seconds since the Unix epoch.
     pub now: u64,
 }
@@ -204,18 +207,32 @@ impl Candidate {
         {
             return Outcome::No;
         }
-        if request.http.is_some_and(|http| !clause.takes(http)) {
-            return Outcome::No;
+        let asked = clause.asked(request);
+        if asked == Outcome::No {
+            return asked;
         }
         // Last, because it costs the most.
         match clause.when.as_ref().map_or(Outcome::Yes, |when| when.judge(caller, request)) {
-            Outcome::Yes if request.http.is_none() && clause.asks_http() => Outcome::Unknown,
+            Outcome::Yes => asked,
             outcome => outcome,
         }
     }
 }
 
 impl Clause {
+    /// Whether it is about what is asked, port and path aside.
+    fn asked(&self, request: &Request<'_>) -> Outcome {
+        match (request.http, &self.server_names, request.sni) {
+            // HTTP that the sidecar reads is not in TLS of the application's own: that much is known.
+            (Some(_), Some(_), _) => Outcome::No,
+            (Some(http), None, _) => Outcome::of(self.takes(http)),
+            (None, None, _) if self.asks_http() => Outcome::Unknown,
+            (None, None, _) => Outcome::Yes,
+            (None, Some(_), None) => Outcome::Unknown,
+            (None, Some(names), Some(sni)) => Outcome::of(names.iter().any(|name| name.matches(sni))),
+        }
+    }
+
     /// By its path the index found the clause.
     fn takes(&self, http: Http<'_>) -> bool {
         any_of(self.methods.as_ref(), |method| method.matches(http.method))

@@ -29,6 +29,7 @@
 //!     source: Source { identity: Some(&orders), ip: [10, 0, 0, 7].into() },
 //!     port: 8080,
 //!     http: Some(Http { method: "POST", host: "payments", path: "/charge", headers: &() }),
+//!     sni: None,
 //!     now: 1_780_000_000,
 //! };
 //! assert_eq!(policies.judge(&request).verdict, Verdict::Allow);

@@ -142,7 +142,10 @@ pub struct Peer {
 #[schemars(
     rename = "operation",
     deny_unknown_fields,
-    extend("minProperties" = 1, "dependentSchemas" = {"grpc": {"properties": {"methods": false, "paths": false}}})
+    extend("minProperties" = 1, "dependentSchemas" = {
+        "grpc": {"properties": {"methods": false, "paths": false}},
+        "sni": {"properties": {"methods": false, "paths": false, "hosts": false, "grpc": false}},
+    })
 )]
 pub struct Operation {
     /// HTTP methods.
@@ -158,6 +161,10 @@ pub struct Operation {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<OneOf<schema::Port>>")]
     pub ports: Option<OneOf<u16>>,
+    /// Patterns of the server name of the application's own TLS (SNI). Only an opaque connection has one, so nothing
+    /// of HTTP stands beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<OneOf<HostPattern>>,
     /// A gRPC call: stands for method and path, so neither stands beside it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<Grpc>,

@@ -28,6 +28,7 @@ pub struct Sourced {
     line: Option<u32>,
     /// Of the policy's rules, in their order.
     rule_sources: Box<[Arc<str>]>,
+    rule_lines: RuleLines,
 }
 
 impl Sourced {
@@ -62,6 +63,13 @@ impl Sourced {
             field: Some(field.to_owned()),
             message,
         }
+    }
+
+    /// An error about one operation of a rule, at the rule's first line.
+    pub(crate) fn operation_error(&self, rule: usize, operation: usize, message: String) -> PolicyError {
+        let field = format!("spec.rules[{rule}].to[{operation}]");
+        let line = self.rule_lines.get(rule).copied().flatten();
+        PolicyError { line, ..self.error(Code::PolicyBadValue, &field, message) }
     }
 
     /// The rules in their order, each with where it is written.
@@ -126,7 +134,8 @@ fn sourced(file: &str, node: &Node, default_namespace: Option<&str>) -> Result<S
     Ok(Sourced {
         name: format!("{}/{}", policy.metadata.namespace, policy.metadata.name).into(),
         source: place(file, root.line()),
-        rule_sources: rule_lines.into_iter().map(|line| place(file, line)).collect(),
+        rule_sources: rule_lines.iter().map(|line| place(file, *line)).collect(),
+        rule_lines,
         file: file.into(),
         line: root.line(),
         policy,
@@ -255,7 +264,7 @@ fn peer(cursor: &Cursor<'_>) -> Result<Peer, PolicyError> {
 }
 
 fn operation(cursor: &Cursor<'_>) -> Result<Operation, PolicyError> {
-    let fields = cursor.fields(&["methods", "paths", "hosts", "ports", "grpc"])?;
+    let fields = cursor.fields(&["methods", "paths", "hosts", "ports", "sni", "grpc"])?;
     let grpc = fields.optional("grpc").map(|cursor| grpc(&cursor)).transpose()?;
     if let (Some(_), Some(other)) = (&grpc, fields.optional("methods").or(fields.optional("paths"))) {
         // Another method or path could never be a gRPC call, and the same one says nothing.
@@ -263,11 +272,18 @@ fn operation(cursor: &Cursor<'_>) -> Result<Operation, PolicyError> {
             "cannot stand beside `grpc`, which says method and path; write two operations if either is meant";
         return Err(other.error(Code::PolicyBadValue, message));
     }
+    let of_http = ["methods", "paths", "hosts", "grpc"].into_iter().find_map(|name| fields.optional(name));
+    if let (Some(_), Some(other)) = (fields.optional("sni"), of_http) {
+        let message =
+            "cannot stand beside `sni`: TLS that the sidecar does not end has no HTTP that it could read";
+        return Err(other.error(Code::PolicyBadValue, message));
+    }
     Ok(Operation {
         methods: fields.values("methods")?,
         paths: fields.values("paths")?,
         hosts: fields.values("hosts")?,
         ports: ports(&fields)?,
+        sni: fields.values("sni")?,
         grpc,
     })
 }

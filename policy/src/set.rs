@@ -56,6 +56,14 @@ impl PolicySet {
         self.policies.iter().filter(move |sourced| selects(sourced, workload))
     }
 
+    /// Refuses rules for the workload that ask one of its `opaque` ports by name for something of HTTP, which no
+    /// connection there could ever answer. Rules that name no port may be meant for others.
+    pub fn refuse_http_on(&self, workload: &Workload<'_>, opaque: &[u16]) -> Result<(), Vec<PolicyError>> {
+        let errors: Vec<_> =
+            self.selecting(workload).flat_map(|sourced| asking_http_of(sourced, opaque)).collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
     /// What the set means for one workload, ready to judge its requests.
     pub fn compile(&self, workload: &Workload<'_>) -> Policies {
         Policies::compile(self.selecting(workload), workload.trust_domain)
@@ -69,6 +77,24 @@ fn selects(sourced: &Sourced, workload: &Workload<'_>) -> bool {
     let in_scope = namespace == workload.namespace || workload.root_namespace == Some(namespace);
     let has_label = |(key, value): (&String, &String)| workload.labels.get(key) == Some(value);
     in_scope && policy.spec.selector.iter().flatten().all(has_label)
+}
+
+fn asking_http_of(sourced: &Sourced, opaque: &[u16]) -> Vec<PolicyError> {
+    let mut errors = Vec::new();
+    for (rule, (written, _)) in sourced.rules().enumerate() {
+        let operations = written.to.iter().flat_map(|to| to.iter()).enumerate();
+        for (position, operation) in operations.filter(|(_, operation)| operation.asks_http()) {
+            let ports = operation.ports.iter().flat_map(|ports| ports.iter());
+            errors.extend(ports.filter(|port| opaque.contains(port)).map(|port| {
+                let message = format!(
+                    "port {port} is declared tcp and has no method, path, host or gRPC method; take it out of \
+                     `ports`, or declare it http"
+                );
+                sourced.operation_error(rule, position, message)
+            }));
+        }
+    }
+    errors
 }
 
 fn duplicates(policies: &[Sourced]) -> impl Iterator<Item = PolicyError> {
@@ -192,6 +218,30 @@ mod tests {
             );
             assert_eq!(shown, [message]);
         }
+    }
+
+    #[test]
+    fn http_on_an_opaque_port_is_refused_where_a_rule_for_the_workload_names_the_port() {
+        let refused = |to: &str, namespace: &str| {
+            let text = policy("a", 1).replace("{ports: [80]}", to);
+            let set = PolicySet::new(read("a.yaml", &text, "shop")).unwrap();
+            let labels = BTreeMap::new();
+            let workload =
+                Workload { namespace, labels: &labels, trust_domain: "shop.test", root_namespace: None };
+            let errors = set.refuse_http_on(&workload, &[5432]).err().unwrap_or_default();
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for asks in ["methods: [GET]", "paths: [/a]", "hosts: [a.test]", "grpc: {service: a.B}"] {
+            let errors = refused(&format!("{{ports: [80, 5432], {asks}}}"), "shop");
+            assert_eq!(errors.len(), 1, "{asks}");
+            let begins = "a.yaml:7: spec.rules[0].to[0]: port 5432 is declared tcp";
+            assert!(errors[0].starts_with(begins) && errors[0].ends_with("(SG0212)"), "{errors:?}");
+            assert!(refused(&format!("{{ports: [80], {asks}}}"), "shop").is_empty(), "{asks}");
+            assert!(refused(&format!("{{{asks}}}"), "shop").is_empty(), "{asks}");
+            assert!(refused(&format!("{{ports: [5432], {asks}}}"), "bank").is_empty(), "{asks}");
+        }
+        assert!(refused("{ports: [5432]}", "shop").is_empty());
+        assert!(refused("{ports: [5432], sni: [db.test]}", "shop").is_empty());
     }
 
     #[test]

@@ -13,7 +13,7 @@ spec:
   action: Allow
   rules:
   - {from: [{serviceAccounts: [shop/web]}], to: [{methods: [GET], hosts: ["*.shop.test"], paths: ["/cart/{id}/**"]}]}
-  - {from: [{namespaces: [shop], ipBlocks: [10.0.0.0/8]}], to: [{ports: [9090]}]}
+  - {from: [{namespaces: [shop], ipBlocks: [10.0.0.0/8]}], to: [{ports: [9090]}, {ports: [8080], sni: ["*.db.test"]}]}
   - {to: [{paths: ["/cart/{id}/**"]}], when: '!(request.headers["x-tenant"] in ["a", "b"]) && request.host.endsWith(".TEST")'}
   - {from: [{serviceAccounts: [shop/web]}], to: [{paths: ["/cart/7/{item}", "/cart/{id}/x/**"]}, {grpc: {service: shop.Pay}}]}
 ---
@@ -55,9 +55,9 @@ fn judging_allocates_nothing_whatever_the_verdict() {
         for identity in callers.iter().map(Some).chain([None]) {
             for path in ["/cart/7/items", "/admin/users", "/"] {
                 let http = Http { method: "GET", host: "pay.shop.test", path, headers: &headers };
-                for http in [Some(http), None] {
+                for (http, sni) in [(Some(http), None), (None, None), (None, Some("a.db.test"))] {
                     let source = Source { identity, ip: IpAddr::from([10, 0, 0, 7]) };
-                    let decision = policies.judge(&Request { source, port: 8080, http, now: 0 });
+                    let decision = policies.judge(&Request { source, port: 8080, http, sni, now: 0 });
                     verdicts.push(decision.code);
                 }
             }

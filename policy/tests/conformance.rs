@@ -48,6 +48,7 @@ struct Asked {
     #[serde(default = "moment", deserialize_with = "time::serde::rfc3339::deserialize")]
     at: time::OffsetDateTime,
     http: Option<AskedHttp>,
+    sni: Option<String>,
     want: Want,
 }
 
@@ -156,6 +157,7 @@ impl Asked {
                 path,
                 headers: &headers,
             }),
+            sni: self.sni.as_deref(),
             now: u64::try_from(self.at.unix_timestamp()).expect("a vector plays after 1970"),
         };
         let explanation = policies.explain(&request);

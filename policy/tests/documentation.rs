@@ -68,7 +68,7 @@ fn check(policies: &Policies, line: &str) {
     let http = Http { method, host: "payments.shop.test", path, headers: &headers };
     let source = Source { identity: Some(&caller), ip: IpAddr::from([10, 0, 0, 7]) };
     let Decision { code, rule: decided, .. } =
-        policies.judge(&Request { source, port: 8080, http: Some(http), now: 1_780_000_000 });
+        policies.judge(&Request { source, port: 8080, http: Some(http), sni: None, now: 1_780_000_000 });
     assert_eq!(code.map_or("Allow", |code| code.id()), *wanted, "{line}");
     assert_eq!(decided.map(|rule| &**rule), rule.first().copied(), "{line}");
 }

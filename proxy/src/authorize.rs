@@ -39,6 +39,8 @@ pub(crate) struct Caller<'a> {
     pub(crate) port: u16,
     /// What the port is declared to carry.
     pub(crate) protocol: Protocol,
+    /// Of an opaque connection: the server name of the application's own TLS, where a policy asks for one.
+    pub(crate) sni: Option<&'a str>,
 }
 
 /// What a request asked for, kept for as long as it is open: method, host and path in one text.
@@ -112,6 +114,7 @@ fn judge(
         source: policy::Source { identity: Some(caller.peer.id()), ip: caller.ip },
         port: caller.port,
         http,
+        sni: caller.sni,
         now: now(),
     };
     let decision = undowngraded(snapshot.policies.judge(&request), caller, &request, &snapshot.policies);

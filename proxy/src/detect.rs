@@ -250,6 +250,19 @@ impl<S> Rewound<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Rewound<S> {
+    /// With its first byte there, unless none comes until `limit`: the server may speak first.
+    pub(crate) async fn begun(mut self, limit: Duration) -> Result<Self, Error> {
+        if self.first.is_empty() {
+            let mut stream = (&mut self.stream).take(512);
+            if let Ok(Err(error)) = timeout(limit, stream.read_buf(&mut self.first)).await {
+                return Err(Error::Downstream(error.to_string()));
+            }
+        }
+        Ok(self)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -14,10 +14,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject}
 use sha2::{Digest as _, Sha256};
 use sidegate_codes::Code;
 use sidegate_identity::{SvidLimits, TrustBundle, TrustBundles, Usage, tls::Credentials, verify};
-use sidegate_policy::{PolicyError, PolicySet, parse_yaml};
+use sidegate_policy::{PolicyError, PolicySet, Workload, parse_yaml};
 
 use crate::{
-    config::{Config, Files},
+    config::{Config, Files, Protocol},
     snapshot::{Enforcement, MeshState, Own, Publisher},
 };
 
@@ -221,11 +221,27 @@ fn policy_set(config: &Config, texts: &[(PathBuf, Vec<u8>)]) -> Result<PolicySet
             Err(error) => errors.push(error),
         }
     }
-    if errors.is_empty() {
-        PolicySet::new(policies).map_err(FilesError::Policies)
-    } else {
-        Err(FilesError::Policies(errors))
+    if !errors.is_empty() {
+        return Err(FilesError::Policies(errors));
     }
+    let set = PolicySet::new(policies).map_err(FilesError::Policies)?;
+    let workload = Workload {
+        namespace: &config.workload.namespace,
+        labels: &config.workload.labels,
+        trust_domain: config.trust_domain.as_str(),
+        root_namespace: None,
+    };
+    set.refuse_http_on(&workload, &opaque_ports(config)).map_err(FilesError::Policies)?;
+    Ok(set)
+}
+
+/// The application's ports that no listener leads HTTP to.
+fn opaque_ports(config: &Config) -> Vec<u16> {
+    let of = |is_tcp: bool| {
+        let inbound = config.inbound.iter().filter(move |it| (it.protocol == Protocol::Tcp) == is_tcp);
+        inbound.map(|it| it.forward.port())
+    };
+    of(true).filter(|port| !of(false).any(|other| other == *port)).collect()
 }
 
 /// Whether peers that trust `trust` accept these credentials still.

@@ -146,10 +146,11 @@ async fn opaque(
 ) -> Result<(), Error> {
     let mut record = Record::begin(exchange, Carried::Tcp);
     let carried = upstream::Carried::default();
-    let caller = caller(peer, exchange.downstream, inbound);
     // Taken before the verdict, so that a change in between is not missed.
     let changes = worker.mesh.clone();
     let result = async {
+        let (sni, stream) = server_name(stream, inbound, worker).await?;
+        let caller = Caller { sni: sni.as_deref(), ..caller(peer, exchange.downstream, inbound) };
         let stream = match inbound.protocol {
             Protocol::Tcp => NotHttp::unwatched(stream),
             Protocol::Auto | Protocol::Http | Protocol::Http2 => NotHttp::new(stream),
@@ -170,6 +171,20 @@ async fn opaque(
     let result = result.await;
     record.end(&carried, result);
     Ok(())
+}
+
+/// The server name of the application's own TLS, waited for only where a policy asks for it: of whoever speaks second,
+/// nothing comes.
+async fn server_name(
+    stream: Rewound<TlsStream<TcpStream>>,
+    inbound: &Inbound,
+    worker: &Worker,
+) -> Result<(Option<String>, Rewound<TlsStream<TcpStream>>), Error> {
+    if !worker.mesh.load().policies.asks_sni(inbound.forward.port()) {
+        return Ok((None, stream));
+    }
+    let limit = worker.limits.detect_timeout;
+    detect::server_name(stream.begun(limit).await?, limit).await
 }
 
 /// The application's port that a redirected connection was sent to, and its place in the snapshot.
@@ -215,7 +230,8 @@ impl http_stage::Handler for Connection {
 
 /// The port that policy judges is always that of the `inbound` that is forwarded to.
 fn caller<'a>(peer: &'a Peer, downstream: SocketAddr, inbound: &Inbound) -> Caller<'a> {
-    Caller { peer, ip: downstream.ip(), port: inbound.forward.port(), protocol: inbound.protocol }
+    let (port, protocol) = (inbound.forward.port(), inbound.protocol);
+    Caller { peer, ip: downstream.ip(), port, protocol, sni: None }
 }
 
 /// Handshakes in flight are bounded: the rest waits, each within its own time.

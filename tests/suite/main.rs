@@ -19,6 +19,7 @@ mod quarantine;
 mod resilience;
 mod routing;
 mod server_first;
+mod server_names;
 mod streams;
 mod websocket;
 mod websocket_h2;

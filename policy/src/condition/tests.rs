@@ -6,6 +6,7 @@ fn asked<'a>(id: &'a SpiffeId, headers: &'a dyn Headers) -> Request<'a> {
         source: Source { identity: Some(id), ip: [10, 0, 0, 7].into() },
         port: 8080,
         http: Some(Http { method: "GET", host: "pay.shop.test", path: "/cart/7", headers }),
+        sni: None,
         now: 0,
     }
 }

@@ -63,6 +63,7 @@ const PATHS: &[&str] = &[
 const HOST_PATTERNS: &[&str] = &["shop.test", "*.shop.test", "*.test", "A.shop.test"];
 const HOSTS: &[&str] =
     &["shop.test", "a.shop.test", "A.Shop.test", "a.b.shop.test", "myshop.test", ".test", "", "test"];
+const NAMES: &[&str] = &["db.shop.test", "shop.test", "test", "a.b.shop.test"];
 const SERVICES: &[&str] = &["shop.Pay", "Pay"];
 const CALLS: &[&str] = &["Charge", "Refund"];
 /// Questions of a `when`: each kind, right and wrong, on what is always there and on what is not.
@@ -110,6 +111,7 @@ pub(crate) struct Asked {
     ip: IpAddr,
     port: u16,
     http: Option<(&'static str, &'static str, &'static str)>,
+    sni: Option<&'static str>,
     headers: Vec<(String, String)>,
     now: u64,
 }
@@ -124,6 +126,7 @@ impl Asked {
             source: Source { identity: self.identity.as_ref(), ip: self.ip },
             port: self.port,
             http: self.http.map(|(method, host, path)| Http { method, host, path, headers: &self.headers }),
+            sni: self.sni,
             now: self.now,
         }
     }
@@ -134,15 +137,18 @@ pub(crate) fn asked() -> impl Strategy<Value = Asked> {
     let http = (select(&["GET", "POST", "get"]), select(HOSTS), select(PATHS));
     let identity = prop_oneof![9 => select(IDENTITIES).prop_map(Some), 1 => Just(None)];
     let headers = vec(select(FIELDS), 0..4);
-    (identity, select(ADDRESSES), select(PORTS), option::weighted(0.8, http), headers, select(MOMENTS))
-        .prop_map(|(identity, ip, port, http, headers, now)| Asked {
+    let http = (option::weighted(0.7, http), option::of(select(NAMES)));
+    (identity, select(ADDRESSES), select(PORTS), http, headers, select(MOMENTS)).prop_map(
+        |(identity, ip, port, (http, sni), headers, now)| Asked {
             identity: identity.map(|id| SpiffeId::parse(id).expect("the world has valid IDs")),
             ip: ip.parse().expect("the world has valid addresses"),
             port,
+            sni: sni.filter(|_| http.is_none()),
             http,
             headers: headers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             now,
-        })
+        },
+    )
 }
 
 /// Any policies, each under a name of its own.
@@ -167,7 +173,8 @@ fn named(prefix: &str, specs: Vec<(&'static str, Value)>) -> Vec<Sourced> {
         let document = json!({
             "apiVersion": "sidegate.dev/v1alpha1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec,
         });
-        parse_json(&document.to_string(), "generated").expect("the world has valid policies")
+        parse_json(&document.to_string(), &format!("generated:{prefix}{index}"))
+            .expect("the world has valid policies")
     };
     specs.into_iter().enumerate().map(policy).collect()
 }
@@ -254,12 +261,17 @@ fn operation() -> impl Strategy<Value = Value> {
         ]),
         1 => grpc().prop_map(|grpc| [("grpc", Some(grpc)), ("methods", None)]),
     ];
-    (asked, some(0.2, HOST_PATTERNS), ports).prop_map(|([first, second], hosts, ports)| {
-        or_else(
-            fields([first, second, ("hosts", hosts.map(Value::from)), ("ports", ports.map(Value::from))]),
-            json!({"ports": PORTS}),
-        )
-    })
+    let of_http =
+        (asked, some(0.2, HOST_PATTERNS), ports.clone()).prop_map(|([first, second], hosts, ports)| {
+            or_else(
+                fields([first, second, ("hosts", hosts.map(Value::from)), ("ports", ports.map(Value::from))]),
+                json!({"ports": PORTS}),
+            )
+        });
+    let of_tls = (vec(select(HOST_PATTERNS), 1..3), ports).prop_map(|(names, ports)| {
+        fields([("sni", Some(Value::from(names))), ("ports", ports.map(Value::from))])
+    });
+    prop_oneof![6 => of_http, 1 => of_tls]
 }
 
 fn grpc() -> impl Strategy<Value = Value> {

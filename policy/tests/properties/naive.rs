@@ -178,6 +178,16 @@ fn asks(operation: &Operation, request: &Request<'_>) -> Answer {
         || operation.paths.is_some()
         || operation.hosts.is_some()
         || operation.grpc.is_some();
+    if let Some(names) = &operation.sni {
+        return match (request.http, request.sni) {
+            (Some(_), _) => Answer::No,
+            (None, None) => Answer::CannotTell,
+            (None, Some(sni)) if names.iter().any(|it| host_matches(&it.to_string(), sni)) => {
+                Answer::Yes(None)
+            }
+            (None, Some(_)) => Answer::No,
+        };
+    }
     let Some(http) = request.http else {
         return if wants_http { Answer::CannotTell } else { Answer::Yes(None) };
     };

@@ -88,7 +88,7 @@ impl Open {
 impl Admitted {
     fn denial(&self, snapshot: &Snapshot) -> Option<Denial> {
         let Self { peer, ip, port, protocol, asked, .. } = self;
-        let caller = Caller { peer, ip: *ip, port: *port, protocol: *protocol };
+        let caller = Caller { peer, ip: *ip, port: *port, protocol: *protocol, sni: None };
         match judge(caller, Some(asked.http()), snapshot) {
             Err(Error::Denied(denial)) => Some(*denial),
             _ => None,

@@ -16,6 +16,13 @@ const POLICY: &str = "apiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPoli
     metadata: {name: callers}\n\
     spec: {action: Allow, rules: [{from: [{serviceAccounts: [shop/orders]}]}]}\n";
 
+const CONFIG: &str = "trustDomain: shop.test\n\
+    workload: {namespace: shop, serviceAccount: payments}\n\
+    identity: {files: {certificate: svid.pem, privateKey: key.pem, trustBundle: bundle.pem}}\n\
+    policies: policies.yaml\n\
+    outbound: [{listen: '127.0.0.1:0', service: shop/orders, endpoints: ['127.0.0.1:1'],\n\
+    identities: ['spiffe://shop.test/ns/shop/sa/orders']}]\n";
+
 /// A sidecar's files, and what is in force of them.
 struct Sidecar {
     folder: TempDir,
@@ -28,13 +35,7 @@ impl Sidecar {
     /// With an SVID of `authority`, which is the whole bundle.
     fn of(authority: &Root) -> Self {
         let folder = TempDir::new().unwrap();
-        let text = "trustDomain: shop.test\n\
-            workload: {namespace: shop, serviceAccount: payments}\n\
-            identity: {files: {certificate: svid.pem, privateKey: key.pem, trustBundle: bundle.pem}}\n\
-            policies: policies.yaml\n\
-            outbound: [{listen: '127.0.0.1:0', service: shop/orders, endpoints: ['127.0.0.1:1'],\n\
-            identities: ['spiffe://shop.test/ns/shop/sa/orders']}]\n";
-        let config = Config::parse(&folder.path().join("proxy.yaml"), text).unwrap();
+        let config = Config::parse(&folder.path().join("proxy.yaml"), CONFIG).unwrap();
         let publisher = Publisher::new(config.clone(), Arc::new(Metrics::default()));
         let sidecar = Self { folder, config, in_force: InForce::default(), publisher };
         let (chain, key) = authority.svid(PAYMENTS);
@@ -127,6 +128,32 @@ fn a_root_that_is_taken_out_is_trusted_no_longer_even_if_it_is_the_own_one() {
     sidecar.write("svid.pem", &chain);
     sidecar.write("key.pem", &key);
     assert!(sidecar.applied().secured.is_some());
+}
+
+#[test]
+fn a_rule_that_asks_a_tcp_port_for_http_is_refused_and_the_last_good_set_stays() {
+    const ASKS: &str = "apiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+        metadata: {name: callers}\n\
+        spec: {action: Deny, rules: [{to: [{ports: [5432], methods: [GET]}]}]}\n";
+    for (protocols, is_refused) in
+        [(&["tcp"][..], true), (&["http"], false), (&["auto"], false), (&["tcp", "http"], false)]
+    {
+        let mut sidecar = Sidecar::of(&Root::new());
+        let listens = protocols.iter().zip(15006..).map(|(protocol, port)| {
+            format!("- {{listen: '127.0.0.1:{port}', forward: '127.0.0.1:5432', protocol: {protocol}}}\n")
+        });
+        let text = format!("{CONFIG}inbound:\n{}", listens.collect::<String>());
+        sidecar.config = Config::parse(&sidecar.folder.path().join("proxy.yaml"), &text).unwrap();
+        sidecar.applied();
+        sidecar.write("policies.yaml", ASKS);
+        match sidecar.apply().refused {
+            Some(FilesError::Policies(errors)) => {
+                assert!(is_refused, "{protocols:?}");
+                assert_eq!(errors[0].field.as_deref(), Some("spec.rules[0].to[0]"));
+            }
+            other => assert!(!is_refused && other.is_none(), "{protocols:?}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use sidegate_policy::{Condition, Http, Operation, PathPattern, Request, Rule, So
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Sample {
     http: Option<Asked>,
+    sni: Option<String>,
     port: u16,
     ip: IpAddr,
 }
@@ -57,8 +58,11 @@ fn of_rule(rule: &Rule, host: &str, port: u16) -> Vec<Sample> {
         for operation in &operations {
             let ports = operation.ports.as_deref().unwrap_or(std::slice::from_ref(&port));
             let calls = calls(operation, host, &headers);
+            let names = operation.sni.as_ref().and_then(|names| names.first());
+            let sni = names.map(|name| name.to_string().replacen('*', "a", 1));
+            let calls = if sni.is_some() { &[None][..] } else { &calls };
             let pairs = ports.iter().flat_map(|port| calls.iter().map(move |http| (*port, http.clone())));
-            samples.extend(pairs.map(|(port, http)| Sample { http, port, ip }));
+            samples.extend(pairs.map(|(port, http)| Sample { http, sni: sni.clone(), port, ip }));
         }
     }
     samples
@@ -109,6 +113,7 @@ impl Sample {
         if method.is_none() && path.is_none() {
             return self;
         }
+        self.sni = None;
         let asked = self.http.get_or_insert_with(|| Asked {
             method: "GET".to_owned(),
             host: host.to_owned(),
@@ -130,6 +135,7 @@ impl Sample {
             source: Source { identity: Some(caller), ip: self.ip },
             port: self.port,
             http: http.map(|Asked { method, host, path, headers }| Http { method, host, path, headers }),
+            sni: self.sni.as_deref(),
             now,
         }
     }
@@ -143,7 +149,10 @@ impl fmt::Display for Sample {
                 write!(f, "{method} {host}{path}  ")?;
                 headers.iter().try_for_each(|(name, value)| write!(f, "{name}: {value}  "))?;
             }
-            None => f.write_str("opaque  ")?,
+            None => match &self.sni {
+                Some(name) => write!(f, "TLS to {name}  ")?,
+                None => f.write_str("opaque  ")?,
+            },
         }
         write!(f, "port {}  from {}", self.port, self.ip)
     }

@@ -54,6 +54,8 @@ pub(super) struct Asked {
     #[serde(default = "moment", deserialize_with = "time::serde::rfc3339::deserialize")]
     at: time::OffsetDateTime,
     http: Option<AskedHttp>,
+    /// Of an opaque connection: the server name that it begins with.
+    sni: Option<String>,
     pub(super) want: Want,
 }
 
@@ -164,6 +166,7 @@ impl Asked {
             source: Source { identity, ip: self.ip },
             port: self.port,
             http: http.map(|AskedHttp { method, host, path, headers }| Http { method, host, path, headers }),
+            sni: self.sni.as_deref(),
             // Before 1970 nothing has expired either.
             now: u64::try_from(self.at.unix_timestamp()).unwrap_or_default(),
         }
