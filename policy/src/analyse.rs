@@ -1,22 +1,33 @@
 //! Receives a policy set; hands on what in it cannot mean what its author meant. Claims only what holds for every
 //! request: where the question is hard, it keeps silent. Never judges; nothing here is on a request's path.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use serde::{Serialize, Serializer};
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use crate::{
-    PolicySet, Sourced,
+    PolicySet, Sourced, limits,
     model::{Action, Mode, Rule},
 };
 
+mod apart;
 mod breadth;
+mod candidates;
+mod conflict;
 mod cover;
 mod mesh;
 mod subtree;
 
+use candidates::Candidates;
+use conflict::Guardrail;
 use cover::{Form, Scope};
+use mesh::Residents;
+use subtree::Paths;
 
 /// What is known beside the policies. The less is known, the less is found.
 #[derive(Clone, Copy, Debug)]
@@ -51,16 +62,24 @@ pub enum Lint {
     DuplicateRule,
     /// A rule all of whose requests a broader rule matches.
     ShadowedRule,
-    /// An Allow rule that is over.
+    /// An Allow rule no request of which satisfies some Require policy.
+    UnreachableRule,
+    /// Require policies that no request satisfies together.
+    ContradictingPolicies,
+    /// A rule that is over.
     ExpiredRule,
     /// An Allow rule for any verified peer that is not limited to reading some paths.
     AnyCaller,
+    /// An Allow rule for a whole trust domain that is not limited to reading some paths.
+    WholeDomain,
     /// A Deny on a path beside which another path begins alike, and is let in.
     PrefixWithoutBoundary,
     /// A policy for no service of the mesh.
     SelectsNothing,
     /// A source that names no service of the mesh.
     UnknownPrincipal,
+    /// More rules than can be compared with one another.
+    NotCompared,
 }
 
 /// How bad it is.
@@ -116,21 +135,36 @@ impl PolicySet {
                 form: Form::of(rule, known.trust_domain),
             })
             .collect();
+        let (candidates, paths) = (Candidates::of(&entries), Paths::of(&entries, known));
+        let guardrails = Guardrail::all(&entries, known);
+        let residents = Residents::of(known);
         let mut findings = mesh::selecting_nothing(self, known);
+        findings.extend(conflict::contradicting(&guardrails, known));
         for (position, entry) in entries.iter().enumerate() {
-            findings.extend(redundancy(position, entry, &entries, known));
+            let redundancy = redundancy(position, entry, &entries, &candidates, known);
+            if redundancy.as_ref().is_none_or(|found| found.lint != Lint::CoveredByDeny) {
+                findings.extend(conflict::unreachable(entry, &guardrails, known));
+            }
+            findings.extend(redundancy);
             findings.extend(expiry(entry, known));
-            findings.extend(breadth::any_caller(entry, known));
-            findings.extend(subtree::prefix(entry, &entries, known));
-            findings.extend(mesh::unknown_principal(entry, known));
+            findings.extend(breadth::excessive(entry, known));
+            findings.extend(paths.prefix(entry, known));
+            findings
+                .extend(residents.as_ref().and_then(|residents| mesh::unknown_principal(entry, residents)));
         }
-        let place = |finding: &Finding| {
-            let is_here = |entry: &Entry<'_>| {
-                *entry.sourced.name() == finding.policy && Some(entry.rule.name.shared()) == finding.rule
-            };
-            (Arc::clone(&finding.policy), entries.iter().position(is_here), finding.lint)
-        };
-        findings.sort_by_cached_key(place);
+        if let Some(last) = entries.last().filter(|_| candidates.is_exhausted()) {
+            findings.push(not_compared(last.sourced));
+        }
+        let of = |name: &Arc<str>, rule: &Arc<str>| (Arc::clone(name), Arc::clone(rule));
+        let places: HashMap<(Arc<str>, Arc<str>), usize> = entries
+            .iter()
+            .enumerate()
+            .map(|(place, entry)| (of(entry.sourced.name(), &entry.rule.name.shared()), place))
+            .collect();
+        findings.sort_by_cached_key(|finding| {
+            let rule = finding.rule.as_ref().and_then(|rule| places.get(&of(&finding.policy, rule)));
+            (Arc::clone(&finding.policy), rule.copied(), finding.lint)
+        });
         findings
     }
 }
@@ -140,21 +174,30 @@ fn redundancy(
     position: usize,
     entry: &Entry<'_>,
     entries: &[Entry<'_>],
+    candidates: &Candidates<'_>,
     known: &Surroundings<'_>,
 ) -> Option<Finding> {
     let scope = Scope::of(known);
-    let refused = |other: &&Entry<'_>| entry.action() != Action::Deny && other.action() == Action::Deny;
-    if let Some(deny) = entries.iter().filter(refused).find(|deny| deny.covers(entry, scope)) {
+    let at = |place: usize| entries.get(place);
+    let is_denied_by = |deny: &Entry<'_>| {
+        entry.action() != Action::Deny && deny.action() == Action::Deny && deny.covers(entry, scope)
+    };
+    let deny = candidates.first(entry, |place| at(place).is_some_and(is_denied_by)).and_then(at);
+    if let Some(deny) = deny {
         let why = format!("every request it matches is denied by {deny}");
         let fix = "delete it, or narrow the Deny rule";
         return Some(entry.finding(Lint::CoveredByDeny, why, fix).beside(deny));
     }
-    let (earlier, wider) = entries
-        .iter()
-        .enumerate()
-        .filter(|(other, it)| *other != position && it.works_as(entry) && it.covers(entry, scope))
-        .map(|(other, it)| (other < position, it))
-        .find(|(earlier, it)| *earlier || !entry.covers(it, scope))?;
+    let place = candidates.first(entry, |place| {
+        let is_redundant_to = |it: &Entry<'_>| {
+            it.works_as(entry)
+                && it.covers(entry, scope)
+                // Of two that say the same, the later can go.
+                && (place < position || !entry.covers(it, scope))
+        };
+        place != position && at(place).is_some_and(is_redundant_to)
+    })?;
+    let (earlier, wider) = (place < position, at(place)?);
     if earlier && entry.covers(wider, scope) {
         let why = format!("it says what {wider} says");
         return Some(entry.finding(Lint::DuplicateRule, why, "delete it").beside(wider));
@@ -162,6 +205,23 @@ fn redundancy(
     let why = format!("every request it matches is matched by {wider} too");
     let fix = "delete it, or narrow the other rule if less is meant";
     Some(entry.finding(Lint::ShadowedRule, why, fix).beside(wider))
+}
+
+fn not_compared(last: &Sourced) -> Finding {
+    Finding {
+        lint: Lint::NotCompared,
+        severity: Lint::NotCompared.severity(),
+        policy: Arc::clone(last.name()),
+        rule: None,
+        source: Arc::clone(last.source()),
+        related: None,
+        why: format!(
+            "after {} comparisons the rest was left: more rules may be duplicate, shadowed or covered",
+            limits::COMPARED_RULES
+        ),
+        fix: "name callers, ports and paths, by which rules are told apart quickly; or lint fewer files at a time"
+            .to_owned(),
+    }
 }
 
 fn expiry(entry: &Entry<'_>, known: &Surroundings<'_>) -> Option<Finding> {
@@ -249,15 +309,19 @@ impl Finding {
 
 impl Lint {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::CoveredByDeny,
         Self::DuplicateRule,
         Self::ShadowedRule,
+        Self::UnreachableRule,
+        Self::ContradictingPolicies,
         Self::ExpiredRule,
         Self::AnyCaller,
+        Self::WholeDomain,
         Self::PrefixWithoutBoundary,
         Self::SelectsNothing,
         Self::UnknownPrincipal,
+        Self::NotCompared,
     ];
 
     /// The name under which it is reported.
@@ -266,11 +330,15 @@ impl Lint {
             Self::CoveredByDeny => "covered-by-deny",
             Self::DuplicateRule => "duplicate-rule",
             Self::ShadowedRule => "shadowed-rule",
+            Self::UnreachableRule => "unreachable-rule",
+            Self::ContradictingPolicies => "contradicting-policies",
             Self::ExpiredRule => "expired-rule",
             Self::AnyCaller => "any-caller",
+            Self::WholeDomain => "whole-domain",
             Self::PrefixWithoutBoundary => "prefix-without-boundary",
             Self::SelectsNothing => "selects-nothing",
             Self::UnknownPrincipal => "unknown-principal",
+            Self::NotCompared => "not-compared",
         }
     }
 
@@ -280,18 +348,28 @@ impl Lint {
             Self::CoveredByDeny => "every request of the rule is denied by a Deny rule",
             Self::DuplicateRule => "the rule says what an earlier rule says",
             Self::ShadowedRule => "every request of the rule is matched by a broader rule",
+            Self::UnreachableRule => "no request of the rule satisfies a Require policy",
+            Self::ContradictingPolicies => "no request satisfies both Require policies",
             Self::ExpiredRule => "the day on which the rule ends has come",
             Self::AnyCaller => "an Allow rule without `from` lets any verified peer write, or use every path",
+            Self::WholeDomain => {
+                "an Allow rule lets every identity of a trust domain write, or use every path"
+            }
             Self::PrefixWithoutBoundary => "a Deny on one path, and another that begins alike is let in",
             Self::SelectsNothing => "the policy selects no service of the mesh",
             Self::UnknownPrincipal => "the source names what no service of the mesh is",
+            Self::NotCompared => "more rules than can be compared with one another",
         }
     }
 
     /// How bad it is.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::CoveredByDeny | Self::SelectsNothing | Self::UnknownPrincipal => Severity::Error,
+            Self::CoveredByDeny
+            | Self::UnreachableRule
+            | Self::ContradictingPolicies
+            | Self::SelectsNothing
+            | Self::UnknownPrincipal => Severity::Error,
             _ => Severity::Warning,
         }
     }

@@ -31,6 +31,9 @@ pub(crate) const NAME_BYTES: usize = 128;
 pub(crate) const PATTERN_BYTES: usize = 1024;
 /// Rules that an explanation looks at for the nearest miss: denied callers must not buy unbounded work with it.
 pub(crate) const EXPLAINED_RULES: usize = 256;
+/// Rules that a lint compares with others, over all rules: it answers in a second or two whatever it is given, and says so
+/// where it did not compare all.
+pub(crate) const COMPARED_RULES: usize = 20_000_000;
 /// Bytes of a `when`: what bounds the tests in it, and so what one judgement costs.
 pub(crate) const CONDITION_BYTES: usize = 1024;
 /// Parentheses and negations of a `when` inside each other: it is read and judged by functions that call themselves.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sidegate_identity::{SpiffeId, TrustDomain};
 
-use super::Surroundings;
+use super::{Surroundings, candidates::literal_prefix};
 use crate::{
     Condition,
     model::{AuthorizationPolicy, OneOf, Operation, Peer, Rule},
@@ -19,24 +19,24 @@ pub(super) struct Scope<'a> {
 
 /// A rule, prepared for many comparisons.
 pub(super) struct Form<'r> {
-    peers: Option<Vec<Callers<'r>>>,
+    pub(super) peers: Option<Vec<Callers<'r>>>,
     pub(super) operations: Option<Vec<Asked<'r>>>,
     when: Option<&'r Condition>,
 }
 
 /// One source.
-struct Callers<'r> {
-    peer: &'r Peer,
+pub(super) struct Callers<'r> {
+    pub(super) peer: &'r Peer,
     local: Option<&'r TrustDomain>,
     /// Everybody it can match, where that is a list: a superset if the trust domain is not known.
-    listed: Option<BTreeSet<SpiffeId>>,
+    pub(super) listed: Option<BTreeSet<SpiffeId>>,
 }
 
 /// One operation, with gRPC as the method and path that it stands for.
 pub(super) struct Asked<'r> {
-    methods: Option<BTreeSet<&'r str>>,
+    pub(super) methods: Option<BTreeSet<&'r str>>,
     pub(super) paths: Option<Vec<PathPattern>>,
-    operation: &'r Operation,
+    pub(super) operation: &'r Operation,
 }
 
 impl<'a> Scope<'a> {
@@ -77,6 +77,32 @@ impl<'r> Form<'r> {
         }
     }
 
+    /// Everybody whom it names one by one, and `None` for those that it does not.
+    pub(super) fn callers(&self) -> Vec<Option<&SpiffeId>> {
+        let Some(peers) = &self.peers else { return vec![None] };
+        let of_peer = |callers: &'_ Callers<'r>| callers.listed.is_none();
+        let open = peers.iter().any(of_peer).then_some(None);
+        peers.iter().flat_map(|callers| callers.listed.iter().flatten().map(Some)).chain(open).collect()
+    }
+
+    /// Its ports and the literal begins of its paths; `None` for any.
+    pub(super) fn asked(&self) -> Vec<(Option<u16>, Option<String>)> {
+        let Some(operations) = &self.operations else { return vec![(None, None)] };
+        let mut asked = Vec::new();
+        for operation in operations {
+            let ports = operation.operation.ports.iter().flat_map(|ports| ports.iter().copied().map(Some));
+            let any_port = operation.operation.ports.is_none().then_some(None);
+            let paths: Vec<Option<String>> = match &operation.paths {
+                None => vec![None],
+                Some(paths) => paths.iter().map(|path| Some(literal_prefix(path))).collect(),
+            };
+            for port in ports.chain(any_port) {
+                asked.extend(paths.iter().map(|path| (port, path.clone())));
+            }
+        }
+        asked
+    }
+
     pub(super) fn covers(&self, narrow: &Self) -> bool {
         let condition = self.when.is_none_or(|wide| narrow.when.is_some_and(|narrow| wide.asks_as(narrow)));
         condition
@@ -97,6 +123,11 @@ fn each_within<T>(wide: Option<&[T]>, narrow: Option<&[T]>, covers: impl Fn(&T, 
 }
 
 impl Callers<'_> {
+    /// Whether it takes the identity, leaving addresses aside; `None` if that depends on the trust domain.
+    pub(super) fn takes(&self, id: &SpiffeId) -> Option<bool> {
+        takes(self.peer, id, self.local)
+    }
+
     fn covers(&self, narrow: &Self) -> bool {
         self.takes_addresses_of(narrow) && self.takes_identities_of(narrow)
     }
@@ -109,8 +140,7 @@ impl Callers<'_> {
     fn takes_identities_of(&self, narrow: &Self) -> bool {
         if let Some(listed) = &narrow.listed {
             // A source that matches nobody lies within every other; to say so would mislead.
-            return !listed.is_empty()
-                && listed.iter().all(|id| takes(self.peer, id, self.local) == Some(true));
+            return !listed.is_empty() && listed.iter().all(|id| self.takes(id) == Some(true));
         }
         self.peer.principals.is_none()
             && self.takes_accounts_of(narrow.peer)
@@ -206,6 +236,10 @@ impl<'r> Asked<'r> {
         self.methods.as_ref().is_some_and(|methods| methods.iter().all(|method| SAFE.contains(method)))
     }
 
+    pub(super) fn first_port(&self) -> Option<u16> {
+        self.operation.ports.as_ref()?.first().copied()
+    }
+
     fn covers(&self, narrow: &Self) -> bool {
         let methods = match (&self.methods, &narrow.methods) {
             (None, _) => true,
@@ -213,9 +247,11 @@ impl<'r> Asked<'r> {
             (Some(wide), Some(narrow)) => narrow.is_subset(wide),
         };
         let (hosts, of_narrow) = (&self.operation.hosts, &narrow.operation.hosts);
+        let (names, names_of_narrow) = (&self.operation.sni, &narrow.operation.sni);
         methods
             && within(self.operation.ports.as_ref(), narrow.operation.ports.as_ref())
             && each_within(self.paths.as_deref(), narrow.paths.as_deref(), PathPattern::covers)
             && each_within(hosts.as_deref(), of_narrow.as_deref(), HostPattern::covers)
+            && each_within(names.as_deref(), names_of_narrow.as_deref(), HostPattern::covers)
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use sidegate_identity::TrustDomain;
+use sidegate_identity::{SpiffeId, TrustDomain};
 
-use super::{Entry, Finding, Lint, Service, Surroundings};
+use super::{Entry, Finding, Lint, Surroundings};
 use crate::{PolicySet, Workload, model::Peer};
 
 /// Policies that select no service.
@@ -41,11 +41,56 @@ pub(super) fn selecting_nothing(set: &PolicySet, known: &Surroundings<'_>) -> Ve
     set.iter().filter(|sourced| !selecting.contains(sourced.name())).map(finding).collect()
 }
 
-/// Accounts, namespaces and identities of the own trust domain that no service has. Of other domains nothing is known.
-pub(super) fn unknown_principal(entry: &Entry<'_>, known: &Surroundings<'_>) -> Option<Finding> {
-    let (services, domain) = (known.services?, known.trust_domain?);
+/// Who is there, of the own trust domain.
+pub(super) struct Residents<'a> {
+    domain: &'a TrustDomain,
+    identities: BTreeSet<&'a SpiffeId>,
+    accounts: BTreeSet<(&'a str, &'a str)>,
+    namespaces: BTreeSet<&'a str>,
+}
+
+impl<'a> Residents<'a> {
+    /// `None` where that is not known.
+    pub(super) fn of(known: &Surroundings<'a>) -> Option<Self> {
+        let (services, domain) = (known.services?, known.trust_domain?);
+        let identities = services.iter().map(|service| service.identity);
+        Some(Self {
+            domain,
+            accounts: identities
+                .clone()
+                .filter_map(|id| Some((id.namespace()?, id.service_account()?)))
+                .collect(),
+            namespaces: identities.clone().filter_map(SpiffeId::namespace).collect(),
+            identities: identities.collect(),
+        })
+    }
+
+    /// What the source names and nobody is. Of other domains nothing is known.
+    fn strangers(&self, peer: &Peer) -> Vec<String> {
+        let principals = peer.principals.iter().flat_map(|list| list.iter());
+        let mut strangers: Vec<String> = principals
+            .filter(|id| id.trust_domain() == self.domain.as_str() && !self.identities.contains(id))
+            .map(ToString::to_string)
+            .collect();
+        if peer.trust_domains.as_ref().is_some_and(|list| list.iter().any(|it| it != self.domain)) {
+            return strangers;
+        }
+        let accounts = peer.service_accounts.iter().flat_map(|list| list.iter());
+        let is_account =
+            |it: &&crate::ServiceAccount| self.accounts.contains(&(it.namespace.as_str(), it.name.as_str()));
+        let accounts = accounts.filter(|it| !is_account(it));
+        strangers.extend(accounts.map(|account| format!("service account {account}")));
+        let namespaces = peer.namespaces.iter().flat_map(|list| list.iter());
+        let namespaces = namespaces.filter(|name| !self.namespaces.contains(name.as_str()));
+        strangers.extend(namespaces.map(|name| format!("in namespace {name}")));
+        strangers
+    }
+}
+
+/// Accounts, namespaces and identities of the own trust domain that no service has.
+pub(super) fn unknown_principal(entry: &Entry<'_>, residents: &Residents<'_>) -> Option<Finding> {
     let peers = entry.rule.from.as_ref()?;
-    let mut unknown: Vec<String> = peers.iter().flat_map(|peer| strangers(peer, services, domain)).collect();
+    let mut unknown: Vec<String> = peers.iter().flat_map(|peer| residents.strangers(peer)).collect();
     unknown.sort();
     unknown.dedup();
     if unknown.is_empty() {
@@ -57,33 +102,4 @@ pub(super) fn unknown_principal(entry: &Entry<'_>, known: &Surroundings<'_>) -> 
         why,
         "correct the name, or delete it until there is such a service",
     ))
-}
-
-fn strangers(peer: &Peer, services: &[Service<'_>], domain: &TrustDomain) -> Vec<String> {
-    let is_there = |holds: &dyn Fn(&Service<'_>) -> bool| services.iter().any(holds);
-    let principals = peer.principals.iter().flat_map(|list| list.iter());
-    let mut strangers: Vec<String> = principals
-        .filter(|id| id.trust_domain() == domain.as_str() && !is_there(&|it| it.identity == *id))
-        .map(ToString::to_string)
-        .collect();
-    if peer.trust_domains.as_ref().is_some_and(|list| list.iter().any(|it| it != domain)) {
-        return strangers;
-    }
-    let accounts = peer.service_accounts.iter().flat_map(|list| list.iter());
-    let is_account = |account: &crate::ServiceAccount, it: &Service<'_>| {
-        it.identity.namespace() == Some(account.namespace.as_str())
-            && it.identity.service_account() == Some(account.name.as_str())
-    };
-    strangers.extend(
-        accounts
-            .filter(|account| !is_there(&|it| is_account(account, it)))
-            .map(|account| format!("service account {account}")),
-    );
-    let namespaces = peer.namespaces.iter().flat_map(|list| list.iter());
-    strangers.extend(
-        namespaces
-            .filter(|name| !is_there(&|it| it.identity.namespace() == Some(name.as_str())))
-            .map(|name| format!("in namespace {name}")),
-    );
-    strangers
 }

@@ -125,6 +125,127 @@ fn a_denied_path_is_no_prefix_of_what_is_allowed_below_and_beside_it() {
 }
 
 #[test]
+fn a_rule_for_a_whole_trust_domain_may_read_some_paths_and_no_more() {
+    let rule =
+        |from: &str, rest: &str| format!("{{action: Allow, rules: [{{name: r, from: [{from}]{rest}}}]}}");
+    for from in [
+        "{trustDomains: [shop.test]}",
+        "{ipBlocks: [0.0.0.0/0]}",
+        "{trustDomains: [a.test], ipBlocks: [\"::/0\"]}",
+    ] {
+        for rest in [
+            "",
+            ", to: [{ports: [80]}]",
+            ", to: [{paths: [/cart]}]",
+            ", to: [{methods: [GET], paths: [/**]}]",
+        ] {
+            assert_eq!(lint(&[("a", &rule(from, rest))]), ["whole-domain shop/a/r"], "{from}{rest}");
+        }
+        assert_eq!(
+            lint(&[("a", &rule(from, ", to: [{methods: [GET], paths: [/cart]}]"))]),
+            NOTHING,
+            "{from}"
+        );
+        assert_eq!(lint(&[("a", &rule(from, "").replace("Allow", "Require"))]), NOTHING, "{from}");
+    }
+    for from in [
+        "{trustDomains: [shop.test], namespaces: [shop]}",
+        "{trustDomains: [shop.test], ipBlocks: [10.0.0.0/8]}",
+    ] {
+        assert_eq!(lint(&[("a", &rule(from, ""))]), NOTHING, "{from}");
+    }
+}
+
+#[test]
+fn an_allow_rule_that_no_guardrail_lets_through_is_unreachable() {
+    let allow = |to: &str| {
+        format!(
+            "{{action: Allow, rules: [{{name: r, from: [{{serviceAccounts: [shop/web]}}], to: [{to}]}}]}}"
+        )
+    };
+    let require = |rule: &str| format!("{{action: Require, rules: [{{name: q, {rule}}}]}}");
+    for (to, rule) in [
+        ("{methods: [POST]}", "to: [{methods: [GET, HEAD]}]"),
+        ("{ports: [80]}", "to: [{ports: [443]}]"),
+        ("{paths: [\"/a/{id}\"]}", "to: [{paths: [\"/b/**\", /a]}]"),
+        ("{hosts: [a.test]}", "to: [{hosts: [\"*.a.test\"]}]"),
+        ("{sni: [a.test]}", "to: [{sni: [b.test]}]"),
+        ("{sni: [a.test]}", "to: [{methods: [GET]}]"),
+        ("{ports: [80]}", "from: [{namespaces: [bank]}]"),
+        ("{ports: [80]}", "from: [{trustDomains: [far.test]}]"),
+        ("{ports: [80]}", "from: [{serviceAccounts: [shop/orders]}]"),
+    ] {
+        let found = lint(&[("a", &allow(to)), ("q", &require(rule))]);
+        assert_eq!(found, ["unreachable-rule shop/a/r"], "{to} {rule}");
+    }
+    for (to, rule) in [
+        ("{methods: [GET]}", "to: [{methods: [GET, HEAD]}]"),
+        ("{methods: [GET]}", "to: [{ports: [80]}]"),
+        ("{paths: [\"/a/{id}\"]}", "to: [{paths: [\"/{x}/b\"]}]"),
+        ("{paths: [/a]}", "to: [{paths: [\"/a/**\"]}]"),
+        ("{hosts: [\"*.a.test\"]}", "to: [{hosts: [\"*.b.a.test\"]}]"),
+        ("{ports: [80]}", "from: [{trustDomains: [shop.test]}]"),
+    ] {
+        assert_eq!(lint(&[("a", &allow(to)), ("q", &require(rule))]), NOTHING, "{to} {rule}");
+    }
+    let apart = require("to: [{methods: [GET]}]");
+    let post = allow("{methods: [POST]}");
+    for unrelated in [
+        apart.replace("action: Require", "selector: {app: pay}, action: Require"),
+        apart.replace("action: Require", "action: Require, mode: Shadow"),
+    ] {
+        assert_eq!(lint(&[("a", &post), ("q", &unrelated)]), NOTHING, "{unrelated}");
+    }
+}
+
+#[test]
+fn guardrails_that_no_request_satisfies_together_contradict_each_other() {
+    let require = |rule: &str| format!("{{action: Require, rules: [{{name: q, to: [{rule}]}}]}}");
+    let (reads, writes) = (require("{methods: [GET]}"), require("{methods: [POST]}"));
+    assert_eq!(lint(&[("a", &reads), ("b", &writes)]), ["contradicting-policies shop/b/-"]);
+    assert_eq!(lint(&[("a", &reads), ("b", &require("{methods: [POST, GET]}"))]), NOTHING);
+    let (one, other) = (
+        reads.replace("action:", "selector: {app: one}, action:"),
+        writes.replace("action:", "selector: {app: other}, action:"),
+    );
+    assert_eq!(lint(&[("a", &one), ("b", &other)]), NOTHING);
+}
+
+/// What an index of the rules must not leave out.
+#[test]
+fn a_covering_rule_is_found_whatever_it_is_covered_by() {
+    let narrow = "{name: narrow, from: [{serviceAccounts: [shop/web]}], to: [{methods: [GET], ports: [80], paths: [\"/a/b/{id}\"]}]}";
+    for wide in [
+        "from: [{serviceAccounts: [shop/web, shop/orders]}]",
+        "from: [{namespaces: [shop]}]",
+        "from: [{namespaces: [bank]}, {serviceAccounts: [shop/web]}]",
+        "to: [{ports: [79, 80]}]",
+        "to: [{paths: [\"/a/**\"]}]",
+        "to: [{paths: [\"/**\"]}]",
+        "to: [{paths: [\"/{x}/b/{id}\"]}]",
+        "to: [{methods: [POST]}, {ports: [80], paths: [/x, \"/a/b/**\"]}]",
+    ] {
+        for rules in
+            [format!("{narrow}, {{name: wide, {wide}}}"), format!("{{name: wide, {wide}}}, {narrow}")]
+        {
+            let found = lint(&[("a", &format!("{{action: Allow, rules: [{rules}]}}"))]);
+            assert!(found.contains(&"shadowed-rule shop/a/narrow".to_owned()), "{wide}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn rules_that_cannot_be_told_apart_quickly_are_compared_up_to_a_bound_and_the_rest_is_told() {
+    let rules = |from: &dyn Fn(usize) -> String| {
+        let rules = (0..7_000).map(|index| format!("  - from: [{{{}}}]\n", from(index)));
+        let spec = format!("action: Allow\n  rules:\n{}", rules.collect::<String>());
+        lint_with(&policy("a", &spec), None).into_iter().map(|it| it.lint.id()).collect::<Vec<_>>()
+    };
+    assert_eq!(rules(&|index| format!("namespaces: [n{index}]")), ["not-compared"]);
+    assert_eq!(rules(&|index| format!("serviceAccounts: [shop/a{index}]")), NOTHING);
+}
+
+#[test]
 fn policies_are_compared_with_the_services_that_are_there() {
     let identity = SpiffeId::parse("spiffe://shop.test/ns/shop/sa/web").unwrap();
     let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);

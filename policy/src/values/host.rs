@@ -34,6 +34,15 @@ impl HostPattern {
             (_, None) => self.matches(&narrow.text),
         }
     }
+
+    /// Whether no host is matched by both.
+    pub(crate) fn is_apart(&self, other: &Self) -> bool {
+        match (self.text.strip_prefix('*'), other.text.strip_prefix('*')) {
+            (Some(one), Some(other)) => !one.ends_with(other) && !other.ends_with(one),
+            (Some(_), None) => !self.matches(&other.text),
+            (None, _) => !other.matches(&self.text),
+        }
+    }
 }
 
 impl FromStr for HostPattern {

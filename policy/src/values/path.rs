@@ -57,6 +57,22 @@ impl PathPattern {
         begins_alike && (self.open || !narrow.open && rest.next().is_none())
     }
 
+    /// Whether no path is matched by both.
+    pub(crate) fn is_apart(&self, other: &Self) -> bool {
+        let differs = |(one, other): (&Segment, &Segment)| match (one, other) {
+            (Segment::Literal(one), Segment::Literal(other)) => one != other,
+            // An empty segment, at the end of `/a/`, is no named one.
+            (Segment::Any, Segment::Literal(literal)) | (Segment::Literal(literal), Segment::Any) => {
+                literal.is_empty()
+            }
+            (Segment::Any, Segment::Any) => false,
+        };
+        let (one, two) = (self.segments.len(), other.segments.len());
+        self.segments.iter().zip(&*other.segments).any(differs)
+            || one < two && !self.open
+            || two < one && !other.open
+    }
+
     /// The path of a gRPC method, or of every method of a service.
     pub(crate) fn of_grpc(service: &GrpcService, method: Option<&GrpcMethod>) -> Self {
         let method = method.map(GrpcMethod::shared);

@@ -16,16 +16,42 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_rule_said_to_be_covered_by_deny_never_lets_a_request_in(
+    fn a_rule_said_to_be_covered_by_deny_or_unreachable_never_lets_a_request_in(
         set in policies(8), asked in proptest::collection::vec(asked(), 16), known in any::<bool>(),
     ) {
-        for finding in lint(&set, known).iter().filter(|it| it.lint == Lint::CoveredByDeny) {
+        for finding in lint(&set, known).iter().filter(|it| is_of_no_effect(it.lint)) {
             let alone = compile(&[as_the_only_allow(&set, finding)]);
             let policies = compile(&set);
             for asked in asked.iter().map(Asked::request) {
                 if alone.judge(&asked).verdict == Verdict::Allow {
                     prop_assert_eq!(policies.judge(&asked).verdict, Verdict::Deny, "{:?}", finding);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn policies_said_to_contradict_each_other_let_nothing_in_where_both_hold(
+        set in policies(8), asked in proptest::collection::vec(asked(), 16), known in any::<bool>(),
+    ) {
+        for finding in lint(&set, known).iter().filter(|it| it.lint == Lint::ContradictingPolicies) {
+            let is_of = |it: &&Sourced| {
+                *it.name() == finding.policy || Some(it.source()) == finding.related.as_ref()
+            };
+            let mut both: Vec<Sourced> = set.iter().filter(is_of).cloned().collect();
+            if both.len() != 2 || !both.iter().all(selects_the_workload) {
+                continue;
+            }
+            both.push(parsed(&json!({
+                "apiVersion": "sidegate.dev/v1alpha1", "kind": "AuthorizationPolicy",
+                "metadata": {"name": "everything", "namespace": "shop"},
+                "spec": {"action": "Allow", "rules": [
+                    {"name": "http", "to": [{"paths": ["/**"]}]}, {"name": "any", "to": [{"ports": [8080, 9090]}]},
+                ]},
+            })));
+            let policies = compile(&both);
+            for asked in asked.iter().map(Asked::request) {
+                prop_assert_eq!(policies.judge(&asked).verdict, Verdict::Deny, "{:?}", finding);
             }
         }
     }
@@ -54,9 +80,27 @@ fn the_small_world_reaches_every_claim() {
         let set = strategy.new_tree(&mut runner).expect("a set").current();
         seen.extend(lint(&set, true).into_iter().map(|finding| finding.lint));
     }
-    for lint in [Lint::CoveredByDeny, Lint::DuplicateRule, Lint::ShadowedRule] {
+    for lint in [
+        Lint::CoveredByDeny,
+        Lint::DuplicateRule,
+        Lint::ShadowedRule,
+        Lint::UnreachableRule,
+        Lint::ContradictingPolicies,
+    ] {
         assert!(seen.contains(&lint), "{}", lint.id());
     }
+}
+
+fn is_of_no_effect(lint: Lint) -> bool {
+    matches!(lint, Lint::CoveredByDeny | Lint::UnreachableRule)
+}
+
+/// Otherwise it changes nothing that is judged here.
+fn selects_the_workload(sourced: &Sourced) -> bool {
+    let spec = &sourced.policy().spec;
+    let namespace = sourced.policy().metadata.namespace.as_str();
+    namespace != "bank"
+        && spec.selector.as_ref().is_none_or(|labels| labels.get("app").is_some_and(|app| app == "pay"))
 }
 
 fn is_redundancy(lint: Lint) -> bool {

@@ -180,12 +180,11 @@ fn asks(operation: &Operation, request: &Request<'_>) -> Answer {
         || operation.grpc.is_some();
     if let Some(names) = &operation.sni {
         return match (request.http, request.sni) {
-            (Some(_), _) => Answer::No,
             (None, None) => Answer::CannotTell,
             (None, Some(sni)) if names.iter().any(|it| host_matches(&it.to_string(), sni)) => {
                 Answer::Yes(None)
             }
-            (None, Some(_)) => Answer::No,
+            _ => Answer::No,
         };
     }
     let Some(http) = request.http else {
