@@ -6,6 +6,7 @@ pub(crate) mod passthrough;
 pub(crate) mod peer;
 
 mod connection;
+mod deadline;
 mod dial;
 mod heard;
 mod leased;

@@ -5,6 +5,8 @@
 mod changes;
 mod cli;
 mod control;
+mod corners;
+mod corners_h2;
 mod downgrade;
 mod fenced;
 mod forward_proxy;
@@ -17,6 +19,7 @@ mod opaque;
 mod outbound;
 mod quarantine;
 mod resilience;
+mod rolling;
 mod routing;
 mod server_first;
 mod server_names;

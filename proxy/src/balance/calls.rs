@@ -62,6 +62,8 @@ pub(crate) struct Pick<'a> {
     pub(crate) tried: &'a [SocketAddr],
     /// The endpoint that the caller has chosen itself: no other will do.
     pub(crate) only: Option<SocketAddr>,
+    /// Whether an ejected endpoint is better than none.
+    pub(crate) ejected_too: bool,
 }
 
 /// A chosen endpoint; counted there until dropped.
@@ -171,7 +173,7 @@ impl Calls {
             endpoint.moved(from);
             return Ok(self.picked(endpoint, now));
         }
-        let ignores_ejections = self.ignores_ejections(&followed);
+        let ignores_ejections = self.ignores_ejections(&followed, pick);
         let is_left =
             |endpoint: &Endpoint| (ignores_ejections || endpoint.is_in()) && pick.allows(endpoint.address);
         let may = |endpoint: &Endpoint| {
@@ -203,11 +205,11 @@ impl Calls {
         })
     }
 
-    /// Endpoints may have left since others were ejected. What is known to fail is then better than nothing, unless
-    /// the rules say that all may be ejected.
-    fn ignores_ejections(&self, followed: &Followed) -> bool {
+    /// Endpoints may have left since others were ejected, or a call may have found the rest out of reach. What has failed
+    /// is then better than nothing, unless the rules say that all may be ejected.
+    fn ignores_ejections(&self, followed: &Followed, pick: Pick<'_>) -> bool {
         let most = followed.rules.outliers.max_ejected_percent;
-        most < 100 && is_over(self.ejected.get(), followed.endpoints.len(), most)
+        most < 100 && (pick.ejected_too || is_over(self.ejected.get(), followed.endpoints.len(), most))
     }
 
     fn choose<'f>(

@@ -162,10 +162,10 @@ async fn what_was_tried_is_not_picked_again() {
         let endpoints = addresses(2);
         let key = Some(Key::source([127, 0, 0, 1].into()));
         for _ in 0..20 {
-            let picked = calls.pick(Pick { key, tried: &endpoints[..1], only: None }).unwrap();
+            let picked = calls.pick(Pick { key, tried: &endpoints[..1], ..Pick::default() }).unwrap();
             assert_eq!(picked.endpoint(), endpoints[1]);
         }
-        let nowhere = calls.pick(Pick { key, tried: &endpoints, only: None }).unwrap_err();
+        let nowhere = calls.pick(Pick { key, tried: &endpoints, ..Pick::default() }).unwrap_err();
         assert!(matches!(nowhere, Error::NoEndpoints(_)), "{nowhere}");
     }
 }
@@ -175,7 +175,7 @@ async fn an_endpoint_that_the_caller_has_chosen_is_the_only_one() {
     for balance in [Balance::Latency, Balance::RoundRobin, Balance::Hash(HashKey::Source)] {
         let (_balancer, calls) = calls(3, by(balance));
         let (endpoints, key) = (addresses(4), Some(Key::source([127, 0, 0, 1].into())));
-        let at = |only, tried| calls.pick(Pick { key, tried, only: Some(only) });
+        let at = |only, tried| calls.pick(Pick { key, tried, only: Some(only), ..Pick::default() });
         for _ in 0..20 {
             assert_eq!(at(endpoints[1], &[]).unwrap().endpoint(), endpoints[1]);
         }
@@ -276,7 +276,7 @@ proptest! {
         let tried: Vec<SocketAddr> =
             tried.into_iter().map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect();
         let has_more = addresses(count).iter().any(|endpoint| !tried.contains(endpoint));
-        let picked = calls.pick(Pick { key: Some(user(1)), tried: &tried, only: None });
+        let picked = calls.pick(Pick { key: Some(user(1)), tried: &tried, ..Pick::default() });
         prop_assert_eq!(picked.is_ok(), has_more);
         if let Ok(picked) = picked {
             prop_assert!(addresses(count).contains(&picked.endpoint()));
@@ -415,6 +415,19 @@ async fn ejections_are_ignored_when_the_others_have_left() {
     // And if that helps, it is back.
     picked.answered(StatusCode::OK);
     assert_eq!(shown(&balancer), [(bad, "in")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ejected_endpoint_is_better_than_none_that_can_be_reached() {
+    let endpoints = addresses(2);
+    for (most, found) in [(50, Some(endpoints[0])), (100, None)] {
+        let (_balancer, calls) = calls(2, eager(1, most));
+        end_at(&calls, endpoints[0], StatusCode::BAD_GATEWAY);
+        let elsewhere = Pick { tried: &endpoints[1..], ..Pick::default() };
+        assert!(calls.pick(elsewhere).is_err(), "it is ejected");
+        let picked = calls.pick(Pick { ejected_too: true, ..elsewhere }).ok();
+        assert_eq!(picked.map(|picked| picked.endpoint()), found, "maxEjectedPercent: {most}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -112,7 +112,7 @@ impl<'a> Tries<'a> {
 
     /// The endpoint of the first try.
     pub(crate) fn first(&mut self, key: Option<Key>) -> Result<Picked, Error> {
-        let picked = self.calls.pick(Pick { key, tried: &[], only: self.only })?;
+        let picked = self.calls.pick(Pick { key, only: self.only, ..Pick::default() })?;
         self.made = 1;
         Ok(picked)
     }
@@ -190,13 +190,15 @@ impl<'a> Tries<'a> {
 
     /// What could not be reached is not reached a moment later; elsewhere it may be. The rest may go back.
     fn elsewhere(&self, reason: Reason, key: Option<Key>) -> Result<Picked, Stop> {
-        let picked = self.calls.pick(Pick { key, tried: &self.tried, only: self.only });
-        let picked = match reason {
-            Reason::Full | Reason::Unreachable => picked,
+        let elsewhere = Pick { key, tried: &self.tried, only: self.only, ejected_too: false };
+        let otherwise = match reason {
+            // Two of two that are restarted one after the other: the one that is back may still be ejected.
+            Reason::Full | Reason::Unreachable => Pick { ejected_too: true, ..elsewhere },
             Reason::RefusedStream | Reason::Reset | Reason::Timeout | Reason::Status => {
-                picked.or_else(|_| self.calls.pick(Pick { key, tried: &[], only: self.only }))
+                Pick { tried: &[], ..elsewhere }
             }
         };
+        let picked = self.calls.pick(elsewhere).or_else(|_| self.calls.pick(otherwise));
         picked.map_err(|_| Stop::Exhausted)
     }
 

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Answer, Pool,
+    deadline::time_for,
     dial::Carries,
     stream::{Carried, OverTcp, Stream, carry},
 };
@@ -43,7 +44,7 @@ pub(crate) async fn send(
         // The far sidecar's application spoke this version to a service of this kind.
         Protocol::Auto | Protocol::Tcp => downstream == Version::HTTP_2,
     };
-    let bounds = pool.unpicked();
+    let bounds = pool.unpicked(time_for(request.headers(), pool.dialer().limits.response_timeout));
     let answer = if speaks_http2 {
         pool.send_http2(&destination, request.into_http2()?.map(Sent::Once), bounds).await
     } else {

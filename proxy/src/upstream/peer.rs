@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     Answer, Bounds, Pool,
+    deadline::time_for,
     dial::{Carries, Destination, Dialed},
     pool::Failure,
     stream::{Carried, OverTcp, Stream, carry, carry_tunnel},
@@ -69,8 +70,9 @@ pub(crate) async fn send(
     let is_http2 = version == Version::HTTP_2 && request.opening().is_none();
     let request = if is_http2 { request.into_http2()? } else { request.into_http1() };
     let key = reach.key(request.headers(), record);
+    let time = reach.time(request.headers());
     let mut tries =
-        Tries::begin(reach.calls(), &reach.rules().retries, reach.time(), request.method()).at(reach.only);
+        Tries::begin(reach.calls(), &reach.rules().retries, time, request.method()).at(reach.only);
     let mut sending = Sending::of(request, is_http2, reach.rules());
     let mut picked = tries.first(key)?;
     loop {
@@ -197,10 +199,12 @@ impl Sending {
 /// Connects a link of its own to an endpoint of the service, noting in `record` where and to whom.
 pub(crate) async fn connect(reach: Reach<'_>, carries: Carries, record: &mut Record) -> Result<Link, Error> {
     let tls = reach.tls()?;
-    let key = reach.key(&HeaderMap::new(), record);
+    let none = HeaderMap::new();
+    let key = reach.key(&none, record);
     // Nothing of a connection that did not come about was sent, so that another is always safe.
+    let time = reach.time(&none);
     let mut tries =
-        Tries::begin(reach.calls(), &reach.rules().retries, reach.time(), &Method::CONNECT).at(reach.only);
+        Tries::begin(reach.calls(), &reach.rules().retries, time, &Method::CONNECT).at(reach.only);
     let mut picked = tries.first(key)?;
     loop {
         let endpoint = picked.endpoint();
@@ -322,13 +326,11 @@ impl<'a> Reach<'a> {
         &self.service.resilience
     }
 
-    fn time(&self) -> Time {
+    fn time(&self, fields: &HeaderMap) -> Time {
         let limits = &self.pool.dialer().limits;
         let timeouts = &self.rules().timeouts;
-        Time {
-            request: timeouts.request.unwrap_or(limits.response_timeout),
-            per_try: self.per_try.or(timeouts.per_try),
-        }
+        let most = timeouts.request.unwrap_or(limits.response_timeout);
+        Time { request: time_for(fields, most), per_try: self.per_try.or(timeouts.per_try) }
     }
 
     fn bounds<'p>(&self, tries: &Tries<'_>, picked: &'p Picked) -> Bounds<'p> {

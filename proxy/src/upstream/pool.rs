@@ -87,11 +87,11 @@ impl Pool {
     }
 
     /// The bounds of what goes to the local application: those of the sidecar.
-    pub(crate) fn unpicked(&self) -> Bounds<'static> {
+    pub(crate) fn unpicked(&self, time: Duration) -> Bounds<'static> {
         let limits = &self.dialer.limits;
         let now = Instant::now();
         Bounds {
-            deadline: now.checked_add(limits.response_timeout).unwrap_or(now),
+            deadline: now.checked_add(time).unwrap_or(now),
             connect: limits.connect_timeout,
             idle: limits.idle_timeout,
             is_fresh: false,
@@ -101,7 +101,7 @@ impl Pool {
 
     /// Until when a connection to the local application that is begun now must be there.
     pub(crate) fn connected_by(&self) -> Instant {
-        self.unpicked().connected_by()
+        self.unpicked(self.dialer.limits.response_timeout).connected_by()
     }
 
     /// What opens its connections.

@@ -34,6 +34,15 @@ impl Service {
         F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
+        Self::with_streams(200, answer).await
+    }
+
+    /// The same, that takes so many streams of HTTP/2 on a connection.
+    pub(crate) async fn with_streams<F, R>(streams: u32, answer: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> R + Clone + Send + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
@@ -47,7 +56,7 @@ impl Service {
                         async move { Ok::<_, io::Error>(response.await) }
                     });
                     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                    builder.http2().enable_connect_protocol();
+                    builder.http2().enable_connect_protocol().max_concurrent_streams(streams);
                     // A connection that the sidecar drops is no failure of the application.
                     let _ = builder.serve_connection_with_upgrades(TokioIo::new(tcp), service).await;
                 });

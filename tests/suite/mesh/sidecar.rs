@@ -195,6 +195,14 @@ impl Sidecar {
         super::Connection::plain(self.admin, super::Http::One).await.call("GET", path).await.unwrap()
     }
 
+    /// What of its memory is resident.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024
+    }
+
     /// Asks it to end in order.
     pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
