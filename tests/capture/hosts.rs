@@ -39,6 +39,12 @@ pub(crate) fn prerequisites() -> Result<(), String> {
         ("iptables-nft-restore", "iptables"),
         ("ip6tables-nft-restore", "iptables"),
         ("setpriv", "util-linux"),
+        ("curl", "curl"),
+        ("h2load", "nghttp2-client"),
+        ("/usr/sbin/nginx", "nginx-light"),
+        ("redis-server", "redis-server"),
+        ("/usr/sbin/sshd", "openssh-server"),
+        ("ssh-keyscan", "openssh-client"),
     ] {
         let ran = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if ran.is_err() {

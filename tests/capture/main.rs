@@ -25,6 +25,7 @@ mod authority;
 mod hosts;
 mod matrix;
 mod programs;
+mod real;
 mod rules;
 mod world;
 
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
 fn run(filter: &str) -> ExitCode {
     let (mut passed, mut failed) = (0, Vec::new());
     for backend in [Backend::Nft, Backend::Iptables] {
-        for (name, test) in matrix::TESTS.iter().chain(rules::TESTS) {
+        for (name, test) in matrix::TESTS.iter().chain(real::TESTS).chain(rules::TESTS) {
             let name = format!("{}::{name}", backend.as_str());
             if !name.contains(filter) {
                 continue;

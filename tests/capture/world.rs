@@ -133,6 +133,22 @@ impl World {
         self.running.retain(|(running, _)| running != name);
     }
 
+    /// Runs a program of the machine's own until the end; `is_up` tells when it serves.
+    pub(crate) fn run(
+        &mut self,
+        name: &str,
+        of: Of,
+        user: User,
+        words: &[&str],
+        is_up: impl Fn(&Self) -> bool,
+    ) {
+        let mut command = self.host(of).command(user, words[0]);
+        command.args(&words[1..]).current_dir(self.folder.path());
+        let child = command.stdout(self.log(name)).stderr(self.log(&format!("{name}-errors"))).spawn();
+        self.running.push((name.to_owned(), Running(child.unwrap())));
+        eventually(&format!("{name} serves"), || is_up(self));
+    }
+
     pub(crate) fn start(&mut self, name: &str, of: Of, user: User, words: &[&str]) {
         let log = self.log(name);
         let child = self.program(of, user, words).stdout(Stdio::null()).stderr(log).spawn().unwrap();
@@ -234,7 +250,10 @@ spec:
     to: [{ports: [8080], methods: [GET], paths: [/open/**]}]
   - name: orders-tcp
     from: [{serviceAccounts: [shop/orders]}]
-    to: [{ports: [5432]}]
+    to: [{ports: [5432, 6379, 8443, 2222]}]
+  - name: orders-http2
+    from: [{serviceAccounts: [shop/orders]}]
+    to: [{ports: [8082], paths: [/open/**]}]
 ";
 
 /// The application calls payments by the addresses of its hosts, or of a load balancer that no host has.
@@ -260,6 +279,12 @@ services:
   protocol: tcp
   identities: ['spiffe://shop.test/ns/shop/sa/payments']
   endpoints: ['10.77.0.2:5432', '[fd77::2]:5432']
+- name: payments-http2
+  identities: ['spiffe://shop.test/ns/shop/sa/payments']
+  endpoints: ['10.77.0.2:8082', '[fd77::2]:8082']
+- name: payments-bytes
+  identities: ['spiffe://shop.test/ns/shop/sa/payments']
+  endpoints: ['10.77.0.2:6379', '[fd77::2]:6379', '10.77.0.2:2222', '[fd77::2]:2222', '10.77.0.2:8443', '[fd77::2]:8443']
 - name: orders
   identities: ['spiffe://shop.test/ns/shop/sa/orders']
   endpoints: ['10.77.0.1:8080', '[fd77::1]:8080']
@@ -281,7 +306,7 @@ policies: policy.yaml
 inbound:
 - listen: '[::]:15106'
   forward: captured
-  ports: [{port: 8080, protocol: http}, {port: 5432, protocol: tcp}]
+  ports: [{port: 8080, protocol: http}, {port: 8082, protocol: http2}, {port: 5432, protocol: tcp}, {port: 6379}, {port: 8443}, {port: 2222}]
 outbound:
 - {listen: '127.0.0.1:15101', captured: {}}
 - {listen: '[::1]:15101', captured: {}}
