@@ -393,6 +393,14 @@ codes! {
         "no connection to the upstream in time",
         "Dialling it, its handshake included, took longer than allowed. Nothing was sent.",
         "Check that the endpoint runs and that the network lets packets through; the limits are `limits.connectTimeout` and `timeouts.connect` of the service.";
+    RateLimited = "SG0646", Connectivity,
+        "refused: a rate limit is reached",
+        "As many requests have come as the limit admits: inbound those of one caller or of all, outbound those of one rule. The answer is 429, and `Retry-After` says when there is room.",
+        "Look at `sidegate_rate_limited_total` for who sends so much; the limit is in `inbound[].rateLimits` or in the rule's `rateLimit`.";
+    RateCallers = "SG0647", Connectivity,
+        "refused: a rate limit tells no more callers apart",
+        "Each of so many callers has sent so lately that its count cannot be forgotten, so this one cannot be counted. It is refused, since an uncounted caller would have no limit.",
+        "Raise `limits.rateCallers` above the number of workloads that call this port.";
     HeadTimeout = "SG0650", Connectivity,
         "connection closed: the request head did not end in time",
         "A head began and its end did not come: a broken client, or one that holds connections on purpose.",

@@ -8,6 +8,7 @@ mod hosts;
 mod inbound;
 mod limits;
 mod outbound;
+mod rates;
 mod resilience;
 mod routes;
 mod schema;
@@ -34,6 +35,7 @@ pub use capture::{Capture, IpProtocol, ResolversUnknown, Selection, Traffic};
 pub use captured::{CapturedOutbound, Passthrough};
 pub use hosts::{ByHost, Host};
 pub use limits::Limits;
+pub use rates::{Per, Rate, RateLimit};
 pub use resilience::{Balance, Breakers, Failures, HashKey, Outliers, Resilience, Retries, Timeouts};
 pub use routes::{
     Backend, Faults, HeaderChanges, Mirror, PathChange, PathMatch, Redirect, Rewrite, RouteAction,
@@ -131,6 +133,8 @@ pub struct Inbound {
     pub paths: PathMode,
     /// What requests may become.
     pub upgrades: Upgrades,
+    /// How many requests it takes.
+    pub rate_limits: Vec<RateLimit>,
     /// The address that other sidecars are told to connect to. `None`: the listening one, if captured with the
     /// application's port.
     pub advertise: Option<SocketAddr>,

@@ -1,7 +1,7 @@
 //! Why a connection or a request ended without its answer: one enum for the data path. Each variant knows its code,
 //! the HTTP status that the downstream sees, and whether policy or something else refused.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 use sidegate_codes::Code;
@@ -138,6 +138,20 @@ pub(crate) enum Error {
         /// As the rule says.
         status: StatusCode,
     },
+    /// As many requests as a rate limit admits have come. The caller's fault, or the limit's.
+    #[error("rate limit {detail}")]
+    RateLimited {
+        /// Which limit it was.
+        detail: String,
+        /// When there is room for another request.
+        wait: Duration,
+    },
+    /// A rate limit tells no more callers apart.
+    #[error("rate limit {detail}")]
+    RateCallers {
+        /// Which limit it was.
+        detail: String,
+    },
     /// The upstream could not be reached, was not who it should be, or broke while answering.
     #[error("{detail}")]
     Upstream {
@@ -223,6 +237,8 @@ impl Error {
             Self::NoRoute(_) => Code::NoRoute,
             Self::NoBackend { .. } => Code::NoBackend,
             Self::FaultInjected { .. } => Code::FaultInjected,
+            Self::RateLimited { .. } => Code::RateLimited,
+            Self::RateCallers { .. } => Code::RateCallers,
             Self::Draining => Code::Draining,
             Self::Downstream(_) => Code::DownstreamFailed,
         }
@@ -252,6 +268,7 @@ impl Error {
             Self::RetryBudget(last) => last.status(),
             Self::NoBackend { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::FaultInjected { status, .. } => *status,
+            Self::RateLimited { .. } | Self::RateCallers { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Upstream { code: Code::UpstreamTimeout | Code::RouteTimeout, .. } => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -280,7 +297,20 @@ impl Error {
             }
             Self::NoRoute(_) => "not found",
             Self::FaultInjected { .. } => "fault",
+            Self::RateLimited { .. } | Self::RateCallers { .. } => "too many requests",
             _ => "unavailable",
+        }
+    }
+
+    /// When it may be asked again, in seconds: RFC 9110 §10.2.3.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        match self {
+            // Told too early, it would be refused again.
+            Self::RateLimited { wait, .. } => {
+                Some(wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1))
+            }
+            Self::RateCallers { .. } => Some(1),
+            _ => None,
         }
     }
 

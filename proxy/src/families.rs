@@ -63,6 +63,7 @@ pub static ALL: &[&Family] = &[
     &EJECTIONS_IGNORED,
     &BREAKER_REFUSALS,
     &RETRIES,
+    &RATE_LIMITED,
 ];
 
 pub(crate) static REQUESTS: Family = Family {
@@ -257,6 +258,25 @@ pub(crate) static RETRIES: Family = Family {
     labels: &[SERVICE, RETRY_REASON, RETRY_OUTCOME],
 };
 
+pub(crate) static RATE_LIMITED: Family = Family {
+    name: "sidegate_rate_limited_total",
+    help: "Requests answered 429 because of a rate limit",
+    kind: Kind::Counter,
+    labels: &[DIRECTION, RATE_LIMIT, RATE_CALLER, RATE_REASON],
+};
+
+const RATE_LIMIT: Label = Label {
+    name: "limit",
+    values: "inbound, the application's port and the limit's name, `8080/charges`; outbound, the service and the rule, `shop/payments/charges`",
+};
+const RATE_CALLER: Label = Label {
+    name: "src",
+    values: "the caller, `namespace/account` as its certificate proves it; `none`: outbound, the local application",
+};
+const RATE_REASON: Label = Label {
+    name: "reason",
+    values: "`rate`: so many requests have come; `callers`: `limits.rateCallers` callers are told apart already",
+};
 const SERVICE: Label = Label { name: "service", values: "the called service, `namespace/name`" };
 const ENDPOINT: Label = Label { name: "endpoint", values: "its address and port" };
 const STATE: Label = Label {

@@ -17,7 +17,7 @@ use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_TYPE, UPGRADE},
+    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE},
 };
 use http_body::Body as _;
 use hyper::{
@@ -435,6 +435,9 @@ fn refuse(error: &Error, is_grpc: bool, id: &HeaderValue, mut record: Record) ->
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     fields.insert(headers::REQUEST_ID, id.clone());
+    if let Some(seconds) = error.retry_after() {
+        fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     if is_grpc {
         fields.insert("grpc-status", HeaderValue::from(grpc_status(error.status())));
         fields.insert("grpc-message", HeaderValue::from_static(error.public()));
@@ -447,6 +450,7 @@ fn grpc_status(status: StatusCode) -> u16 {
     match status {
         StatusCode::FORBIDDEN => 7,
         StatusCode::GATEWAY_TIMEOUT => 4,
+        StatusCode::TOO_MANY_REQUESTS => 8,
         StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => 12,
         StatusCode::BAD_REQUEST | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 13,
         _ => 14,

@@ -90,6 +90,7 @@ async fn forward(
     let caller = caller(peer, *downstream, inbound);
     let permit = authorize::request(caller, checked, &snapshot)?;
     record.admitted(permit.admission());
+    snapshot.rates[*port].admit(peer.id(), &permit.subject().asking(), &worker.metrics)?;
     let flow = Rc::clone(record.flow());
     record.judged_again_at(worker.open.enter(caller, peer, asked, Rc::clone(&flow)));
     record.upstream(&inbound.forward);

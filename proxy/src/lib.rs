@@ -25,6 +25,7 @@ mod inbound;
 mod memory;
 mod orig_dst;
 mod outbound;
+mod rate;
 mod resilience;
 mod route;
 mod snapshot;

@@ -27,7 +27,7 @@ use crate::{
 pub(crate) use chance::Chance;
 pub(crate) use fault::{inject, warn_of_faults};
 pub(crate) use mirror::{Copies, mirror};
-pub(crate) use table::{Asking, Matched, RouteTable};
+pub(crate) use table::{Asking, Matched, RouteTable, is_matched};
 
 /// Where a request goes.
 #[derive(Clone, Copy, Debug)]

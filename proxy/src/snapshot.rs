@@ -23,6 +23,7 @@ pub(crate) use called_at::CalledAt;
 
 use crate::{
     config::{Config, Inbound, Outbound, Resilience, ServiceName, Target},
+    rate::{Kept, PortRates, Renewal},
     route::RouteTable,
     telemetry::Metrics,
 };
@@ -40,6 +41,8 @@ pub(crate) struct Snapshot {
     pub(crate) enforcement: Enforcement,
     /// Ports by listener.
     pub(crate) inbound: Arc<[Inbound]>,
+    /// How many requests those take, in the same order.
+    pub(crate) rates: Arc<[PortRates]>,
     /// Routes by listener.
     pub(crate) outbound: Arc<[Route]>,
     /// Every service that is known, whichever port leads to it.
@@ -160,6 +163,8 @@ struct Parts {
     credentials: Option<Credentials>,
     trust: Arc<TrustBundles>,
     policies: Arc<Policies>,
+    /// The rate limits of the snapshot before.
+    rates: Kept,
     generation: u64,
     version: u64,
 }
@@ -174,12 +179,13 @@ impl Snapshot {
 impl Publisher {
     /// Starts with a snapshot that admits nobody and reaches nothing.
     pub(crate) fn new(config: Config, metrics: Arc<Metrics>) -> Self {
-        let parts = Parts {
+        let mut parts = Parts {
             config,
             mesh: None,
             credentials: None,
             trust: Arc::default(),
             policies: Arc::default(),
+            rates: Kept::default(),
             generation: 0,
             version: 0,
         };
@@ -299,12 +305,16 @@ impl Parts {
         }));
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&mut self) -> Snapshot {
+        let mut rates = self.rates.renew();
         let secured = self.credentials.as_ref().map(|credentials| Secured {
             credentials: credentials.clone(),
             server: server_config(credentials, Arc::clone(&self.trust), ClientAuth::Required, &SERVER_ALPN),
         });
-        let services: Services = Arc::new(self.services());
+        let services: Services = Arc::new(self.services(&mut rates));
+        let callers = self.config.limits.rate_callers;
+        let port_rates = self.config.inbound.iter().map(|port| rates.port(port, callers)).collect();
+        self.rates = rates.end();
         let route = |port: &Outbound| Route {
             port: port.clone(),
             services: port.leads_to.services().iter().map(|name| services.get(name).cloned()).collect(),
@@ -320,6 +330,7 @@ impl Parts {
             policies: Arc::clone(&self.policies),
             enforcement: self.mesh.as_ref().map_or(Enforcement::Enforce, |mesh| mesh.enforcement),
             inbound: self.config.inbound.clone().into(),
+            rates: port_rates,
             outbound: self.config.outbound.iter().map(route).collect(),
             services,
             called_at,
@@ -329,15 +340,17 @@ impl Parts {
     }
 
     /// A target comes from the file or from the control plane; the file accepts none where there is one.
-    fn services(&self) -> BTreeMap<ServiceName, Arc<Service>> {
+    fn services(&self, rates: &mut Renewal) -> BTreeMap<ServiceName, Arc<Service>> {
         let told = self.mesh.iter().flat_map(|mesh| &mesh.services);
         let said = self.config.services.iter();
         let said = said.filter_map(|(name, service)| Some((name, service.target.as_ref()?)));
-        told.chain(said).map(|(name, target)| (name.clone(), Arc::new(self.service(name, target)))).collect()
+        told.chain(said)
+            .map(|(name, target)| (name.clone(), Arc::new(self.service(name, target, rates))))
+            .collect()
     }
 
     /// Where it is may come from the control plane; how it is called is said by the file alone.
-    fn service(&self, name: &ServiceName, target: &Target) -> Service {
+    fn service(&self, name: &ServiceName, target: &Target, rates: &mut Renewal) -> Service {
         let identities: Arc<[SpiffeId]> = target.identities.clone().into();
         let said = self.config.services.get(name);
         let routes = said.map_or(&[][..], |said| &said.routes);
@@ -346,7 +359,7 @@ impl Parts {
             tls: self.peer_tls(&identities),
             identities,
             resilience: Arc::new(said.map_or_else(Resilience::default, |said| said.resilience.clone())),
-            routes: RouteTable::compile(routes),
+            routes: RouteTable::compile(routes, |rule| rates.route(name, rule)),
         }
     }
 

@@ -18,6 +18,7 @@ mod mesh;
 mod opaque;
 mod outbound;
 mod quarantine;
+mod rates;
 mod resilience;
 mod rolling;
 mod routing;

@@ -27,6 +27,11 @@ impl<T> Permit<T> {
         &self.admission
     }
 
+    /// What was judged. It can be looked at, and changed no more.
+    pub(crate) fn subject(&self) -> &T {
+        &self.subject
+    }
+
     /// What was judged, and who asked for it.
     pub(crate) fn redeem(self) -> (T, SpiffeId) {
         (self.subject, self.peer)

@@ -9,7 +9,12 @@ use std::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Forward, Inbound, Outbound, PathMode, Protocol, Upgrades, file::Faults, schema};
+use super::{
+    Forward, Inbound, Outbound, PathMode, Protocol, Upgrades,
+    file::Faults,
+    rates::{self, RateLimitFile},
+    schema,
+};
 
 /// A port on which peers reach the application.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -33,6 +38,9 @@ pub(super) struct InboundFile {
     /// What a request may become, by the names of `Upgrade`; other upgrades are answered 501. `websocket` is also that of
     /// HTTP/2 (RFC 8441). HTTP itself is never upgraded to. Absent: `[websocket]`.
     upgrades: Option<Vec<String>>,
+    /// How many requests it takes; those that a policy denies are not counted. Opaque connections have no requests.
+    #[serde(default)]
+    rate_limits: Vec<RateLimitFile>,
     /// The address that other sidecars are told to connect to; with `forward: captured` an IP address alone, since
     /// they connect to the application's ports. Absent: the listening one.
     #[schemars(with = "Option<schema::Address>")]
@@ -73,6 +81,7 @@ impl InboundFile {
             protocol: self.protocol,
             paths: self.paths,
             upgrades: Upgrades::resolve(self.upgrades, field, faults),
+            rate_limits: rates::resolve(field, self.rate_limits, faults),
             advertise,
         }])
     }
@@ -101,6 +110,7 @@ impl InboundFile {
             }
         }
         let upgrades = Upgrades::resolve(self.upgrades, field, faults);
+        let rate_limits = rates::resolve(field, self.rate_limits, faults);
         let inbound = ports.into_iter().map(|CapturedPortFile { port, protocol, paths }| Inbound {
             listen,
             is_captured: true,
@@ -108,6 +118,7 @@ impl InboundFile {
             protocol: protocol.unwrap_or(self.protocol),
             paths: paths.unwrap_or(self.paths),
             upgrades: upgrades.clone(),
+            rate_limits: rate_limits.clone(),
             advertise: advertise.map(|ip| (ip, port).into()),
         });
         Some(inbound.collect())

@@ -104,6 +104,10 @@ pub struct Limits {
     /// Bytes of one update of the control plane.
     #[schemars(range(min = 65_536, max = MOST))]
     pub snapshot_bytes: usize,
+    /// Callers that one rate limit tells apart. A further one is refused while none of theirs has been silent for long
+    /// enough to be forgotten.
+    #[schemars(range(min = 1, max = MOST))]
+    pub rate_callers: usize,
     /// Edge cells kept per worker; further edges are counted together as overflow.
     #[schemars(range(min = 16, max = MOST))]
     pub edge_cells: usize,
@@ -138,6 +142,7 @@ impl Default for Limits {
             drain_timeout: Duration::from_secs(10),
             memory: 1024 * 1024 * 1024,
             snapshot_bytes: 16 * 1024 * 1024,
+            rate_callers: 4_096,
             edge_cells: 4_096,
         }
     }
@@ -173,6 +178,7 @@ pub(super) struct LimitsFile {
     drain_timeout: Option<String>,
     memory: Option<u64>,
     snapshot_bytes: Option<u64>,
+    rate_callers: Option<u64>,
     edge_cells: Option<u64>,
 }
 
@@ -215,6 +221,7 @@ impl LimitsFile {
         number("requests", self.requests, &mut limits.requests, 1);
         number("idleConnections", self.idle_connections, &mut limits.idle_connections, 1);
         number("snapshotBytes", self.snapshot_bytes, &mut limits.snapshot_bytes, 65_536);
+        number("rateCallers", self.rate_callers, &mut limits.rate_callers, 1);
         number("edgeCells", self.edge_cells, &mut limits.edge_cells, 16);
         // None of them is over `MOST`.
         for (into, number) in [

@@ -8,9 +8,9 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::{Host, ServiceName};
+use super::{Host, Rate, ServiceName};
 
-pub(super) use file::{RouteFile, resolve};
+pub(super) use file::{MatchFile, RouteFile, few, listed, matches, resolve, rule_name};
 
 /// A rule: which requests, and what becomes of them. Among several the most specific match decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct RouteRule {
     pub action: RouteAction,
     /// How long it may take.
     pub timeouts: RouteTimeouts,
+    /// How many requests it takes. `None`: any number.
+    pub rate: Option<Rate>,
     /// What goes wrong on purpose.
     pub faults: Option<Faults>,
 }

@@ -66,6 +66,8 @@ samples! {
     NoRoute: Error::NoRoute(String::new());
     NoBackend: Error::NoBackend { rule: Arc::from("r"), detail: String::new() };
     FaultInjected: Error::FaultInjected { rule: Arc::from("r"), status: StatusCode::SERVICE_UNAVAILABLE };
+    RateLimited: Error::RateLimited { detail: String::new(), wait: Duration::ZERO };
+    RateCallers: Error::RateCallers { detail: String::new() };
     Upstream:
         upstream(Code::UpstreamUnreachable),
         upstream(Code::UpstreamFailed),

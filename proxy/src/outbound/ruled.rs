@@ -38,6 +38,9 @@ impl Ruled<'_> {
         let Self { matched, called, paths, snapshot, worker } = self;
         let rule = matched.rule;
         record.routed(&rule.name);
+        if let Some(limiter) = matched.limiter {
+            limiter.admit_own(&worker.metrics)?;
+        }
         route::inject(rule, called.name, record, worker).await?;
         if let Some(answer) = route::answer(&matched, &checked)? {
             return Ok(route::changed(answer, rule, None));

@@ -7,7 +7,10 @@ use hashbrown::HashMap;
 use http::HeaderMap;
 
 use super::query;
-use crate::config::{Host, PathMatch, RouteMatch, RouteRule};
+use crate::{
+    config::{Host, PathMatch, RouteMatch, RouteRule},
+    rate::Limiter,
+};
 
 /// What is asked of a request, in its checked form.
 #[derive(Clone, Copy, Debug)]
@@ -25,14 +28,23 @@ pub(crate) struct Matched<'a> {
     pub(crate) rule: &'a Arc<RouteRule>,
     /// Bytes of the path that the match was by; all of them where it was exact.
     pub(crate) prefix: usize,
+    /// How many requests it takes. `None`: any number.
+    pub(crate) limiter: Option<&'a Limiter>,
 }
 
 /// The rules of a service.
 #[derive(Debug)]
 pub(crate) struct RouteTable {
-    rules: Vec<Arc<RouteRule>>,
+    rules: Vec<Limited>,
     /// The more specific host first; `None`, which is any, last.
     hosts: Vec<(Option<Host>, Paths)>,
+}
+
+/// A rule with its rate limit, if it has one.
+#[derive(Debug)]
+struct Limited {
+    rule: Arc<RouteRule>,
+    limiter: Option<Arc<Limiter>>,
 }
 
 /// The matches of one host, by path.
@@ -52,11 +64,15 @@ struct Place {
 
 impl RouteTable {
     /// `None`: there are no rules.
-    pub(crate) fn compile(rules: &[Arc<RouteRule>]) -> Option<Self> {
+    pub(crate) fn compile(
+        rules: &[Arc<RouteRule>],
+        mut limiter: impl FnMut(&RouteRule) -> Option<Arc<Limiter>>,
+    ) -> Option<Self> {
         if rules.is_empty() {
             return None;
         }
-        let mut table = Self { rules: rules.to_vec(), hosts: Vec::new() };
+        let with_limits = rules.iter().map(|rule| Limited { rule: Arc::clone(rule), limiter: limiter(rule) });
+        let mut table = Self { rules: with_limits.collect(), hosts: Vec::new() };
         for (index, rule) in rules.iter().enumerate() {
             let any = rule.hostnames.is_empty().then_some(None);
             for host in rule.hostnames.iter().map(Some).chain(any) {
@@ -115,11 +131,11 @@ impl Paths {
         }
     }
 
-    fn find<'a>(&self, asking: &Asking<'_>, rules: &'a [Arc<RouteRule>]) -> Option<Matched<'a>> {
+    fn find<'a>(&self, asking: &Asking<'_>, rules: &'a [Limited]) -> Option<Matched<'a>> {
         let first = |places: &Vec<Place>, prefix| {
-            let place =
-                places.iter().find(|place| holds(&rules[place.rule].matches[place.condition], asking))?;
-            Some(Matched { rule: &rules[place.rule], prefix })
+            let is_right = |place: &&Place| holds(&rules[place.rule].rule.matches[place.condition], asking);
+            let Limited { rule, limiter } = &rules[places.iter().find(is_right)?.rule];
+            Some(Matched { rule, prefix, limiter: limiter.as_deref() })
         };
         let path = asking.path;
         let exact = self.exact.get(path).and_then(|places| first(places, path.len()));
@@ -131,6 +147,21 @@ impl Paths {
         let before = |end: usize| (end > 0).then(|| path[..end].rfind('/').unwrap_or(0));
         let longest = self.longest_prefix;
         std::iter::successors(Some(path.len()), move |end| before(*end)).filter(move |end| *end <= longest)
+    }
+}
+
+/// Whether a request is for one of `hostnames`, none of them being any, and holds one of `matches`.
+pub(crate) fn is_matched(hostnames: &[Host], matches: &[RouteMatch], asking: &Asking<'_>) -> bool {
+    (hostnames.is_empty() || hostnames.iter().any(|host| is_host(Some(host), asking.host)))
+        && matches.iter().any(|one| is_path(&one.path, asking.path) && holds(one, asking))
+}
+
+fn is_path(path: &PathMatch, asked: &str) -> bool {
+    match path {
+        PathMatch::Exact(path) => path == asked,
+        PathMatch::Prefix(prefix) => {
+            asked.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
     }
 }
 

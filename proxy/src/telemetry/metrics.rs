@@ -29,6 +29,7 @@ use crate::{
     config::ServiceName,
     error::Breaker,
     families::{self, Family, Kind},
+    rate::Place,
     resilience::{End, Reason},
 };
 
@@ -81,6 +82,8 @@ pub(crate) struct Metrics {
     pub(crate) breakers: Series<BreakerLabels>,
     /// Further tries of requests.
     pub(crate) retries: Series<RetryLabels>,
+    /// Requests over a rate limit.
+    pub(crate) rate_limited: Series<RateLabels>,
 }
 
 /// A counter per label set. Few and small: connections are not requests.
@@ -142,6 +145,30 @@ pub(crate) struct FaultLabels {
     pub(crate) service: ServiceName,
     pub(crate) rule: Arc<str>,
     pub(crate) kind: &'static str,
+}
+
+/// Labels of `sidegate_rate_limited_total`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RateLabels {
+    pub(crate) of: Place,
+    pub(crate) caller: Option<SpiffeId>,
+    pub(crate) reason: RateReason,
+}
+
+/// What a request over a rate limit lacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum RateReason {
+    Rate,
+    Callers,
+}
+
+impl RateReason {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Callers => "callers",
+        }
+    }
 }
 
 impl Metrics {
@@ -389,6 +416,14 @@ impl Exposition {
         samples(encoder, &families::RETRIES, |mut to| {
             metrics.retries.each(|labels, count| {
                 to.counter([&*labels.service, labels.reason.as_str(), labels.end.as_str()], count)
+            })
+        })?;
+        samples(encoder, &families::RATE_LIMITED, |mut to| {
+            metrics.rate_limited.each(|labels, count| {
+                let (caller, _) = names(&Ends { source: labels.caller.clone(), destination: None });
+                let caller = if labels.caller.is_some() { caller.as_str() } else { "none" };
+                let (direction, limit) = (labels.of.direction(), labels.of.to_string());
+                to.counter([direction.as_str(), &limit, caller, labels.reason.as_str()], count)
             })
         })
     }

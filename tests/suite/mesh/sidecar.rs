@@ -180,6 +180,11 @@ impl Sidecar {
         self.log.nth(times - 1, |line| line["message"] == "identity and policies applied");
     }
 
+    /// Waits until a changed configuration file has been put in force `times` times.
+    pub(crate) fn configured(&self, times: usize) {
+        self.log.nth(times - 1, |line| line["message"] == "configuration applied");
+    }
+
     /// Waits for a line of its log.
     pub(crate) fn logged(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         self.log.first(wanted)

@@ -11,7 +11,7 @@ use super::{
     filters::{self, BackendFilterFile, FilterFile, Filters},
 };
 use crate::{
-    config::{PathMode, duration, file::Faults as Found, schema, services},
+    config::{Host, PathMode, duration, file::Faults as Found, rates::RateFile, schema, services},
     http::normalize,
 };
 
@@ -36,6 +36,8 @@ pub(in crate::config) struct RouteFile {
     /// How long a request may take.
     #[serde(default)]
     timeouts: TimeoutsFile,
+    /// How many requests it takes, over all endpoints; what is over it is answered 429. Absent: any number.
+    rate_limit: Option<RateFile>,
     /// What goes wrong on purpose.
     faults: Option<FaultsFile>,
 }
@@ -208,14 +210,7 @@ impl RouteFile {
             None => Some(format!("rule-{place}")),
             Some(name) => faults.take(&at("name"), rule_name(name)),
         };
-        let hostnames = listed(&at("hostnames"), self.hostnames, MOST_HOSTNAMES, faults);
-        let hostnames =
-            faults.each(&at("hostnames"), hostnames, |text, field, faults| faults.parse(field, &text));
-        let matches = match self.matches {
-            None => vec![MatchFile::default()],
-            some => listed(&at("matches"), some, MOST_MATCHES, faults),
-        };
-        let matches = faults.each(&at("matches"), matches, MatchFile::resolve);
+        let (hostnames, matches) = matches(field, self.hostnames, self.matches, faults);
         let filters = filters::resolve(&at("filters"), self.filters, &matches, namespace, faults);
         let backends = match self.backend_refs {
             Some(_) if filters.redirect.is_some() => {
@@ -231,6 +226,7 @@ impl RouteFile {
             backend.resolve(field, namespace, faults)
         });
         let timeouts = self.timeouts.resolve(&at("timeouts"), faults);
+        let rate = self.rate_limit.map(|rate| rate.resolve(&at("rateLimit"), faults));
         let injected = self.faults.map(|injected| injected.resolve(&at("faults"), faults));
         let Filters { request_headers, response_headers, mirrors, rewrite, redirect } = filters;
         Some(RouteRule {
@@ -245,9 +241,32 @@ impl RouteFile {
                 None => RouteAction::Forward { rewrite, backends },
             },
             timeouts,
+            // A rate that could not be read is a fault, and no rule comes of it.
+            rate: match rate {
+                None => None,
+                Some(rate) => Some(rate?),
+            },
             faults: injected,
         })
     }
+}
+
+/// Which requests are meant: the hosts, none of them being any, and the conditions, at least one.
+pub(in crate::config) fn matches(
+    field: &str,
+    hostnames: Option<Vec<String>>,
+    matches: Option<Vec<MatchFile>>,
+    faults: &mut Found<'_>,
+) -> (Vec<Host>, Vec<RouteMatch>) {
+    let at = |part: &str| format!("{field}.{part}");
+    let hostnames = listed(&at("hostnames"), hostnames, MOST_HOSTNAMES, faults);
+    let hostnames =
+        faults.each(&at("hostnames"), hostnames, |text, field, faults| faults.parse(field, &text));
+    let matches = match matches {
+        None => vec![MatchFile::default()],
+        some => listed(&at("matches"), some, MOST_MATCHES, faults),
+    };
+    (hostnames, faults.each(&at("matches"), matches, MatchFile::resolve))
 }
 
 impl MatchFile {
@@ -420,7 +439,12 @@ pub(super) fn once<'a>(field: &str, names: impl Iterator<Item = &'a str>, faults
 }
 
 /// A list that may be left out but not be empty: empty could be read as none or as any.
-fn listed<T>(field: &str, list: Option<Vec<T>>, most: usize, faults: &mut Found<'_>) -> Vec<T> {
+pub(in crate::config) fn listed<T>(
+    field: &str,
+    list: Option<Vec<T>>,
+    most: usize,
+    faults: &mut Found<'_>,
+) -> Vec<T> {
     if list.as_ref().is_some_and(Vec::is_empty) {
         faults.push(field, "is empty; leave it out, or name what is meant");
     }
@@ -429,13 +453,13 @@ fn listed<T>(field: &str, list: Option<Vec<T>>, most: usize, faults: &mut Found<
     list
 }
 
-pub(super) fn few(field: &str, count: usize, most: usize, faults: &mut Found<'_>) {
+pub(in crate::config) fn few(field: &str, count: usize, most: usize, faults: &mut Found<'_>) {
     if count > most {
         faults.push(field, format!("{count} are more than {most}"));
     }
 }
 
-fn rule_name(name: String) -> Result<String, String> {
+pub(in crate::config) fn rule_name(name: String) -> Result<String, String> {
     let is_plain = (1..=63).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
     if is_plain { Ok(name) } else { Err(format!("{name:?} is not 1 to 63 letters, digits, '-', '_' or '.'")) }

@@ -14,6 +14,7 @@ fn rule(name: &str, hostnames: &[&str], matches: Vec<RouteMatch>) -> Arc<RouteRu
         mirrors: Vec::new(),
         action: RouteAction::Forward { rewrite: Rewrite::default(), backends: Vec::new() },
         timeouts: RouteTimeouts::default(),
+        rate: None,
         faults: None,
     })
 }
@@ -44,7 +45,7 @@ fn field(name: &str, value: &str) -> (HeaderName, HeaderValue) {
 
 /// The name of the rule that decides, and what it matched of the path.
 fn found(rules: &[Arc<RouteRule>], asking: &Asking<'_>) -> Option<(String, usize)> {
-    let table = RouteTable::compile(rules).unwrap();
+    let table = RouteTable::compile(rules, |_| None).unwrap();
     table.find(asking).map(|matched| (matched.rule.name.to_string(), matched.prefix))
 }
 
@@ -54,7 +55,7 @@ fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> Asking<'a> {
 
 #[test]
 fn a_service_without_rules_has_no_table() {
-    assert!(RouteTable::compile(&[]).is_none());
+    assert!(RouteTable::compile(&[], |_| None).is_none());
 }
 
 #[test]

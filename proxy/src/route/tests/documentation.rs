@@ -58,7 +58,7 @@ fn outcome(rules: &[Arc<RouteRule>], line: &str) -> String {
     let upgrades = Upgrades::default();
     let reading = Rules { paths, upgrades: &upgrades, limits: &limits, removes_identity: false };
     let mut checked = Checked::new(request, reading).unwrap();
-    let table = RouteTable::compile(rules).unwrap();
+    let table = RouteTable::compile(rules, |_| None).unwrap();
     let Some(matched) = table.find(&checked.asking()) else { return Code::NoRoute.id().to_owned() };
     let name = &matched.rule.name;
     if let Some(answer) = answer(&matched, &checked).unwrap() {

@@ -32,6 +32,8 @@ fn busy() -> (Arc<Metrics>, Edges) {
     metrics.ejections_ignored.add(Arc::clone(&service));
     metrics.breakers.add(BreakerLabels { service: Arc::clone(&service), breaker: Breaker::Pending });
     metrics.retries.add(RetryLabels { service, reason: Reason::Reset, end: End::Answered });
+    let of = Place::Port { listen: endpoint, port: 8080, name: "charges".into() };
+    metrics.rate_limited.add(RateLabels { of, caller: None, reason: RateReason::Rate });
     let edges = Edges::new(1, 8);
     let allowed = (Verdict::Allowed, Some(Verdict::Denied));
     for (verdict, shadow) in [(Verdict::Denied, None), (Verdict::Failed, None), allowed] {
