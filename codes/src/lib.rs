@@ -245,6 +245,14 @@ codes! {
         "the identity is in quarantine",
         "An operator put it there with `sidegate quarantine add`, or lifted it for certificates that are issued anew.",
         "`sidegate quarantine list` says since when and why; `sidegate quarantine lift` ends it.";
+    WorkloadApiUnavailable = "SG0330", Identity,
+        "the SPIFFE Workload API cannot be used",
+        "Nobody answers on its socket, or the answer is not what the standard says. What was received before stays in use until its certificate ends.",
+        "Check the provider and `identity.workloadApi.socket`; the message says what happened.";
+    NoIdentityGranted = "SG0331", Identity,
+        "the SPIFFE Workload API grants this workload no identity",
+        "The provider has no entry for this process, took the entry back, or gives other identities than the configured one. What was received before is used no longer.",
+        "Compare `trustDomain` and `workload` with the provider's registration of this process.";
     ConfigUnreadable = "SG0401", Configuration,
         "the configuration cannot be read",
         "The file does not exist or may not be read.",

@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
 use x509_parser::{
     asn1_rs::{Any, FromDer},
@@ -72,6 +72,21 @@ pub(crate) struct Critical<T> {
 pub(crate) struct Purposes {
     pub(crate) server_auth: bool,
     pub(crate) client_auth: bool,
+}
+
+/// The certificates in `der`, which stand there one directly after the other, as the SPIFFE Workload API writes them.
+/// Only where each begins and ends is looked at.
+pub fn certificates_in_sequence(der: &[u8]) -> Result<Vec<CertificateDer<'static>>, Malformed> {
+    let mut certificates = Vec::new();
+    let mut rest = der;
+    while !rest.is_empty() {
+        let (after, _) = Any::from_der(rest).map_err(|_| Malformed::Der)?;
+        let length = rest.len().saturating_sub(after.len());
+        let one = rest.get(..length).ok_or(Malformed::Der)?;
+        certificates.push(CertificateDer::from(one.to_vec()));
+        rest = after;
+    }
+    Ok(certificates)
 }
 
 impl<'a> Certificate<'a> {

@@ -26,7 +26,7 @@ mod verify;
 
 pub use authority::AuthorityFault;
 pub use bundle::{BundleError, MAX_AUTHORITIES, TrustBundle, TrustBundles};
-pub use certificate::Malformed;
+pub use certificate::{Malformed, certificates_in_sequence};
 pub use quarantine::{Quarantine, Refused};
 pub use spiffe_id::{InvalidSpiffeId, SpiffeId, TrustDomain};
 pub use verify::{SvidError, SvidLimits, Usage, VerifiedSvid, verify};

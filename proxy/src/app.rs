@@ -36,6 +36,7 @@ use crate::{
     snapshot::Publisher,
     telemetry::{AccessLog, Direction, Edges, Metrics, access_log::Writer},
     worker::{Shared, Worker},
+    workload_api,
 };
 
 use lifeline::Lifeline;
@@ -279,6 +280,7 @@ impl Sidecar {
             in_force: InForce::default(),
         };
         let traffic_ended = self.traffic_ended.watch();
+        let provider = workload_api::Client::of(&self.config, &self.publisher, &self.metrics);
         let until_the_end = async move {
             match client {
                 None => traffic_ended.begun().await,
@@ -288,6 +290,7 @@ impl Sidecar {
         async move {
             tokio::select! {
                 never = reload.run() => match never {},
+                never = workload_api::follow(provider) => match never {},
                 () = until_the_end => {}
             }
         }

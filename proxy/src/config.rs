@@ -104,17 +104,42 @@ pub struct ControlPlane {
     pub join_token: Option<PathBuf>,
 }
 
-/// A mesh of files.
+/// A mesh without a control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
+    /// Where the certificate and the bundles come from.
+    pub identity: Identity,
+    /// A policy file or a folder of them.
+    pub policies: PathBuf,
+}
+
+/// Where certificate and bundles come from without a control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// From files, read again when they change.
+    Files(IdentityFiles),
+    /// From a provider of the SPIFFE Workload API, as it streams them.
+    WorkloadApi(WorkloadApi),
+}
+
+/// The own certificate and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
     /// PEM: the SVID, leaf first.
     pub certificate: PathBuf,
     /// PEM: its private key; 0600.
     pub private_key: PathBuf,
     /// PEM: the authorities of the own trust domain.
     pub trust_bundle: PathBuf,
-    /// A policy file or a folder of them.
-    pub policies: PathBuf,
+}
+
+/// A provider of the SPIFFE Workload API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadApi {
+    /// Its unix socket.
+    pub socket: PathBuf,
+    /// Which SVID of several with the workload's identity. `None`: the first.
+    pub hint: Option<String>,
 }
 
 /// A port on which peers reach the application.

@@ -175,7 +175,7 @@ fn is_alive(credentials: &Credentials) -> bool {
 }
 
 /// In [-1, 1]; the middle when the system has no randomness, which only costs spread.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0
 }

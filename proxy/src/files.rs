@@ -1,5 +1,5 @@
-//! A mesh of files: bundle, certificate and policies from disk, read again when they change. Each of the three is
-//! taken whole or not at all, and none waits for the others: a root that was taken out of the bundle is trusted no
+//! A mesh of files: bundle, certificate and policies from disk, read again when they change, or the policies alone where
+//! the identity has another source. Each of the three is taken whole or not at all, and none waits for the others: a root that was taken out of the bundle is trusted no
 //! longer even if that leaves this sidecar without a certificate, or if a policy cannot be read.
 
 use std::{
@@ -17,7 +17,7 @@ use sidegate_identity::{SvidLimits, TrustBundle, TrustBundles, Usage, tls::Crede
 use sidegate_policy::{PolicyError, PolicySet, Workload, parse_yaml};
 
 use crate::{
-    config::{Config, Files, Protocol},
+    config::{Config, Files, Identity, IdentityFiles, Protocol},
     snapshot::{Enforcement, MeshState, Own, Publisher},
 };
 
@@ -68,6 +68,33 @@ impl InForce {
 
     /// Reads the files and puts in force what differs.
     pub(crate) fn apply(&mut self, config: &Config, files: &Files, publisher: &Publisher) -> Applied {
+        match &files.identity {
+            Identity::Files(identity) => self.apply_all(config, identity, &files.policies, publisher),
+            Identity::WorkloadApi(_) => self.apply_policies(config, &files.policies, publisher),
+        }
+    }
+
+    fn apply_policies(&mut self, config: &Config, policies: &Path, publisher: &Publisher) -> Applied {
+        let trust = Arc::clone(&publisher.reader().load().trust);
+        match self.mesh(config, policies, &trust) {
+            Ok(mesh) => {
+                let has_changed = mesh.is_some();
+                if let Some(mesh) = mesh {
+                    publisher.policies(mesh);
+                }
+                Applied { has_changed, refused: None, is_withdrawn: false }
+            }
+            Err(error) => Applied { has_changed: false, refused: Some(error), is_withdrawn: false },
+        }
+    }
+
+    fn apply_all(
+        &mut self,
+        config: &Config,
+        files: &IdentityFiles,
+        policies: &Path,
+        publisher: &Publisher,
+    ) -> Applied {
         let (trust, own, bad_identity) = match Self::bundle(config, &files.trust_bundle) {
             Ok((pem, trust)) => {
                 let (own, error) = self.own(config, files, &pem, &trust);
@@ -75,7 +102,7 @@ impl InForce {
             }
             Err(error) => (self.trust.clone().unwrap_or_default(), Own::Kept, Some(error)),
         };
-        let (mesh, bad_policies) = match self.mesh(config, &files.policies, &trust) {
+        let (mesh, bad_policies) = match self.mesh(config, policies, &trust) {
             Ok(mesh) => (mesh, None),
             Err(error) => (None, Some(error)),
         };
@@ -84,7 +111,7 @@ impl InForce {
         let has_changed = is_trust_new || !matches!(own, Own::Kept) || mesh.is_some();
         if has_changed {
             self.trust = Some(Arc::clone(&trust));
-            publisher.files(trust, own, mesh);
+            publisher.local(trust, own, mesh);
         }
         Applied {
             has_changed,
@@ -104,7 +131,7 @@ impl InForce {
     fn own(
         &mut self,
         config: &Config,
-        files: &Files,
+        files: &IdentityFiles,
         bundle: &[u8],
         trust: &TrustBundles,
     ) -> (Own, Option<FilesError>) {
@@ -129,7 +156,7 @@ impl InForce {
     fn new_credentials(
         &mut self,
         config: &Config,
-        files: &Files,
+        files: &IdentityFiles,
         bundle: &[u8],
         trust: &TrustBundles,
     ) -> Result<Option<Credentials>, FilesError> {
@@ -185,7 +212,11 @@ impl InForce {
 
 /// What has to be watched.
 pub(crate) fn paths(files: &Files) -> impl Iterator<Item = PathBuf> {
-    [&files.certificate, &files.private_key, &files.trust_bundle, &files.policies].into_iter().cloned()
+    let identity = match &files.identity {
+        Identity::Files(files) => Some([&files.certificate, &files.private_key, &files.trust_bundle]),
+        Identity::WorkloadApi(_) => None,
+    };
+    identity.into_iter().flatten().chain([&files.policies]).cloned()
 }
 
 impl FilesError {

@@ -30,7 +30,10 @@ mod resilience;
 mod route;
 mod snapshot;
 mod telemetry;
+#[cfg(test)]
+mod test_authority;
 mod tls;
 mod upstream;
 mod watch;
 mod worker;
+mod workload_api;

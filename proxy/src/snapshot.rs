@@ -219,8 +219,16 @@ impl Publisher {
         });
     }
 
-    /// Puts what files say in force in one step. Without `mesh` its policies stay as they are.
-    pub(crate) fn files(&self, trust: Arc<TrustBundles>, own: Own, mesh: Option<MeshState>) {
+    /// Puts policies in force and leaves the identity, which has another source, as it is.
+    pub(crate) fn policies(&self, mesh: MeshState) {
+        self.publish(|parts| {
+            parts.mesh = Some(mesh);
+            parts.compile();
+        });
+    }
+
+    /// Puts what files or a local provider say in force in one step. Without `mesh` the policies stay as they are.
+    pub(crate) fn local(&self, trust: Arc<TrustBundles>, own: Own, mesh: Option<MeshState>) {
         self.publish(|parts| {
             parts.trust_in(trust);
             match own {

@@ -13,7 +13,8 @@ use serde::Deserialize;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{
-    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Limits, Source, Workload,
+    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Identity, IdentityFiles, Limits, Source,
+    Workload, WorkloadApi,
     capture::CaptureFile,
     captured,
     inbound::{self, InboundFile},
@@ -111,18 +112,33 @@ struct ControlPlaneFile {
     join_token: Option<PathBuf>,
 }
 
-/// The workload's identity, without a control plane.
+/// The workload's identity, without a control plane: exactly one of these.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct IdentityFile {
     /// Where the certificate and what belongs to it are kept.
-    files: IdentityFiles,
+    files: Option<CertificateFiles>,
+    /// The provider that gives certificate, key and bundles, such as an agent of SPIRE.
+    workload_api: Option<WorkloadApiFile>,
+}
+
+/// A provider of the SPIFFE Workload API (X.509-SVID profile). What it sends is verified whole before any of it is in
+/// force; what it takes back is out of force at once.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct WorkloadApiFile {
+    /// Its unix socket. Whoever can put another in its place is whom this sidecar trusts: its folder should be writable
+    /// for the provider alone.
+    #[schemars(with = "schema::File")]
+    socket: PathBuf,
+    /// Which of several SVIDs with the workload's identity, by the hint that the provider gives it. Absent: the first.
+    hint: Option<String>,
 }
 
 /// Where the certificate and what belongs to it are kept. All three are read again when they change.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct IdentityFiles {
+struct CertificateFiles {
     /// PEM: the X.509-SVID, leaf first.
     #[schemars(with = "schema::File")]
     certificate: PathBuf,
@@ -232,18 +248,38 @@ fn resolve_source(
                 join_token: control_plane.join_token.map(|path| faults.folder.join(path)),
             }))
         }
-        (None, Some(IdentityFile { files }), Some(policies)) => Some(Source::Files(Files {
-            certificate: faults.folder.join(files.certificate),
-            private_key: faults.folder.join(files.private_key),
-            trust_bundle: faults.folder.join(files.trust_bundle),
-            policies: faults.folder.join(policies),
-        })),
+        (None, Some(identity), Some(policies)) => {
+            let policies = faults.folder.join(policies);
+            Some(Source::Files(Files { identity: identity.resolve(faults)?, policies }))
+        }
         _ => {
             faults.push(
                 "controlPlane",
                 "either `controlPlane`, or both `identity` and `policies`, and not both ways",
             );
             None
+        }
+    }
+}
+
+impl IdentityFile {
+    fn resolve(self, faults: &mut Faults<'_>) -> Option<Identity> {
+        match (self.files, self.workload_api) {
+            (Some(files), None) => Some(Identity::Files(IdentityFiles {
+                certificate: faults.folder.join(files.certificate),
+                private_key: faults.folder.join(files.private_key),
+                trust_bundle: faults.folder.join(files.trust_bundle),
+            })),
+            (None, Some(WorkloadApiFile { socket, hint })) => {
+                if hint.as_ref().is_some_and(String::is_empty) {
+                    faults.push("identity.workloadApi.hint", "is empty; leave it out for the first SVID");
+                }
+                Some(Identity::WorkloadApi(WorkloadApi { socket: faults.folder.join(socket), hint }))
+            }
+            _ => {
+                faults.push("identity", "either `files` or `workloadApi`, and not both");
+                None
+            }
         }
     }
 }

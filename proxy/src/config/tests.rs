@@ -82,6 +82,23 @@ fn all_bad_values_are_reported_together() {
 }
 
 #[test]
+fn an_identity_comes_from_files_or_from_a_provider() {
+    let files = "  files: {certificate: svid.pem, privateKey: key.pem, trustBundle: bundle.pem}";
+    let provider = |api: &str| WITH_FILES.replace(files, &format!("  workloadApi: {api}"));
+    let config = parse(&provider("{socket: run/api.sock, hint: internal}")).unwrap();
+    let Source::Files(found) = config.source else { panic!("{:?}", config.source) };
+    let socket = "/etc/sidegate/run/api.sock".into();
+    assert_eq!(found.identity, Identity::WorkloadApi(WorkloadApi { socket, hint: Some("internal".into()) }));
+
+    let both = format!("{files}\n  workloadApi: {{socket: api.sock}}");
+    assert_eq!(faults(&WITH_FILES.replace(files, &both)), ["identity"]);
+    assert_eq!(faults(&WITH_FILES.replace(&format!("\n{files}"), " {}")), ["identity"]);
+    assert_eq!(faults(&provider("{socket: api.sock, hint: ''}")), ["identity.workloadApi.hint"]);
+    let with_control_plane = format!("{WITH_CONTROL_PLANE}identity: {{workloadApi: {{socket: api.sock}}}}\n");
+    assert_eq!(faults(&with_control_plane), ["controlPlane"]);
+}
+
+#[test]
 fn two_sources_of_truth_are_refused() {
     assert_eq!(faults(&format!("{WITH_CONTROL_PLANE}policies: policies/\n")), ["controlPlane"]);
     assert_eq!(faults(&WITH_FILES.replace("policies: policies/", "")), ["controlPlane"]);

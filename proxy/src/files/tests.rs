@@ -1,7 +1,3 @@
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
-};
 use tempfile::TempDir;
 
 use super::*;
@@ -9,6 +5,7 @@ use crate::{
     config::Source,
     snapshot::{PeerTls, Snapshot},
     telemetry::Metrics,
+    test_authority::Root,
 };
 
 const PAYMENTS: &str = "spiffe://shop.test/ns/shop/sa/payments";
@@ -38,8 +35,8 @@ impl Sidecar {
         let config = Config::parse(&folder.path().join("proxy.yaml"), CONFIG).unwrap();
         let publisher = Publisher::new(config.clone(), Arc::new(Metrics::default()));
         let sidecar = Self { folder, config, in_force: InForce::default(), publisher };
-        let (chain, key) = authority.svid(PAYMENTS);
-        sidecar.write("bundle.pem", &authority.0.pem());
+        let (chain, key) = authority.svid(PAYMENTS).pem();
+        sidecar.write("bundle.pem", &authority.pem());
         sidecar.write("svid.pem", &chain);
         sidecar.write("key.pem", &key);
         sidecar.write("policies.yaml", POLICY);
@@ -77,54 +74,22 @@ impl Sidecar {
     }
 }
 
-struct Root(CertifiedIssuer<'static, KeyPair>);
-
-impl Root {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        (params.not_before, params.not_after) = validity();
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn svid(&self, id: &str) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        (params.not_before, params.not_after) = validity();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        (certificate.pem(), key.serialize_pem())
-    }
-}
-
-fn validity() -> (time::OffsetDateTime, time::OffsetDateTime) {
-    let now = time::OffsetDateTime::now_utc();
-    (now - time::Duration::MINUTE, now + time::Duration::HOUR)
-}
-
 #[test]
 fn a_root_that_is_taken_out_is_trusted_no_longer_even_if_it_is_the_own_one() {
     let (old, new) = (Root::new(), Root::new());
     let mut sidecar = Sidecar::of(&old);
     assert!(sidecar.applied().secured.is_some());
-    sidecar.write("bundle.pem", &new.0.pem());
+    sidecar.write("bundle.pem", &new.pem());
     let applied = sidecar.apply();
     assert!(applied.is_withdrawn);
     assert_eq!(applied.refused.unwrap().code(), Code::BadCredentials);
     let snapshot = sidecar.snapshot();
     assert!(snapshot.secured.is_none());
     let trusted = snapshot.trust.get("shop.test").unwrap().authorities();
-    assert_eq!(trusted, [new.0.der().clone()]);
+    assert_eq!(trusted, [new.der()]);
 
     // With a certificate of the new root it goes on.
-    let (chain, key) = new.svid(PAYMENTS);
+    let (chain, key) = new.svid(PAYMENTS).pem();
     sidecar.write("svid.pem", &chain);
     sidecar.write("key.pem", &key);
     assert!(sidecar.applied().secured.is_some());
@@ -160,10 +125,10 @@ fn a_rule_that_asks_a_tcp_port_for_http_is_refused_and_the_last_good_set_stays()
 fn a_root_that_is_taken_out_is_trusted_no_longer_even_if_a_policy_cannot_be_read() {
     let (own, other) = (Root::new(), Root::new());
     let mut sidecar = Sidecar::of(&own);
-    sidecar.write("bundle.pem", &(own.0.pem() + &other.0.pem()));
+    sidecar.write("bundle.pem", &(own.pem() + &other.pem()));
     sidecar.applied();
     sidecar.write("policies.yaml", "kind: [");
-    sidecar.write("bundle.pem", &own.0.pem());
+    sidecar.write("bundle.pem", &own.pem());
     assert!(matches!(sidecar.apply().refused, Some(FilesError::Policies(_))));
     let snapshot = sidecar.snapshot();
     assert_eq!(snapshot.trust.get("shop.test").unwrap().authorities().len(), 1);
@@ -176,7 +141,7 @@ fn a_certificate_that_was_replaced_before_its_key_leaves_the_one_there_is() {
     let mut sidecar = Sidecar::of(&root);
     sidecar.applied();
     let before = sidecar.presented();
-    let (chain, key) = root.svid(PAYMENTS);
+    let (chain, key) = root.svid(PAYMENTS).pem();
     sidecar.write("svid.pem", &chain);
     let applied = sidecar.apply();
     assert!(applied.refused.is_some() && !applied.is_withdrawn);
@@ -190,7 +155,7 @@ fn a_certificate_that_was_replaced_before_its_key_leaves_the_one_there_is() {
 fn a_certificate_of_another_identity_is_not_presented() {
     let root = Root::new();
     let mut sidecar = Sidecar::of(&root);
-    let (chain, key) = root.svid("spiffe://shop.test/ns/shop/sa/orders");
+    let (chain, key) = root.svid("spiffe://shop.test/ns/shop/sa/orders").pem();
     sidecar.write("svid.pem", &chain);
     sidecar.write("key.pem", &key);
     assert!(sidecar.apply().refused.is_some());
@@ -206,7 +171,7 @@ fn a_changed_policy_leaves_upstream_connections_as_they_are_and_a_new_certificat
     let second = sidecar.applied();
     assert!(!Arc::ptr_eq(&first.policies, &second.policies));
     assert_eq!(upstream_tls(&first), upstream_tls(&second));
-    let (chain, key) = root.svid(PAYMENTS);
+    let (chain, key) = root.svid(PAYMENTS).pem();
     sidecar.write("svid.pem", &chain);
     sidecar.write("key.pem", &key);
     assert_ne!(upstream_tls(&second), upstream_tls(&sidecar.applied()));

@@ -197,7 +197,8 @@ impl<L: Ord> Series<L> {
         }
     }
 
-    fn each(&self, mut show: impl FnMut(&L, u64) -> fmt::Result) -> fmt::Result {
+    /// Every label with its count.
+    pub(crate) fn each(&self, mut show: impl FnMut(&L, u64) -> fmt::Result) -> fmt::Result {
         let series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         series.iter().try_for_each(|(labels, count)| show(labels, *count))
     }
