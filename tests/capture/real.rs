@@ -86,10 +86,9 @@ fn start_nginx(world: &mut World) {
     fs::write(world.path("nginx.pem"), own.cert.pem()).unwrap();
     fs::write(format!("{folder}/key.pem"), own.signing_key.serialize_pem()).unwrap();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|name| format!("{name}_temp_path {folder}/{name};\n"))
-        .collect();
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {folder}/{name};"))
+        .join("\n");
     let configuration = format!(
         "daemon off;
 pid {folder}/pid;
