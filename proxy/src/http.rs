@@ -3,6 +3,7 @@
 
 pub mod authority;
 mod body;
+mod carry;
 mod flow;
 mod guard;
 mod headers;
@@ -24,7 +25,6 @@ use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
-    upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sidegate_codes::Code;
@@ -42,6 +42,7 @@ pub(crate) use path::normalize;
 pub(crate) use request::{Checked, Rules};
 pub(crate) use upgrade::Opening;
 
+use carry::{connected, upgraded};
 use guard::{Guarded, Wire};
 use lingering::{Lingering, Tunnel};
 use pace::{Due, Pace};
@@ -374,50 +375,6 @@ fn passed_on(answer: Answer) -> Result<Passed, Error> {
     }
 }
 
-/// Carries what a CONNECT opened until both sides have ended it. Its answer is on its way; what the client sends is
-/// read from now on.
-async fn connected(downstream: OnUpgrade, link: upstream::peer::Link, worker: Rc<Worker>, record: Record) {
-    let carried = upstream::Carried::default();
-    let result = match tokio::time::timeout(UPGRADE_TIMEOUT, downstream).await {
-        Ok(Ok(downstream)) => link.carry_upgraded(TokioIo::new(downstream), &worker.pool, &carried).await,
-        Ok(Err(error)) => Err(Error::Downstream(error.to_string())),
-        Err(_) => Err(Error::Downstream("no upgrade in time".to_owned())),
-    };
-    record.end(&carried, result);
-}
-
-/// Carries what a request has become until both sides have ended it, or until policy, the end of its peer or silence
-/// cuts it.
-async fn upgraded<H: Handler>(
-    downstream: OnUpgrade,
-    upstream: OnUpgrade,
-    handler: Rc<H>,
-    idle: Duration,
-    record: Record,
-) {
-    let carried = upstream::Carried::default();
-    let flow = Rc::clone(record.flow());
-    let carry = async {
-        let both = async { tokio::try_join!(downstream, upstream) };
-        let (downstream, upstream) = tokio::time::timeout(UPGRADE_TIMEOUT, both)
-            .await
-            .map_err(|_| Error::Downstream("no upgrade in time".to_owned()))?
-            .map_err(|error| Error::Downstream(error.to_string()))?;
-        upstream::carry_upgraded(TokioIo::new(downstream), TokioIo::new(upstream), &carried)
-            .await
-            .map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
-    };
-    let result = tokio::select! {
-        // First, so that a cut is told as a cut.
-        biased;
-        denied = flow.until_cut() => Err(denied),
-        ended = handler.until_ended() => Err(ended),
-        idle = carried.until_idle(idle) => Err(idle),
-        result = carry => result,
-    };
-    record.end(&carried, result);
-}
-
 /// What the downstream reads of a refusal: one word and the id under which the log explains it. The record is written
 /// and the place among the requests is free at once, however slowly the refusal is read.
 fn refuse(error: &Error, is_grpc: bool, id: &HeaderValue, mut record: Record) -> Response<ResponseBody> {
@@ -503,8 +460,6 @@ const MOST_WINDOW: u32 = (1 << 31) - 1;
 const MOST_RESETS: usize = 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
-/// From the answer 101 to the moment both connections are handed over.
-const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
 const LONGEST_ID: usize = 128;
 
 #[cfg(test)]

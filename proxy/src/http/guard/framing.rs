@@ -3,7 +3,13 @@
 //! what hyper would repair in silence: a fragment, two framings, bare line ends (RFC 9112 §11.2). Pure, without
 //! allocation.
 
-use sidegate_codes::Code;
+mod fault;
+mod word;
+
+pub(crate) use fault::Fault;
+
+use fault::MOST_EXTENSION_BYTES;
+use word::{TARGET, TOKEN, Word, is_target_byte, is_token_byte};
 
 /// Reads one connection, byte after byte.
 #[derive(Debug)]
@@ -38,59 +44,6 @@ pub(crate) struct Refused {
     /// Of the bytes given to [`Scanner::read`].
     pub(crate) at: usize,
     pub(crate) fault: Fault,
-}
-
-/// The rule that a request broke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
-    /// No method is a token of this shape.
-    #[error("a request line that does not begin with a method")]
-    Method,
-    /// RFC 9112 §3.2 knows four forms.
-    #[error("a request target that is no origin-form, absolute-form, authority-form or *")]
-    Target,
-    /// Cut by some, carried by others.
-    #[error("a request target with a fragment")]
-    Fragment,
-    /// Not 1.0 or 1.1, or more than one blank before it.
-    #[error("a request line that does not end in HTTP/1.1 or HTTP/1.0")]
-    Version,
-    /// RFC 9112 §2.2.
-    #[error("a line that does not end in CR LF")]
-    LineEnd,
-    /// RFC 9112 §5.2.
-    #[error("a field line folded over two lines")]
-    Folded,
-    /// RFC 9112 §5.1: blanks before the colon among them.
-    #[error("a field name with a byte that does not belong there")]
-    FieldName,
-    /// Which one counts?
-    #[error("two Host fields")]
-    SecondHost,
-    /// Which one counts?
-    #[error("two Content-Length fields")]
-    SecondLength,
-    /// Not a plain number.
-    #[error("a Content-Length that is no number")]
-    Length,
-    /// Anything but `chunked` alone, once.
-    #[error("a Transfer-Encoding other than one chunked")]
-    Coding,
-    /// HTTP/1.0 has none (RFC 9112 §6.1).
-    #[error("a Transfer-Encoding in HTTP/1.0")]
-    CodingInHttp10,
-    /// The mark of request smuggling.
-    #[error("both Transfer-Encoding and Content-Length")]
-    TwoFramings,
-    /// Not hexadecimal digits, or more than a size can have.
-    #[error("a chunk size that is no hexadecimal number of 64 bits")]
-    ChunkSize,
-    /// Nobody needs them, and parsers differ in them.
-    #[error("chunk extensions of more than {MOST_EXTENSION_BYTES} bytes, or with control characters")]
-    ChunkExtension,
-    /// The chunk is longer or shorter than it said.
-    #[error("a chunk that does not end where it said")]
-    ChunkEnd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,13 +92,6 @@ enum Value {
     Other,
     Length { digits: Option<u64>, is_over: bool },
     Coding { letters: usize, is_over: bool },
-}
-
-/// A word, folded to lower case, or too long to be any that matters.
-#[derive(Clone, Copy, Debug)]
-struct Word {
-    bytes: [u8; LONGEST_WORD],
-    length: usize,
 }
 
 impl Scanner {
@@ -464,103 +410,9 @@ impl Head {
     }
 }
 
-impl Word {
-    const EMPTY: Self = Self { bytes: [0; LONGEST_WORD], length: 0 };
-
-    fn push(&mut self, byte: u8) {
-        if let Some(place) = self.bytes.get_mut(self.length) {
-            *place = byte.to_ascii_lowercase();
-        }
-        self.length = self.length.saturating_add(1);
-    }
-
-    /// Takes the bytes of a word that `bytes` begin with, as many as there are.
-    fn take(&mut self, bytes: &[u8], kind: &[bool; 256]) -> usize {
-        let taken = bytes.iter().take_while(|byte| kind[usize::from(**byte)]).count();
-        let from = self.length.min(LONGEST_WORD);
-        for (place, byte) in self.bytes[from..].iter_mut().zip(&bytes[..taken]) {
-            *place = byte.to_ascii_lowercase();
-        }
-        self.length = self.length.saturating_add(taken);
-        taken
-    }
-
-    /// Longer than any word that matters.
-    fn is_long(&self) -> bool {
-        self.length > LONGEST_WORD
-    }
-
-    /// Its beginning, if it is long.
-    fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.length.min(LONGEST_WORD)]
-    }
-
-    fn is(&self, word: &[u8]) -> bool {
-        !self.is_long() && self.as_slice() == word
-    }
-}
-
-impl Fault {
-    /// One of the `SG061x`.
-    pub(crate) fn code(self) -> Code {
-        match self {
-            Self::Target | Self::Fragment => Code::BadPath,
-            Self::SecondHost => Code::BadAuthority,
-            _ => Code::BadFraming,
-        }
-    }
-}
-
-/// RFC 9110 §5.6.2.
-const fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
-}
-
-/// What ends no word and hides none: which of these belong into a path is for `path` to say.
-const fn is_target_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && byte != b'#'
-}
-
-/// By byte. A table, since each byte of a head is asked.
-const TOKEN: [bool; 256] = {
-    let (mut table, mut byte) = ([false; 256], 0u8);
-    while byte < u8::MAX {
-        table[byte as usize] = is_token_byte(byte);
-        byte += 1;
-    }
-    table
-};
-const TARGET: [bool; 256] = {
-    let (mut table, mut byte) = ([false; 256], 0u8);
-    while byte < u8::MAX {
-        table[byte as usize] = is_target_byte(byte);
-        byte += 1;
-    }
-    table
-};
 const CHUNKED: &[u8] = b"chunked";
-/// `transfer-encoding` is the longest that matters.
-const LONGEST_WORD: usize = 17;
 /// Sixteen digits are 64 bits; leading zeros count, since some parsers cut there.
 const MOST_SIZE_DIGITS: u8 = 16;
-const MOST_EXTENSION_BYTES: usize = 256;
 
 #[cfg(test)]
 mod tests;
