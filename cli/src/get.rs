@@ -3,7 +3,10 @@
 use time::OffsetDateTime;
 
 use crate::{
-    api::{self, client::Client},
+    api::{
+        self,
+        client::{ApiUrl, Client},
+    },
     args::Read,
     exit::Exit,
     failure::Failure,
@@ -21,18 +24,38 @@ pub(crate) enum What {
     #[command(after_long_help = "Example:\n  sidegate get policies -o wide")]
     Policies(Read),
     /// Who talked to whom: TLS state, verdict, deciding policy and rule, rate and latency.
-    #[command(after_long_help = "Example:\n  sidegate get edges --window 5m")]
+    #[command(
+        after_long_help = "Examples:\n  sidegate get edges --window 5m\n  sidegate get edges -o jsonl >> edges.jsonl"
+    )]
     Edges(EdgesArgs),
 }
 
 /// Arguments of `sidegate get edges`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct EdgesArgs {
-    #[command(flatten)]
-    read: Read,
+    /// The control plane's API; loopback only for now.
+    #[arg(long, value_name = "URL", env = "SIDEGATE_API", default_value = "http://127.0.0.1:15180")]
+    api: ApiUrl,
+    /// The form of the answer.
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t)]
+    output: EdgesForm,
     /// How far back to look, at most 1h.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = window)]
     window: std::time::Duration,
+}
+
+/// The form of edges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum EdgesForm {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// More columns, full identities.
+    Wide,
+    /// Exactly one JSON document, `apiVersion: cli.sidegate.dev/v1`.
+    Json,
+    /// One JSON object per line and edge: to keep, and for `sidegate policy simulate | suggest | unused --edges`.
+    Jsonl,
 }
 
 /// Reads and prints one listing.
@@ -57,11 +80,12 @@ pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
         }
         What::Edges(args) => {
             let edges: api::Edges =
-                fetch(&args.read, &format!("/v1/edges?window={}s", args.window.as_secs()))?;
-            match args.read.output.output {
-                Format::Table => table::print(&edges_table(&edges)),
-                Format::Wide => table::print(&edges_wide(&edges, now)),
-                Format::Json => table::print_json("Edges", edges),
+                fetch_from(&args.api, &format!("/v1/edges?window={}s", args.window.as_secs()))?;
+            match args.output {
+                EdgesForm::Table => table::print(&edges_table(&edges)),
+                EdgesForm::Wide => table::print(&edges_wide(&edges, now)),
+                EdgesForm::Json => table::print_json("Edges", edges),
+                EdgesForm::Jsonl => table::print(&edges_lines(&edges)),
             }
         }
     }
@@ -150,7 +174,19 @@ pub(crate) fn decided_by(edge: &api::Edge) -> String {
 }
 
 fn fetch<T: serde::de::DeserializeOwned>(read: &Read, path: &str) -> Result<T, Failure> {
-    status::block_on(Client::new(read.api.clone()).get(path))?
+    fetch_from(&read.api, path)
+}
+
+fn fetch_from<T: serde::de::DeserializeOwned>(api: &ApiUrl, path: &str) -> Result<T, Failure> {
+    status::block_on(Client::new(api.clone()).get(path))?
+}
+
+/// One edge per line.
+fn edges_lines(edges: &api::Edges) -> String {
+    let line = |edge: &api::Edge| {
+        serde_json::to_string(edge).expect("an edge has string keys and no failing serializers") + "\n"
+    };
+    edges.edges.iter().map(line).collect()
 }
 
 fn proxies_table(proxies: &api::Proxies, now: OffsetDateTime) -> String {
@@ -279,7 +315,8 @@ fn list(items: impl Iterator<Item = String>) -> String {
     if items.is_empty() { "-".to_owned() } else { items.join(",") }
 }
 
-fn window(text: &str) -> Result<std::time::Duration, String> {
+/// A window that the ledger can answer for.
+pub(crate) fn window(text: &str) -> Result<std::time::Duration, String> {
     let window = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if window.as_secs() == 0 || window > MAX_WINDOW {
         return Err("the ledger holds one hour: between 1s and 1h".to_owned());

@@ -1,11 +1,18 @@
-//! `sidegate policy`: what can be said of policies from their files alone. Nothing here asks the control plane.
+//! `sidegate policy`: what can be said of policies from their files, and from what was recorded of calls. The control plane is asked
+//! for edges alone, and for none where they come from a file.
 
 pub(crate) mod called;
+mod diff;
 pub(crate) mod files;
 mod lint;
+mod observed;
 mod reach;
 mod sarif;
+mod simulate;
+mod suggest;
 mod test;
+mod unused;
+mod world;
 
 use crate::{exit::Exit, failure::Failure};
 
@@ -41,6 +48,40 @@ A test file:
     - {from: shop/orders, http: {method: POST, path: /refund}, want: {verdict: Deny, code: SG0202}}")]
     Test(test::Args),
 
+    /// Show what one set of policies lets in and another does not, each difference with an example request.
+    ///
+    /// One request of each kind that either set tells apart is judged in both by the sidecar's own evaluator. Where there is
+    /// no difference and the answer does not say that something was left out, there is none for any request. Exit code 1
+    /// if anything differs.
+    #[command(after_long_help = "Examples:
+  sidegate policy diff policies/ proposed/ --mesh mesh.yaml
+  sidegate policy diff policies/ proposed/ --trust-domain shop.test -o json")]
+    Diff(diff::Args),
+
+    /// Replay recorded calls under proposed policies: what would break, what would open.
+    ///
+    /// Of a call as much is known as was recorded: edges of the control plane have a route, access logs have method and path.
+    /// Where the answer depends on the rest, it says so. Exit code 1 if a recorded call would be decided otherwise.
+    #[command(after_long_help = "Examples:
+  sidegate policy simulate proposed/ --mesh mesh.yaml
+  sidegate policy simulate proposed/ --edges edges.jsonl --mesh mesh.yaml -o json")]
+    Simulate(simulate::Args),
+
+    /// Propose the narrowest Allow policies that let in what was recorded.
+    ///
+    /// Each line carries its evidence. Of paths, numbers, UUIDs and segments of many values become {id}. Nothing is put in
+    /// force: read it, then try it with `policy diff` and `policy simulate`.
+    #[command(after_long_help = "Examples:
+  sidegate policy suggest --mesh mesh.yaml > proposed/observed.yaml
+  sidegate policy suggest shop/payments --edges access.jsonl --trust-domain shop.test")]
+    Suggest(suggest::Args),
+
+    /// List the rules that decided none of the recorded calls.
+    #[command(after_long_help = "Examples:
+  sidegate policy unused --mesh mesh.yaml
+  sidegate policy unused policies/ --edges edges.jsonl -o json")]
+    Unused(unused::Args),
+
     /// List the callers that a workload lets in, each with an example call and the rule that lets it in.
     ///
     /// Callers are the services of `mesh.yaml` and the identities that policies name; the calls tried are those that
@@ -70,7 +111,16 @@ pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
     match what {
         What::Lint(args) => lint::run(args),
         What::Test(args) => test::run(args),
+        What::Diff(args) => diff::run(args),
+        What::Simulate(args) => simulate::run(args),
+        What::Suggest(args) => suggest::run(args),
+        What::Unused(args) => unused::run(args),
         What::Callers(args) => reach::who(args),
         What::Callees(args) => reach::what(args),
     }
+}
+
+/// Seconds since the Unix epoch; before it nothing has expired either.
+fn now() -> u64 {
+    u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default()
 }

@@ -2,6 +2,7 @@
 
 mod control_plane;
 mod policies;
+mod recorded;
 
 use std::process::{Command, Output};
 
@@ -144,6 +145,29 @@ fn every_read_command_prints_one_document_of_its_kind() {
         assert_eq!(document["apiVersion"], "cli.sidegate.dev/v1", "{command:?}");
         assert_eq!(document["kind"], kind, "{command:?}");
     }
+}
+
+#[test]
+fn edges_are_printed_one_to_a_line_for_the_commands_that_read_them_again() {
+    let control_plane = ControlPlane::healthy();
+    let output = sidegate(&["get", "edges", "-o", "jsonl", "--api", control_plane.url()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let lines: Vec<Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((lines.len(), &lines[0]["rule"]), (1, &json!("customers-buy")));
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let file = folder.path().join("edges.jsonl").display().to_string();
+    std::fs::write(&file, stdout(&output)).expect("a file");
+    let options = ["policy", "suggest", "--trust-domain", "shop.test"];
+    let from_file = sidegate(&[&options[..], &["--edges", &file]].concat());
+    let from_api = sidegate(&[&options[..], &["--api", control_plane.url()]].concat());
+    assert_eq!(from_file.status.code(), Some(0), "{}", stderr(&from_file));
+    assert!(
+        stdout(&from_file).contains(r#"{"paths":["/buy"],"ports":[8080]}  # 12 seen"#),
+        "{}",
+        stdout(&from_file)
+    );
+    assert_eq!(stdout(&from_file), stdout(&from_api));
 }
 
 #[test]

@@ -1,0 +1,47 @@
+//! A call to try: what it asks, as the evaluator takes it and as a person reads it.
+
+use std::{fmt, net::IpAddr};
+
+use sidegate_identity::SpiffeId;
+use sidegate_policy::{Http, Request, Source};
+
+/// One call, without its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) struct Call {
+    pub(super) ip: IpAddr,
+    pub(super) port: u16,
+    pub(super) asked: Asked,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in super::super) enum Asked {
+    Opaque { sni: Option<String> },
+    Http { method: String, host: String, path: String, headers: Vec<(String, String)> },
+}
+
+impl Call {
+    pub(in super::super) fn request<'a>(&'a self, caller: &'a SpiffeId, now: u64) -> Request<'a> {
+        let (http, sni) = match &self.asked {
+            Asked::Opaque { sni } => (None, sni.as_deref()),
+            Asked::Http { method, host, path, headers } => (Some(Http { method, host, path, headers }), None),
+        };
+        let source = Source { identity: Some(caller), ip: self.ip };
+        Request { source, port: self.port, http, sni, now }
+    }
+}
+
+impl fmt::Display for Call {
+    /// `POST payments/charge  port 8080  from 10.0.0.7`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.asked {
+            Asked::Opaque { sni: None } => f.write_str("opaque  ")?,
+            Asked::Opaque { sni: Some(name) } => write!(f, "TLS to {name}  ")?,
+            Asked::Http { method, host, path, headers } => {
+                write!(f, "{method} {host}{path}  ")?;
+                headers.iter().try_for_each(|(name, value)| write!(f, "{name}: {value}  "))?;
+            }
+        }
+        write!(f, "port {}  from {}", self.port, self.ip)
+    }
+}
