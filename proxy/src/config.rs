@@ -39,7 +39,7 @@ pub use rates::{Per, Rate, RateLimit};
 pub use resilience::{Balance, Breakers, Failures, HashKey, Outliers, Resilience, Retries, Timeouts};
 pub use routes::{
     Backend, Faults, HeaderChanges, Mirror, PathChange, PathMatch, Redirect, Rewrite, RouteAction,
-    RouteMatch, RouteRule, RouteTimeouts, Share,
+    RouteMatch, RouteRetries, RouteRule, RouteTimeouts, Share, Statuses,
 };
 pub use schema::schema;
 pub use upgrades::Upgrades;

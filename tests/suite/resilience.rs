@@ -244,6 +244,66 @@ async fn an_answer_is_tried_again_only_where_the_rules_and_the_method_allow_it()
     }
 }
 
+/// What a service with a rule for `/a` and one for the rest is asked: the tries of `method` on each.
+async fn tries_by_rule(method: &str, service: &str, rule: &str) -> [usize; 2] {
+    let authority = Authority::new();
+    let failing = always(&authority, Answers(503)).await;
+    let rules =
+        format!("{service}  routes: [{{matches: [{{path: {{value: /a}}}}], retries: {rule}}}, {{}}]\n");
+    let orders = orders(&authority, &[failing.address], &rules);
+    let mut client = client(&orders, Http::One).await;
+    assert_eq!(post(&mut client, Http::One, method).await, 503);
+    let first = failing.seen().len();
+    assert_eq!(client.status(method, "/b").await, 503);
+    [first, failing.seen().len() - first]
+}
+
+#[tokio::test]
+async fn a_rule_says_what_of_its_own_requests_is_tried_again_and_of_no_others() {
+    let all = "  retries: {statuses: [503]}\n";
+    for (method, service, rule, tries) in [
+        ("GET", "", "{statuses: [503]}", [3, 1]),
+        ("GET", "", "{statuses: [503], attempts: 2}", [2, 1]),
+        ("GET", all, "{attempts: 1}", [1, 3]),
+        ("GET", all, "{statuses: []}", [1, 3]),
+        ("GET", all, "{attempts: 2}", [2, 3]),
+        ("POST", "", "{statuses: [503]}", [1, 1]),
+        ("POST", "", "{statuses: [503], anyMethod: true}", [3, 1]),
+    ] {
+        assert_eq!(tries_by_rule(method, service, rule).await, tries, "{method} {service} {rule}");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_spends_no_more_than_the_budget_of_its_service() {
+    let none = "  retries: {budgetPercent: 0, budgetPerSecond: 0}\n";
+    assert_eq!(tries_by_rule("GET", none, "{statuses: [503], attempts: 10}").await, [1, 1]);
+}
+
+#[tokio::test]
+async fn a_rule_bounds_one_try_of_its_own_requests_and_of_no_others() {
+    let authority = Authority::new();
+    // Each connection hangs at first.
+    let hanging = Endpoint::start(&authority, |nth| if nth == 0 { Hangs } else { Answers(200) }).await;
+    let serving = always(&authority, Answers(200)).await;
+    let rules = "  balance: {by: roundRobin}\n  timeouts: {request: 2s}\n  retries: {backoff: 1ms}\n  \
+                 routes: [{matches: [{path: {value: /quick}}], timeouts: {backendRequest: 100ms}}, {}]\n";
+    let orders = orders(&authority, &[hanging.address, serving.address], rules);
+    let mut client = client(&orders, Http::One).await;
+    for _ in 0..4 {
+        assert_eq!(client.status("GET", "/quick").await, 200);
+    }
+    // A POST that hung may have been processed: it is given up and not sent again.
+    let mut statuses = [client.status("POST", "/quick").await, client.status("POST", "/quick").await];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 504]);
+    let mut statuses = [client.status("GET", "/slow").await, client.status("GET", "/slow").await];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 504]);
+    let late = orders.accessed(|line| line["path"] == "/slow" && line["status"] == 504);
+    assert_eq!((&late["attempts"], &late["code"]), (&1.into(), &"SG0602".into()));
+}
+
 #[tokio::test]
 async fn another_endpoint_is_preferred_for_another_try() {
     let authority = Authority::new();

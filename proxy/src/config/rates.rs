@@ -130,7 +130,10 @@ impl RateFile {
             number
         };
         let requests = number("requests", self.requests);
-        let burst = number("burst", self.burst.unwrap_or(self.requests));
+        let burst = match self.burst {
+            None => requests,
+            Some(said) => number("burst", said),
+        };
         let period = faults.take(&format!("{field}.period"), duration(&self.period));
         let period = period.filter(|period| {
             let is_in_range = (SHORTEST..=LONGEST).contains(period);

@@ -363,10 +363,7 @@ impl BreakersFile {
 impl TimeoutsFile {
     fn resolve(self, field: &str, faults: &mut Faults<'_>) -> Option<Timeouts> {
         let mut read = Read { field, faults };
-        let mut time = |name, said: Option<String>| match said {
-            None => Some(None),
-            some => read.time(name, some, Duration::ZERO).map(Some),
-        };
+        let mut time = |name, said| read.time_if_said(name, said);
         Some(Timeouts {
             connect: time("connect", self.connect)?,
             request: time("request", self.request)?,
@@ -379,15 +376,7 @@ impl TimeoutsFile {
 impl RetriesFile {
     fn resolve(self, field: &str, faults: &mut Faults<'_>) -> Option<Retries> {
         let default = Retries::default();
-        let statuses = faults.each(&format!("{field}.statuses"), self.statuses, |status, field, faults| {
-            match StatusCode::from_u16(status) {
-                Ok(known) if RETRIABLE.contains(&status) => Some(known),
-                _ => {
-                    faults.push(field, format!("{status} is none of {RETRIABLE:?}"));
-                    None
-                }
-            }
-        });
+        let statuses = retriable(&format!("{field}.statuses"), self.statuses, faults);
         let mut read = Read { field, faults };
         let retries = Retries {
             attempts: read.number("attempts", self.attempts, 1..=10, default.attempts)?,
@@ -415,6 +404,17 @@ impl RetriesFile {
         }
         Some(retries)
     }
+}
+
+/// Answers that may be tried again.
+pub(super) fn retriable(field: &str, list: Vec<u16>, faults: &mut Faults<'_>) -> Vec<StatusCode> {
+    faults.each(field, list, |status, field, faults| match StatusCode::from_u16(status) {
+        Ok(known) if RETRIABLE.contains(&status) => Some(known),
+        _ => {
+            faults.push(field, format!("{status} is none of {RETRIABLE:?}"));
+            None
+        }
+    })
 }
 
 /// The rules of one service, as the fields of its entry say them.
@@ -470,9 +470,9 @@ pub(super) fn stay_within<'a>(
 }
 
 /// Reads the fields of one section.
-struct Read<'a, 'f> {
-    field: &'a str,
-    faults: &'a mut Faults<'f>,
+pub(super) struct Read<'a, 'f> {
+    pub(super) field: &'a str,
+    pub(super) faults: &'a mut Faults<'f>,
 }
 
 impl Read<'_, '_> {
@@ -508,7 +508,30 @@ impl Read<'_, '_> {
         }
     }
 
-    fn fault(&mut self, name: &str, message: impl fmt::Display) {
+    /// `Some(None)`: nothing is said.
+    #[expect(clippy::option_option, reason = "a fault and an absence are two things")]
+    pub(super) fn number_if_said<N: TryFrom<u64> + Default>(
+        &mut self,
+        name: &str,
+        said: Option<u64>,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Option<Option<N>> {
+        match said {
+            None => Some(None),
+            some => self.number(name, some, range, N::default()).map(Some),
+        }
+    }
+
+    /// `Some(None)`: nothing is said.
+    #[expect(clippy::option_option, reason = "a fault and an absence are two things")]
+    pub(super) fn time_if_said(&mut self, name: &str, said: Option<String>) -> Option<Option<Duration>> {
+        match said {
+            None => Some(None),
+            some => self.time(name, some, Duration::ZERO).map(Some),
+        }
+    }
+
+    pub(super) fn fault(&mut self, name: &str, message: impl fmt::Display) {
         self.faults.push(&format!("{}.{name}", self.field), message.to_string());
     }
 }
@@ -522,4 +545,4 @@ fn is_token(name: &str) -> bool {
 /// Answers by which somebody in between, and not the service itself, says "not now".
 const RETRIABLE: [u16; 4] = [429, 502, 503, 504];
 const MOST: u64 = 1 << 20;
-const MOST_BODY: u64 = 1 << 20;
+pub(super) const MOST_BODY: u64 = 1 << 20;

@@ -3,12 +3,15 @@
 
 mod file;
 mod filters;
+mod retries;
 
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{Host, Rate, ServiceName};
+
+pub use retries::{RouteRetries, Statuses};
 
 pub(super) use file::{MatchFile, RouteFile, few, listed, matches, resolve, rule_name};
 
@@ -31,6 +34,8 @@ pub struct RouteRule {
     pub action: RouteAction,
     /// How long it may take.
     pub timeouts: RouteTimeouts,
+    /// What is tried again. `None`: as the service says.
+    pub retries: Option<RouteRetries>,
     /// How many requests it takes. `None`: any number.
     pub rate: Option<Rate>,
     /// What goes wrong on purpose.

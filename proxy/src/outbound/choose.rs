@@ -28,7 +28,7 @@ impl<'a> Chosen<'a> {
     pub(super) fn reach(&self, worker: &'a Worker) -> Reach<'a> {
         let Self { name, service, only } = *self;
         let Worker { balancer, pool, .. } = worker;
-        Reach { name: name.as_str(), service, only, balancer, pool, per_try: None }
+        Reach { name: name.as_str(), service, only, balancer, pool, per_try: None, retries: None }
     }
 }
 

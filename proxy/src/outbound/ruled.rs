@@ -51,7 +51,11 @@ impl Ruled<'_> {
         // An endpoint that the application has called is one of the called service, and of no other.
         let only = called.only.filter(|_| sends.name == called.name);
         let to = Chosen { name: sends.name, service: sends.service, only };
-        let reach = Reach { per_try: rule.timeouts.backend_request, ..to.reach(worker) };
+        // In a box, since it would be in the future of every request otherwise.
+        let retries =
+            rule.retries.as_ref().map(|rule| Box::new(rule.over(&sends.service.resilience.retries)));
+        let reach =
+            Reach { per_try: rule.timeouts.backend_request, retries: retries.as_deref(), ..to.reach(worker) };
         let answer = super::send(checked, version, reach, record).await?;
         Ok(route::changed(answer, rule, sends.backend))
     }

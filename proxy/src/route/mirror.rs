@@ -102,6 +102,7 @@ async fn send(
             balancer: &worker.balancer,
             pool: &worker.pool,
             per_try: None,
+            retries: None,
             only: None,
         };
         upstream::peer::send(copy, version, reach, &mut record).await

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     balance::{Balancer, Calls, ConnectionSlot, Key, Outcome, Picked},
-    config::{Balance, Resilience},
+    config::{Balance, Resilience, Retries},
     detect::Rewound,
     error::Error,
     http::{Checked, RequestBody},
@@ -46,6 +46,8 @@ pub(crate) struct Reach<'a> {
     pub(crate) pool: &'a Rc<Pool>,
     /// What the rule that matched allows one try, if one did. The whole it bounds itself.
     pub(crate) per_try: Option<Duration>,
+    /// What is tried again, if the rule has a word on it. `None`: what the service says.
+    pub(crate) retries: Option<&'a Retries>,
 }
 
 /// A connected link to a peer.
@@ -71,9 +73,8 @@ pub(crate) async fn send(
     let request = if is_http2 { request.into_http2()? } else { request.into_http1() };
     let key = reach.key(request.headers(), record);
     let time = reach.time(request.headers());
-    let mut tries =
-        Tries::begin(reach.calls(), &reach.rules().retries, time, request.method()).at(reach.only);
-    let mut sending = Sending::of(request, is_http2, reach.rules());
+    let mut tries = Tries::begin(reach.calls(), reach.retries(), time, request.method()).at(reach.only);
+    let mut sending = Sending::of(request, is_http2, reach.retries());
     let mut picked = tries.first(key)?;
     loop {
         let endpoint = picked.endpoint();
@@ -131,8 +132,7 @@ enum Sending {
 impl Sending {
     /// Keeps what another try could be made of after it was sent: idempotent requests, and of HTTP/2, where the peer may
     /// say that it did nothing, all but tunnels.
-    fn of(request: Request<RequestBody>, is_http2: bool, rules: &Resilience) -> Self {
-        let retries = &rules.retries;
+    fn of(request: Request<RequestBody>, is_http2: bool, retries: &Retries) -> Self {
         let is_kept = is_http2 || is_idempotent(request.method()) || retries.any_method;
         if is_kept && retries.attempts > 1 && request.method() != Method::CONNECT {
             Self::Held(Held::new(request, retries.body_bytes))
@@ -203,8 +203,7 @@ pub(crate) async fn connect(reach: Reach<'_>, carries: Carries, record: &mut Rec
     let key = reach.key(&none, record);
     // Nothing of a connection that did not come about was sent, so that another is always safe.
     let time = reach.time(&none);
-    let mut tries =
-        Tries::begin(reach.calls(), &reach.rules().retries, time, &Method::CONNECT).at(reach.only);
+    let mut tries = Tries::begin(reach.calls(), reach.retries(), time, &Method::CONNECT).at(reach.only);
     let mut picked = tries.first(key)?;
     loop {
         let endpoint = picked.endpoint();
@@ -324,6 +323,10 @@ impl<'a> Reach<'a> {
 
     fn rules(&self) -> &'a Resilience {
         &self.service.resilience
+    }
+
+    fn retries(&self) -> &'a Retries {
+        self.retries.unwrap_or(&self.service.resilience.retries)
     }
 
     fn time(&self, fields: &HeaderMap) -> Time {

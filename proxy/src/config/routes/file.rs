@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::{
     Backend, Faults, PathMatch, RouteAction, RouteMatch, RouteRule, RouteTimeouts, Share,
     filters::{self, BackendFilterFile, FilterFile, Filters},
+    retries::RouteRetriesFile,
 };
 use crate::{
     config::{Host, PathMode, duration, file::Faults as Found, rates::RateFile, schema, services},
@@ -36,6 +37,8 @@ pub(in crate::config) struct RouteFile {
     /// How long a request may take.
     #[serde(default)]
     timeouts: TimeoutsFile,
+    /// What is tried again. Absent: what the service says.
+    retries: Option<RouteRetriesFile>,
     /// How many requests it takes, over all endpoints; what is over it is answered 429. Absent: any number.
     rate_limit: Option<RateFile>,
     /// What goes wrong on purpose.
@@ -226,6 +229,10 @@ impl RouteFile {
             backend.resolve(field, namespace, faults)
         });
         let timeouts = self.timeouts.resolve(&at("timeouts"), faults);
+        if self.retries.is_some() && filters.redirect.is_some() {
+            faults.push(&at("retries"), "a rule that redirects sends nothing on; remove one of the two");
+        }
+        let retries = self.retries.map(|retries| retries.resolve(&at("retries"), faults));
         let rate = self.rate_limit.map(|rate| rate.resolve(&at("rateLimit"), faults));
         let injected = self.faults.map(|injected| injected.resolve(&at("faults"), faults));
         let Filters { request_headers, response_headers, mirrors, rewrite, redirect } = filters;
@@ -241,7 +248,11 @@ impl RouteFile {
                 None => RouteAction::Forward { rewrite, backends },
             },
             timeouts,
-            // A rate that could not be read is a fault, and no rule comes of it.
+            // What could not be read is a fault, and no rule comes of it.
+            retries: match retries {
+                None => None,
+                Some(retries) => Some(retries?),
+            },
             rate: match rate {
                 None => None,
                 Some(rate) => Some(rate?),

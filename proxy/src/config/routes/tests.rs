@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Retries};
 
 /// A configuration whose service `shop/payments` has `routes`.
 fn parse(routes: &str) -> Result<Vec<Arc<RouteRule>>, ConfigError> {
@@ -88,10 +88,40 @@ fn what_could_be_read_in_two_ways_or_never_match_is_refused_with_its_field() {
         ("[{name: a}, {name: a}]", "routes[1].name"),
         ("[{backendRefs: [{service: a, weight: 1000001}]}]", "routes[0].backendRefs[0].weight"),
         ("[{timeouts: {request: 0s}}]", "routes[0].timeouts.request"),
+        ("[{retries: {attempts: 0}}]", "routes[0].retries.attempts"),
+        ("[{retries: {attempts: 11}}]", "routes[0].retries.attempts"),
+        ("[{retries: {statuses: [500]}}]", "routes[0].retries.statuses[0]"),
+        ("[{retries: {anyMethod: true}}]", "routes[0].retries.anyMethod"),
+        ("[{retries: {statuses: [], anyMethod: true}}]", "routes[0].retries.anyMethod"),
+        ("[{retries: {backoff: 0s}}]", "routes[0].retries.backoff"),
+        ("[{retries: {bodyBytes: 99999999}}]", "routes[0].retries.bodyBytes"),
+        (
+            "[{retries: {attempts: 1}, filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}]",
+            "routes[0].retries",
+        ),
+        ("[{rateLimit: {requests: 0}}]", "routes[0].rateLimit.requests"),
         ("[{timeouts: {request: 1s, backendRequest: 2s}}]", "routes[0].timeouts.backendRequest"),
     ] {
         assert_eq!(faults(routes), [field], "{routes}");
     }
+}
+
+#[test]
+fn a_rule_has_its_own_word_on_tries_and_the_service_has_the_rest() {
+    let service = Retries { statuses: vec![StatusCode::BAD_GATEWAY], any_method: true, ..Retries::default() };
+    let over = |retries: &str| {
+        let rules = parse(&format!("[{{retries: {retries}}}]")).unwrap();
+        rules[0].retries.as_ref().unwrap().over(&service)
+    };
+    assert_eq!(over("{}"), service);
+    assert_eq!(
+        over("{attempts: 1, bodyBytes: 0}"),
+        Retries { attempts: 1, body_bytes: 0, ..service.clone() }
+    );
+    // A promise about other answers is none about these.
+    let own = over("{statuses: [503]}");
+    assert_eq!((own.statuses, own.any_method), (vec![StatusCode::SERVICE_UNAVAILABLE], false));
+    assert!(over("{statuses: []}").statuses.is_empty());
 }
 
 #[test]

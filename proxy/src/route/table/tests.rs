@@ -14,6 +14,7 @@ fn rule(name: &str, hostnames: &[&str], matches: Vec<RouteMatch>) -> Arc<RouteRu
         mirrors: Vec::new(),
         action: RouteAction::Forward { rewrite: Rewrite::default(), backends: Vec::new() },
         timeouts: RouteTimeouts::default(),
+        retries: None,
         rate: None,
         faults: None,
     })
