@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     api::client::ApiUrl,
-    demo, explain, explain_call,
+    certs, demo, explain, explain_call,
     get::What,
     policy, quarantine,
     reference::{Form, Page},
@@ -126,6 +126,18 @@ pub(crate) enum Command {
     Quarantine {
         #[command(subcommand)]
         what: quarantine::What,
+    },
+
+    /// Look into the registry of issued certificates: who had one when, who was refused, is it whole.
+    ///
+    /// Read from the state folder that mesh.yaml names, as its own user, whether the control plane is running or not.
+    #[command(after_long_help = "Examples:
+  sidegate certs list --id shop/payments --at 2026-11-22T10:00:00Z
+  sidegate certs show 01019abc -o json
+  sidegate certs verify")]
+    Certs {
+        #[command(subcommand)]
+        what: certs::What,
     },
 
     /// Run a sidecar (the same as `sidegate-proxy`).

@@ -4,6 +4,7 @@
 
 mod api;
 mod args;
+mod certs;
 mod check;
 mod demo;
 mod exit;
@@ -53,6 +54,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Status(read) => status::run(&read).map(Into::into),
         Command::Check(read) => check::run(&read).map(Into::into),
         Command::Get { what } => get::run(&what).map(Into::into),
+        Command::Certs { what } => certs::run(&what).map(Into::into),
         Command::Proxy(args) => Ok(sidegate_proxy::cli::run(args)),
         Command::ControlPlane(args) => Ok(sidegate_control_plane::cli::run(args)),
         Command::Explain(args) => explain_call::run(&args).map(Into::into),

@@ -253,6 +253,14 @@ codes! {
         "the SPIFFE Workload API grants this workload no identity",
         "The provider has no entry for this process, took the entry back, or gives other identities than the configured one. What was received before is used no longer.",
         "Compare `trustDomain` and `workload` with the provider's registration of this process.";
+    RegistryBroken = "SG0340", Identity,
+        "the registry of issued certificates is damaged or was changed; nothing is issued",
+        "A page, a record, the chain of their hashes or a signed checkpoint does not hold. Issuing on top of it would hide what happened, so the control plane does not start; what is on disk was left as it is.",
+        "Keep a copy of the state folder, then `sidegate certs verify --mesh mesh.yaml`; restore `registry.db` and `registry.key` from a backup, or investigate before you move them away and start with an empty one.";
+    RegistryUnwritable = "SG0341", Identity,
+        "nothing was issued, because it cannot be recorded",
+        "Each certificate is recorded on disk before it is signed. The disk is full or failing, or another program has written to the registry.",
+        "`df -h` and the kernel's log on the control plane's host; it goes on by itself once the disk takes writes. Sidecars keep their certificates and try again.";
     ConfigUnreadable = "SG0401", Configuration,
         "the configuration cannot be read",
         "The file does not exist or may not be read.",

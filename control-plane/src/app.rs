@@ -82,7 +82,8 @@ impl Running {
         let quarantine = QuarantineFile::load(&config).map_err(StartError::Config)?;
         let state = StateFolder::open(&config.state)?;
         let root_certificate = state.join("root.pem");
-        let authority = Arc::new(Authority::open(state, &config.trust_domain, config.root_life)?);
+        let authority =
+            Arc::new(Authority::open(state, &config.trust_domain, config.root_life, config.retention)?);
         let grpc = listen(config.grpc).await?;
         let api = listen(config.api).await?;
         let addresses = (address(&grpc, config.grpc)?, address(&api, config.api)?);

@@ -2,13 +2,9 @@
 //! hands the certificate out only after the mesh's own verification accepts it.
 
 pub(crate) mod csr;
-mod registry;
 mod root;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData,
@@ -16,17 +12,15 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
+use sidegate_codes::Code;
 use sidegate_identity::{
     SpiffeId, SvidError, SvidLimits, TrustBundle, TrustBundles, TrustDomain, Usage, serial, verify,
 };
 
-use self::{
-    csr::ProvenKey,
-    registry::{Issuance, Registry},
-    root::Root,
-};
+use self::{csr::ProvenKey, root::Root};
 use crate::{
     clock, hex,
+    registry::{Event, Issuance, RecordError, Refused, Registry},
     state::{StateError, StateFolder},
 };
 
@@ -34,8 +28,7 @@ use crate::{
 pub(crate) struct Authority {
     root: Root,
     bundles: Arc<TrustBundles>,
-    /// Held for one append and its fsync, never across an await: callers are on a blocking thread.
-    registry: Mutex<Registry>,
+    registry: Registry,
     _state: StateFolder,
 }
 
@@ -68,7 +61,7 @@ pub(crate) enum IssueError {
     #[error("the operating system gives no random numbers: {0}")]
     Random(#[from] getrandom::Error),
     #[error("the issuance cannot be recorded: {0}")]
-    Record(#[from] std::io::Error),
+    Record(#[from] RecordError),
     #[error("the certificate cannot be built: {0}")]
     Build(#[from] rcgen::Error),
     #[error("the certificate does not pass the mesh's own verification: {0}")]
@@ -77,32 +70,37 @@ pub(crate) enum IssueError {
     RootExpired,
 }
 
+impl IssueError {
+    /// The code that explains it.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Record(_) => RecordError::CODE,
+            _ => Code::StateUnusable,
+        }
+    }
+}
+
 impl Authority {
     /// Loads the root from the state folder, or makes one if the folder is new.
     pub(crate) fn open(
         state: StateFolder,
         trust_domain: &TrustDomain,
         root_life: Duration,
+        retention: Duration,
     ) -> Result<Self, StateError> {
-        let has_records = Registry::has_records(&state);
-        let root = Root::open(&state, trust_domain, root_life, has_records)?;
-        let (registry, opened) = Registry::open(&state)?;
-        if opened.dropped_bytes > 0 {
-            tracing::warn!(
-                bytes = opened.dropped_bytes,
-                "an unfinished last record of the issuance registry was dropped"
-            );
-        }
+        let has_issued = Registry::exists(&state);
+        let root = Root::open(&state, trust_domain, root_life, has_issued)?;
+        let (registry, opened) = Registry::open(&state, retention)?;
         tracing::info!(
             fingerprint = root.fingerprint(),
             not_after = clock::rfc3339_of(root.not_after()),
-            issued = opened.records,
+            records = opened.last,
             "certificate authority ready"
         );
         let bundle = TrustBundle::from_der(trust_domain.clone(), [root.certificate().clone()])
             .map_err(|error| crate::state::unusable(&state.join(root::PUBLIC_FILE), error.to_string()))?;
         let bundles = Arc::new(TrustBundles::from_iter([bundle]));
-        Ok(Self { root, bundles, registry: Mutex::new(registry), _state: state })
+        Ok(Self { root, bundles, registry, _state: state })
     }
 
     /// The bundles that sidecars verify their peers with.
@@ -122,10 +120,7 @@ impl Authority {
         let mut random = [0; 9];
         getrandom::fill(&mut random)?;
         let serial = serial::compose(issued_at_ms, random);
-        self.registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .append(&self.record(order, serial, validity))?;
+        self.registry.record(Event::Issued(self.record(order, serial, validity)))?;
         let leaf = leaf_params(&order.identity, serial, validity)?
             .signed_by(order.key.public_key(), self.root.issuer())?;
         let chain = vec![leaf.der().clone()];
@@ -133,6 +128,11 @@ impl Authority {
             verify(&chain, usage, &self.bundles, &SvidLimits::default(), now)?;
         }
         Ok(Issued { chain, at_ms: issued_at_ms, not_after: validity.not_after })
+    }
+
+    /// Records that somebody was refused. Waits for the disk: call it on a blocking thread.
+    pub(crate) fn refused(&self, refused: Refused) -> Result<(), RecordError> {
+        self.registry.record(Event::Refused(refused))
     }
 
     /// Backdated against clocks that are behind, and never beyond the root.

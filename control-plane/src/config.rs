@@ -49,6 +49,8 @@ pub struct Config {
     pub leaf_life: Duration,
     /// How long a root lives that is made at first start.
     pub root_life: Duration,
+    /// How long the registry keeps a record after its certificate has ended.
+    pub retention: Duration,
     /// How often sidecars report their edges.
     pub report_interval: Duration,
     /// In the order of the file.

@@ -35,6 +35,7 @@ pub struct Label {
 pub static ALL: &[&Family] = &[
     &POLICY_LOAD_FAILURES,
     &ISSUED,
+    &REFUSALS_UNRECORDED,
     &HANDSHAKE_FAILURES,
     &CONNECTIONS_REFUSED,
     &UPDATES,
@@ -60,6 +61,16 @@ pub(crate) static ISSUED: Family = Family {
     label: Some(Label {
         name: "result",
         values: "`issued`; why not: `bad_request`, `rate_limited`, `failed`, or what is wrong with the proof of identity, as in `unknown_token`",
+    }),
+};
+
+pub(crate) static REFUSALS_UNRECORDED: Family = Family {
+    name: "sidegate_refusals_unrecorded_total",
+    help: "Refused requests for a certificate that are in the log and not in the registry",
+    kind: Kind::Counter,
+    label: Some(Label {
+        name: "reason",
+        values: "`rate`: more than are recorded, `failed`: it could not be written",
     }),
 };
 

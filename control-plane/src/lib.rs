@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod families;
 pub mod quarantine;
+pub mod registry;
 
 mod api;
 mod attest;

@@ -237,6 +237,7 @@ fn only_what_may_change(path: &Path, current: &Config, new: Config) -> Result<Co
         ("state", current.state == new.state),
         ("listen.grpc", current.grpc == new.grpc),
         ("listen.api", current.api == new.api),
+        ("certificates.retention", current.retention == new.retention),
     ];
     let problems: Vec<_> = fixed
         .into_iter()

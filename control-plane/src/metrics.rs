@@ -21,6 +21,7 @@ use crate::families::{self, Family, Kind};
 pub(crate) struct Metrics {
     policy_load_failures: Series,
     issued: Series,
+    refusals_unrecorded: Series,
     handshake_failures: Series,
     connections_refused: Series,
     updates: Series,
@@ -46,6 +47,11 @@ impl Metrics {
     /// An issuance ended: "issued", or the reason of its refusal.
     pub(crate) fn issuance(&self, result: &'static str) {
         self.issued.add(result);
+    }
+
+    /// A refusal is not in the registry, by "rate" or because that "failed".
+    pub(crate) fn refusal_unrecorded(&self, reason: &'static str) {
+        self.refusals_unrecorded.add(reason);
     }
 
     /// A TLS handshake failed.
@@ -75,6 +81,7 @@ impl Metrics {
             series: [
                 (&families::POLICY_LOAD_FAILURES, self.policy_load_failures.now()),
                 (&families::ISSUED, self.issued.now()),
+                (&families::REFUSALS_UNRECORDED, self.refusals_unrecorded.now()),
                 (&families::HANDSHAKE_FAILURES, self.handshake_failures.now()),
                 (&families::CONNECTIONS_REFUSED, self.connections_refused.now()),
                 (&families::UPDATES, self.updates.now()),
@@ -107,7 +114,7 @@ impl Series {
 
 #[derive(Debug)]
 struct Exposition {
-    series: [(&'static Family, Counts); 6],
+    series: [(&'static Family, Counts); 7],
     readings: Readings,
 }
 
@@ -197,6 +204,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.policy_load_failed(Code::PolicyUnknownField);
         metrics.issuance("issued");
+        metrics.refusal_unrecorded("rate");
         metrics.handshake_failed("tls");
         metrics.connection_refused("connections");
         metrics.update("sent");

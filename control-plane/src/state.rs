@@ -15,7 +15,8 @@ use sidegate_codes::Code;
 #[derive(Debug)]
 pub(crate) struct StateFolder {
     path: PathBuf,
-    _lock: File,
+    /// `None`: opened to look at it.
+    _lock: Option<File>,
 }
 
 /// The state cannot be used as it is on disk. The operator's to mend; nothing was changed.
@@ -25,6 +26,14 @@ pub enum StateError {
     #[error("{}: {reason} ({code})", path.display(), code = Code::UnsafeKeyFile)]
     UnsafeKeyFile {
         /// The key's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The registry is damaged, or somebody changed it. Nothing is issued on top of it.
+    #[error("{}: {reason} ({code})", path.display(), code = Code::RegistryBroken)]
+    RegistryBroken {
+        /// The database.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
@@ -44,6 +53,7 @@ impl StateError {
     pub fn code(&self) -> Code {
         match self {
             Self::UnsafeKeyFile { .. } => Code::UnsafeKeyFile,
+            Self::RegistryBroken { .. } => Code::RegistryBroken,
             Self::Unusable { .. } => Code::StateUnusable,
         }
     }
@@ -58,7 +68,13 @@ impl StateFolder {
             }
             _ => check_folder(path)?,
         }
-        Ok(Self { path: path.to_owned(), _lock: lock(&path.join("lock"))? })
+        Ok(Self { path: path.to_owned(), _lock: Some(lock(&path.join("lock"))?) })
+    }
+
+    /// Opens an existing folder to read what is in it; another process may be using it.
+    pub(crate) fn open_to_read(path: &Path) -> Result<Self, StateError> {
+        check_folder(path)?;
+        Ok(Self { path: path.to_owned(), _lock: None })
     }
 
     pub(crate) fn join(&self, name: &str) -> PathBuf {

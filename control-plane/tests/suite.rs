@@ -12,6 +12,8 @@ mod issuance;
 mod ledger;
 #[path = "suite/mesh.rs"]
 mod mesh;
+#[path = "suite/registry.rs"]
+mod registry;
 #[path = "suite/restart.rs"]
 mod restart;
 #[path = "suite/sidecar.rs"]

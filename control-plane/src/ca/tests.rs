@@ -3,6 +3,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
 
+const RETENTION: Duration = Duration::from_hours(24);
+
 struct Scratch {
     parent: tempfile::TempDir,
     trust_domain: TrustDomain,
@@ -19,7 +21,13 @@ impl Scratch {
 
     fn open(&self) -> Result<Authority, StateError> {
         let state = StateFolder::open(&self.parent.path().join("state"))?;
-        Authority::open(state, &self.trust_domain, Duration::from_hours(48))
+        Authority::open(state, &self.trust_domain, Duration::from_hours(48), RETENTION)
+    }
+
+    fn records(&self) -> Vec<String> {
+        let registry = rusqlite::Connection::open(self.path("registry.db")).unwrap();
+        let mut bodies = registry.prepare("SELECT body FROM record").unwrap();
+        bodies.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     }
 
     fn refusal(&self) -> String {
@@ -74,7 +82,8 @@ fn two_certificates_for_one_key_have_two_serials() {
 fn a_leaf_never_outlives_the_root() {
     let scratch = Scratch::new();
     let state = StateFolder::open(&scratch.parent.path().join("state")).unwrap();
-    let authority = Authority::open(state, &scratch.trust_domain, Duration::from_secs(100)).unwrap();
+    let authority =
+        Authority::open(state, &scratch.trust_domain, Duration::from_secs(100), RETENTION).unwrap();
     let issued = authority.issue(&order(Duration::from_hours(1))).unwrap();
     assert_eq!(issued.not_after, authority.root().not_after());
 }
@@ -94,14 +103,14 @@ fn a_restart_keeps_the_root_and_the_records() {
     let fingerprint = first.root().fingerprint().to_owned();
     drop(first);
     assert_eq!(scratch.open().unwrap().root().fingerprint(), fingerprint);
-    assert_eq!(std::fs::read_to_string(scratch.path("issued.jsonl")).unwrap().lines().count(), 1);
+    assert_eq!(scratch.records().len(), 1);
 }
 
 #[test]
 fn every_issuance_is_on_record_with_its_key_and_evidence() {
     let scratch = Scratch::new();
     scratch.open().unwrap().issue(&order(Duration::from_mins(1))).unwrap();
-    let line = std::fs::read_to_string(scratch.path("issued.jsonl")).unwrap();
+    let line = scratch.records().concat();
     for field in ["spiffe://shop.test/ns/shop/sa/payments", "join-token", "abcd", "127.0.0.1:1", "\"key\":\""]
     {
         assert!(line.contains(field), "{field} in {line}");

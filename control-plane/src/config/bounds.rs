@@ -15,6 +15,12 @@ pub(super) const ROOT_LIFE: Bounds = Bounds {
     least: Duration::from_hours(1),
     most: Duration::from_hours(24 * 3653),
 };
+/// Counted from the end of a certificate: long enough to ask who could have been somebody when it is found out late.
+pub(super) const RETENTION: Bounds = Bounds {
+    default: Duration::from_hours(24 * 90),
+    least: Duration::from_hours(1),
+    most: Duration::from_hours(24 * 3653),
+};
 pub(super) const REPORT_INTERVAL: Bounds = Bounds {
     default: Duration::from_secs(5),
     least: Duration::from_millis(100),

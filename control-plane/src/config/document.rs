@@ -16,7 +16,7 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{
     Config, Enforcement, Service, ServiceName, TokenDigest,
-    bounds::{Bounds, LEAF_LIFE, REPORT_INTERVAL, ROOT_LIFE},
+    bounds::{Bounds, LEAF_LIFE, REPORT_INTERVAL, RETENTION, ROOT_LIFE},
     control_plane_identity, is_label, schema,
 };
 use crate::problem::Problem;
@@ -108,6 +108,10 @@ struct Certificates {
     #[serde(default)]
     #[schemars(with = "Option<schema::Time>", transform = |schema: &mut Schema| ROOT_LIFE.describe(schema))]
     root_life: Option<Spanned<String>>,
+    /// How long the registry keeps a record after its certificate has ended. Changes with a restart.
+    #[serde(default)]
+    #[schemars(with = "Option<schema::Time>", transform = |schema: &mut Schema| RETENTION.describe(schema))]
+    retention: Option<Spanned<String>>,
 }
 
 /// A service of the mesh and the workload behind it.
@@ -163,6 +167,8 @@ impl Check {
             self.duration(document.certificates.leaf_life.as_ref(), "certificates.leafLife", LEAF_LIFE);
         let root_life =
             self.duration(document.certificates.root_life.as_ref(), "certificates.rootLife", ROOT_LIFE);
+        let retention =
+            self.duration(document.certificates.retention.as_ref(), "certificates.retention", RETENTION);
         let report_interval =
             self.duration(document.report_interval.as_ref(), "reportInterval", REPORT_INTERVAL);
         let trust_domain = trust_domain?;
@@ -178,6 +184,7 @@ impl Check {
             api: api?,
             leaf_life: leaf_life?,
             root_life: root_life?,
+            retention: retention?,
             report_interval: report_interval?,
             services,
         })

@@ -42,10 +42,11 @@ async fn a_wrong_token_brings_nothing_and_is_not_repeated() {
     );
     let nothing = issue(&mesh, None, Key::new().csr, "").await.unwrap_err();
     assert_eq!(nothing.code(), Code::Unauthenticated);
-    assert_eq!(
-        std::fs::read_to_string(mesh.path("state/issued.jsonl")).unwrap().matches("join-token").count(),
-        0
-    );
+    let (issued, refused) = mesh.records();
+    assert_eq!(issued.iter().filter(|issued| issued.attestor == "join-token").count(), 0);
+    let reasons: Vec<_> = refused.iter().map(|refused| refused.reason.as_str()).collect();
+    assert_eq!(reasons, ["unknown_token", "nothing_presented"]);
+    assert!(refused.iter().all(|refused| refused.caller.starts_with("127.0.0.1:")), "{refused:?}");
 }
 
 #[tokio::test]

@@ -4,7 +4,11 @@ use std::{fs, path::PathBuf};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sidegate_control_plane::app::{Running, StartError};
+use sidegate_control_plane::{
+    app::{Running, StartError},
+    config::Config,
+    registry::{Archive, Event, Issuance, Query, Refused},
+};
 use sidegate_identity::{TrustBundle, TrustBundles, TrustDomain};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -85,9 +89,29 @@ impl Mesh {
 
     /// What a sidecar bootstraps with.
     pub(crate) fn trust(&self) -> TrustBundles {
-        let pem = fs::read(self.running().root_certificate()).unwrap();
-        let trust_domain = TrustDomain::parse("shop.test").unwrap();
-        [TrustBundle::from_pem(trust_domain, &pem).unwrap()].into_iter().collect()
+        trust_in(&fs::read(self.running().root_certificate()).unwrap())
+    }
+
+    /// A file of the mesh as this process sees it, which may have mounted something there.
+    pub(crate) fn seen_by(&self, process: u32, name: &str) -> PathBuf {
+        let path = self.path(name);
+        PathBuf::from(format!("/proc/{process}/root")).join(path.strip_prefix("/").unwrap())
+    }
+
+    /// What is on record, in its order.
+    pub(crate) fn records(&self) -> (Vec<Issuance>, Vec<Refused>) {
+        let archive = Archive::open(&Config::load(&self.path("mesh.yaml")).unwrap()).unwrap();
+        archive.verify().unwrap();
+        let query = Query { limit: 100_000, ..Query::default() };
+        let (mut issued, mut refused) = (Vec::new(), Vec::new());
+        let listed = archive.issued(&query).unwrap().into_iter().chain(archive.refused(&query).unwrap());
+        for listed in listed.rev() {
+            match listed.event {
+                Event::Issued(event) => issued.push(event),
+                Event::Refused(event) => refused.push(event),
+            }
+        }
+        (issued, refused)
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
@@ -120,6 +144,12 @@ impl Mesh {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// The bundle of a root's certificate.
+pub(crate) fn trust_in(pem: &[u8]) -> TrustBundles {
+    let trust_domain = TrustDomain::parse("shop.test").unwrap();
+    [TrustBundle::from_pem(trust_domain, pem).unwrap()].into_iter().collect()
 }
 
 pub(crate) fn mesh_yaml(leaf_life: &str) -> String {

@@ -1,6 +1,6 @@
 //! A sidecar's side of the wire: keys, mutual TLS, a subscription.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
@@ -52,10 +52,18 @@ impl Key {
 
 /// A channel to the control plane, with a client certificate or none. The server must be the control plane.
 pub(crate) async fn connect(mesh: &Mesh, credentials: Option<&Credentials>) -> Result<Channel, Error> {
+    connect_at(mesh.running().grpc(), &mesh.trust(), credentials).await
+}
+
+async fn connect_at(
+    address: SocketAddr,
+    trust: &TrustBundles,
+    credentials: Option<&Credentials>,
+) -> Result<Channel, Error> {
     let id = SpiffeId::parse("spiffe://shop.test/ns/sidegate/sa/control-plane").unwrap();
     let expected = Expected::OneOf(Arc::from([id]));
-    let config = tls::client_config(credentials, Arc::new(mesh.trust()), expected, &[b"h2"]);
-    let (connector, address) = (TlsConnector::from(config), mesh.running().grpc());
+    let config = tls::client_config(credentials, Arc::new(trust.clone()), expected, &[b"h2"]);
+    let connector = TlsConnector::from(config);
     let connect = tower::service_fn(move |_| {
         let connector = connector.clone();
         async move {
@@ -75,6 +83,19 @@ pub(crate) async fn issue(
     join_token: &str,
 ) -> Result<IssueResponse, Status> {
     let channel = connect(mesh, credentials).await.unwrap();
+    let request = IssueRequest { csr, join_token: join_token.to_owned() };
+    IdentityClient::new(channel).issue(request).await.map(tonic::Response::into_inner)
+}
+
+/// Asks a control plane for a certificate that may vanish at any moment.
+pub(crate) async fn issue_at(
+    grpc: SocketAddr,
+    trust: &TrustBundles,
+    csr: Vec<u8>,
+    join_token: &str,
+) -> Result<IssueResponse, Status> {
+    let channel =
+        connect_at(grpc, trust, None).await.map_err(|error| Status::unavailable(error.to_string()))?;
     let request = IssueRequest { csr, join_token: join_token.to_owned() };
     IdentityClient::new(channel).issue(request).await.map(tonic::Response::into_inner)
 }

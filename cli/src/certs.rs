@@ -1,0 +1,30 @@
+//! `sidegate certs`: the certificates of the mesh. What was issued is read from the registry's files.
+
+mod records;
+
+use crate::{exit::Exit, failure::Failure};
+
+/// What can be done with certificates.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum What {
+    /// List who was issued a certificate, the newest first; or who was refused one.
+    #[command(after_long_help = "Examples:
+  sidegate certs list --id shop/payments --at 2026-11-22T10:00:00Z    who could have been payments then
+  sidegate certs list --refused -o json")]
+    List(records::ListArgs),
+    /// Show one certificate: whose, by which proof, to which address, how long.
+    #[command(after_long_help = "Example:\n  sidegate certs show 01019abc --mesh mesh.yaml -o json")]
+    Show(records::ShowArgs),
+    /// Check that the registry is whole: every record, the chain of their hashes, every signed checkpoint.
+    #[command(after_long_help = "Example:\n  sidegate certs verify --mesh mesh.yaml")]
+    Verify(records::VerifyArgs),
+}
+
+/// Runs one of them.
+pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
+    match what {
+        What::List(args) => records::list(args),
+        What::Show(args) => records::show(args),
+        What::Verify(args) => records::verify(args),
+    }
+}

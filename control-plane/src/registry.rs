@@ -1,0 +1,179 @@
+//! The registry: every certificate on disk before it is signed, and who was refused one. Records are chained by hashes, and
+//! checkpoints over the chain are signed; what does not fit together is refused whole, and then nothing is issued.
+//!
+//! [`Registry`] is the one writer, [`Archive`] reads for the operator, also while the control plane is down.
+
+mod archive;
+mod chain;
+mod seal;
+mod sqlite;
+mod writer;
+
+use std::{io, path::Path, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use sidegate_codes::Code;
+
+use self::{chain::Chain, seal::Seal, sqlite::Sqlite, writer::Writer};
+use crate::state::{StateError, StateFolder, unusable};
+
+pub use archive::{Archive, ArchiveError, Listed, Query, Verified};
+
+/// What is on record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "camelCase")]
+pub enum Event {
+    /// A certificate was issued, or was about to be when the process ended.
+    Issued(Issuance),
+    /// Somebody was refused a certificate.
+    Refused(Refused),
+}
+
+/// What is known of a certificate at the moment of its issuance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Issuance {
+    /// Hex.
+    pub serial: String,
+    /// SPIFFE ID.
+    pub identity: String,
+    /// SHA-256 of the subject public key info, hex.
+    pub key: String,
+    /// How the caller was attested: "join-token", "svid" or "self".
+    pub attestor: String,
+    /// What shows it without giving it away: the first digits of the token's digest, or the presented serial.
+    pub evidence: String,
+    /// The caller's address.
+    pub caller: String,
+    /// Unix seconds.
+    pub not_before: u64,
+    /// Unix seconds.
+    pub not_after: u64,
+    /// SHA-256 of the issuing certificate, hex.
+    pub issuer: String,
+}
+
+/// A request that was answered by a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// The stable code.
+    pub code: String,
+    /// Why, as the metric says it.
+    pub reason: String,
+    /// SPIFFE ID, if the caller had proven one.
+    pub identity: Option<String>,
+    /// The caller's address.
+    pub caller: String,
+}
+
+/// The open registry.
+pub(crate) struct Registry {
+    writer: Writer,
+}
+
+/// How a registry was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Opened {
+    /// The last record's number; 0 if there is none.
+    pub(crate) last: u64,
+}
+
+/// Nothing was recorded, so nothing may be signed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct RecordError {
+    reason: String,
+}
+
+impl Registry {
+    /// Opens the registry of this folder, makes one in a folder that has never had any, and checks the whole chain.
+    pub(crate) fn open(state: &StateFolder, retention: Duration) -> Result<(Self, Opened), StateError> {
+        refuse_old_form(state)?;
+        let path = state.join(FILE);
+        let is_new = !path.exists();
+        let sealed_before = state.join(seal::FILE).exists();
+        if is_new && sealed_before {
+            return Err(broken(&path, "is missing although this folder has issued before"));
+        }
+        // Made by us, so that it is private from the first moment and no link is followed.
+        drop(state.open_journal(FILE)?);
+        let store = Sqlite::open(&path).map_err(|error| broken(&path, error.to_string()))?;
+        let seal = Seal::open(state)?;
+        let chain = Chain::check(&store, &seal).map_err(|error| broken(&path, error.to_string()))?;
+        let opened = Opened { last: chain.last() };
+        let writer = Writer::start(store, seal, chain, retention)
+            .map_err(|error| unusable(&path, error.to_string()))?;
+        Ok((Self { writer }, opened))
+    }
+
+    /// Whether the state folder has a registry.
+    pub(crate) fn exists(state: &StateFolder) -> bool {
+        [FILE, seal::FILE, OLD_FILE].iter().any(|name| state.join(name).exists())
+    }
+
+    /// Puts the record on disk, in one transaction with whatever else waits. Only after this returns may the certificate
+    /// be signed. Waits for the disk: call it on a blocking thread.
+    pub(crate) fn record(&self, event: Event) -> Result<(), RecordError> {
+        self.writer.record(event)
+    }
+}
+
+impl Event {
+    /// When it stops to matter, in Unix seconds; `at_ms` is when it was recorded.
+    fn ends(&self, at_ms: u64) -> u64 {
+        match self {
+            Self::Issued(issuance) => issuance.not_after,
+            Self::Refused(_) => at_ms / 1000,
+        }
+    }
+
+    fn serial(&self) -> Option<&str> {
+        match self {
+            Self::Issued(issuance) => Some(&issuance.serial),
+            Self::Refused(_) => None,
+        }
+    }
+
+    fn identity(&self) -> Option<&str> {
+        match self {
+            Self::Issued(issuance) => Some(&issuance.identity),
+            Self::Refused(refused) => refused.identity.as_deref(),
+        }
+    }
+}
+
+impl RecordError {
+    /// The code that explains it.
+    pub(crate) const CODE: Code = Code::RegistryUnwritable;
+
+    fn new(reason: impl std::fmt::Display) -> Self {
+        Self { reason: reason.to_string() }
+    }
+}
+
+/// Lines of JSON had no index, no bound and no signature. They stay readable as they are.
+fn refuse_old_form(state: &StateFolder) -> Result<(), StateError> {
+    let path = state.join(OLD_FILE);
+    match std::fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => Err(unusable(
+            &path,
+            format!(
+                "is the registry in the form of an older version; keep it elsewhere, then start again: mv {0} {0}.kept",
+                path.display()
+            ),
+        )),
+    }
+}
+
+fn broken(path: &Path, reason: impl Into<String>) -> StateError {
+    StateError::RegistryBroken { path: path.to_owned(), reason: reason.into() }
+}
+
+/// The database in the state folder.
+pub(crate) const FILE: &str = "registry.db";
+const OLD_FILE: &str = "issued.jsonl";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! The registry in one SQLite file. A transaction is on disk when it returns: write-ahead log, synced at each commit. What a
+//! crash leaves unfinished is not there at the next start.
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+
+use super::chain::{Checkpoint, Kind, Row};
+
+/// An open database.
+pub(super) struct Sqlite(Connection);
+
+impl Sqlite {
+    /// Opens for writing; an empty file becomes a registry.
+    pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        check_pages(&connection)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        match version(&transaction)? {
+            0 => {
+                transaction.execute_batch(SCHEMA)?;
+                transaction.pragma_update(None, "user_version", VERSION)?;
+            }
+            VERSION => {}
+            other => return Err(unknown_version(other)),
+        }
+        transaction.commit()?;
+        Ok(Self(connection))
+    }
+
+    /// Opens what is there, to look at it.
+    pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Self> {
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        check_pages(&connection)?;
+        match version(&connection)? {
+            VERSION => {}
+            other => return Err(unknown_version(other)),
+        }
+        // One moment for all that is read from now on, whatever is written meanwhile.
+        connection.execute_batch("BEGIN")?;
+        Ok(Self(connection))
+    }
+
+    /// Everything in one transaction, on disk when this returns, or nothing. `head` is where the writer believes the
+    /// chain to end: whoever else wrote has broken it.
+    pub(super) fn append(&mut self, head: (u64, [u8; 32]), rows: &[Row]) -> Result<(), AppendError> {
+        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found = tail(&transaction)?;
+        if found.is_some_and(|found| found != head) {
+            return Err(AppendError::Foreign);
+        }
+        {
+            let mut insert = transaction.prepare(
+                "INSERT INTO record (sequence, at_ms, ends, serial, identity, body, hash)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?;
+            for row in rows {
+                insert.execute(params![
+                    signed(row.sequence),
+                    signed(row.at_ms),
+                    signed(row.ends),
+                    row.serial,
+                    row.identity,
+                    row.body,
+                    row.hash
+                ])?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Adds a checkpoint.
+    pub(super) fn seal(&mut self, checkpoint: &Checkpoint) -> rusqlite::Result<()> {
+        insert_checkpoint(&self.0, checkpoint)
+    }
+
+    /// The last of the oldest records that all ended before this moment, with its hash.
+    pub(super) fn ended_before(&self, moment: u64) -> rusqlite::Result<Option<(u64, [u8; 32])>> {
+        self.0
+            .query_row(
+                "SELECT sequence, hash FROM record
+                 WHERE sequence < coalesce((SELECT min(sequence) FROM record WHERE ends >= ?1), 9223372036854775807)
+                 ORDER BY sequence DESC LIMIT 1",
+                [signed(moment)],
+                |row| Ok((unsigned(row.get(0)?), row.get(1)?)),
+            )
+            .optional()
+    }
+
+    /// Forgets the records up to a checkpoint, and older checkpoints with them.
+    pub(super) fn prune(&mut self, checkpoint: &Checkpoint) -> rusqlite::Result<()> {
+        let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        insert_checkpoint(&transaction, checkpoint)?;
+        transaction.execute("DELETE FROM record WHERE sequence <= ?1", [signed(checkpoint.sequence)])?;
+        transaction.execute("DELETE FROM checkpoint WHERE sequence < ?1", [signed(checkpoint.sequence)])?;
+        transaction.commit()
+    }
+
+    /// In their order.
+    pub(super) fn checkpoints(&self) -> rusqlite::Result<Vec<Checkpoint>> {
+        let mut select =
+            self.0.prepare("SELECT sequence, hash, pruned, signature FROM checkpoint ORDER BY sequence")?;
+        let rows = select.query_map([], |row| {
+            let kind = if row.get(2)? { Kind::Pruned } else { Kind::Kept };
+            Ok(Checkpoint {
+                sequence: unsigned(row.get(0)?),
+                hash: row.get(1)?,
+                kind,
+                signature: row.get(3)?,
+            })
+        })?;
+        rows.collect()
+    }
+
+    /// The number of the oldest record that is kept.
+    pub(super) fn first(&self) -> rusqlite::Result<Option<u64>> {
+        let first: Option<i64> =
+            self.0.query_row("SELECT min(sequence) FROM record", [], |row| row.get(0))?;
+        Ok(first.map(unsigned))
+    }
+
+    /// Hands over every record in its order, one at a time.
+    pub(super) fn each<E: From<rusqlite::Error>>(
+        &self,
+        mut take: impl FnMut(Row) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut select = self.0.prepare(&format!("SELECT {COLUMNS} FROM record ORDER BY sequence"))?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            take(read(row)?)?;
+        }
+        Ok(())
+    }
+
+    /// Certificates, the newest first: of this identity, and valid at this moment, if these are given. Not valid then is
+    /// also what was recorded later.
+    pub(super) fn issued(
+        &self,
+        identity: Option<&str>,
+        at: Option<u64>,
+        limit: u32,
+    ) -> rusqlite::Result<Vec<Row>> {
+        self.select(
+            "serial IS NOT NULL AND (?1 IS NULL OR identity = ?1)
+             AND (?2 IS NULL OR (at_ms / 1000 <= ?2 AND ends >= ?2))",
+            params![identity, at.map(signed), limit],
+        )
+    }
+
+    /// Refusals, the newest first.
+    pub(super) fn refused(&self, identity: Option<&str>, limit: u32) -> rusqlite::Result<Vec<Row>> {
+        self.select(
+            "serial IS NULL AND (?1 IS NULL OR identity = ?1) AND ?2 IS NULL",
+            params![identity, None::<i64>, limit],
+        )
+    }
+
+    /// The certificate of this serial number.
+    pub(super) fn by_serial(&self, serial: &str) -> rusqlite::Result<Option<Row>> {
+        self.0
+            .query_row(&format!("SELECT {COLUMNS} FROM record WHERE serial = ?1"), [serial], read)
+            .optional()
+    }
+
+    fn select(&self, matching: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Row>> {
+        let mut select = self.0.prepare(&format!(
+            "SELECT {COLUMNS} FROM record WHERE {matching} ORDER BY sequence DESC LIMIT ?3"
+        ))?;
+        let rows = select.query_map(values, read)?;
+        rows.collect()
+    }
+}
+
+/// Nothing was appended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AppendError {
+    #[error("another program has written to the registry")]
+    Foreign,
+    #[error(transparent)]
+    Store(#[from] rusqlite::Error),
+}
+
+fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    Ok(connection)
+}
+
+/// A page that was damaged is found here, before anything rests on it.
+fn check_pages(connection: &Connection) -> rusqlite::Result<()> {
+    let answer: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if answer == "ok" {
+        return Ok(());
+    }
+    Err(corrupt(answer))
+}
+
+fn corrupt(reason: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(reason))
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn unknown_version(version: i64) -> rusqlite::Error {
+    corrupt(format!("has the form {version}, and this program knows form {VERSION}"))
+}
+
+fn tail(connection: &Connection) -> rusqlite::Result<Option<(u64, [u8; 32])>> {
+    connection
+        .query_row("SELECT sequence, hash FROM record ORDER BY sequence DESC LIMIT 1", [], |row| {
+            Ok((unsigned(row.get(0)?), row.get(1)?))
+        })
+        .optional()
+}
+
+fn insert_checkpoint(connection: &Connection, checkpoint: &Checkpoint) -> rusqlite::Result<()> {
+    connection.execute(
+        "INSERT OR REPLACE INTO checkpoint (sequence, hash, pruned, signature) VALUES (?1, ?2, ?3, ?4)",
+        params![
+            signed(checkpoint.sequence),
+            checkpoint.hash,
+            checkpoint.kind == Kind::Pruned,
+            checkpoint.signature
+        ],
+    )?;
+    Ok(())
+}
+
+fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    Ok(Row {
+        sequence: unsigned(row.get(0)?),
+        at_ms: unsigned(row.get(1)?),
+        ends: unsigned(row.get(2)?),
+        serial: row.get(3)?,
+        identity: row.get(4)?,
+        body: row.get(5)?,
+        hash: row.get(6)?,
+    })
+}
+
+/// SQLite's integers have a sign; no clock or count of ours reaches it.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A negative number is nothing that we wrote; as 0 it fits nowhere in the chain.
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+const COLUMNS: &str = "sequence, at_ms, ends, serial, identity, body, hash";
+const VERSION: i64 = 1;
+const SCHEMA: &str = "
+CREATE TABLE record (
+    sequence INTEGER PRIMARY KEY,
+    at_ms INTEGER NOT NULL,
+    ends INTEGER NOT NULL,
+    serial TEXT,
+    identity TEXT,
+    body TEXT NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX record_serial ON record (serial) WHERE serial IS NOT NULL;
+CREATE INDEX record_identity ON record (identity, sequence);
+CREATE INDEX record_ends ON record (ends);
+CREATE TABLE checkpoint (
+    sequence INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL,
+    pruned INTEGER NOT NULL,
+    signature BLOB NOT NULL
+) STRICT;
+";
+/// A reader holds no lock that a writer of the write-ahead log waits for; this is for the moment of opening.
+const BUSY: Duration = Duration::from_secs(5);
+/// What the write-ahead log is cut back to.
+const JOURNAL_BYTES: i64 = 8 << 20;

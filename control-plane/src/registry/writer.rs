@@ -1,0 +1,161 @@
+//! The one thread that writes. Whatever waits while the disk syncs goes into the next transaction together, so that a storm
+//! of renewals costs a few syncs and not one each. Between transactions it seals and prunes.
+
+use std::{
+    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Event, RecordError,
+    chain::{Chain, Kind},
+    seal::Seal,
+    sqlite::Sqlite,
+};
+use crate::{clock, hex};
+
+/// The handle; dropping it ends the thread after what it has taken.
+pub(super) struct Writer {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Job {
+    event: Event,
+    /// Holds the one answer.
+    answer: SyncSender<Result<(), RecordError>>,
+}
+
+/// What the thread owns.
+struct Desk {
+    store: Sqlite,
+    seal: Seal,
+    chain: Chain,
+    retention: Duration,
+}
+
+impl Writer {
+    pub(super) fn start(
+        store: Sqlite,
+        seal: Seal,
+        chain: Chain,
+        retention: Duration,
+    ) -> std::io::Result<Self> {
+        let (jobs, waiting) = mpsc::sync_channel(QUEUE);
+        let desk = Desk { store, seal, chain, retention };
+        let thread = thread::Builder::new().name("registry".to_owned()).spawn(move || desk.work(&waiting))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Returns when the record is on disk.
+    pub(super) fn record(&self, event: Event) -> Result<(), RecordError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let ended = || RecordError::new("the registry's writer has ended");
+        let jobs = self.jobs.as_ref().ok_or_else(ended)?;
+        jobs.send(Job { event, answer }).map_err(|_| ended())?;
+        answered.recv().map_err(|_| ended())?
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the registry's writer panicked");
+        }
+    }
+}
+
+impl Desk {
+    fn work(mut self, waiting: &Receiver<Job>) {
+        let mut tidied = Instant::now();
+        self.tidy();
+        loop {
+            match waiting.recv_timeout(TIDY) {
+                Ok(first) => {
+                    let more = waiting.try_iter().take(MAX_BATCH - 1);
+                    self.take(std::iter::once(first).chain(more).collect());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if tidied.elapsed() >= TIDY || self.chain.unsealed() >= MAX_UNSEALED {
+                tidied = Instant::now();
+                self.tidy();
+            }
+        }
+        self.seal();
+    }
+
+    /// All of it or nothing: the disk says no to all of them alike.
+    fn take(&mut self, jobs: Vec<Job>) {
+        let result = self.append(&jobs);
+        for job in jobs {
+            // Whoever does not wait any more issues nothing either; the record of it does no harm.
+            let _ = job.answer.send(result.clone());
+        }
+    }
+
+    fn append(&mut self, jobs: &[Job]) -> Result<(), RecordError> {
+        let mut chain = self.chain;
+        let mut rows = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let body = serde_json::to_string(&job.event).map_err(RecordError::new)?;
+            let row = chain.next(clock::now_ms(), &job.event, body);
+            chain.advance(&row);
+            rows.push(row);
+        }
+        let head = (self.chain.last(), self.chain.head());
+        self.store.append(head, &rows).map_err(RecordError::new)?;
+        self.chain = chain;
+        Ok(())
+    }
+
+    /// A failure is told and tried again: nothing that was recorded is lost by it.
+    fn tidy(&mut self) {
+        self.seal();
+        if let Err(error) = self.prune() {
+            tracing::warn!(%error, "old records could not be removed from the registry");
+        }
+    }
+
+    /// The log is the copy that whoever rewrites the state folder does not reach.
+    fn seal(&mut self) {
+        if self.chain.unsealed() == 0 {
+            return;
+        }
+        let checkpoint = self.seal.checkpoint(self.chain.last(), self.chain.head(), Kind::Kept);
+        match self.store.seal(&checkpoint) {
+            Ok(()) => {
+                self.chain.seal();
+                tracing::info!(
+                    record = checkpoint.sequence,
+                    hash = hex::encode(&checkpoint.hash),
+                    signature = hex::encode(&checkpoint.signature),
+                    "registry checkpoint"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "the registry could not be sealed"),
+        }
+    }
+
+    fn prune(&mut self) -> rusqlite::Result<()> {
+        let cutoff = (clock::now_ms() / 1000).saturating_sub(self.retention.as_secs());
+        let Some((sequence, hash)) = self.store.ended_before(cutoff)? else { return Ok(()) };
+        self.store.prune(&self.seal.checkpoint(sequence, hash, Kind::Pruned))?;
+        tracing::info!(up_to = sequence, "records whose retention is over were removed from the registry");
+        Ok(())
+    }
+}
+
+/// Callers beyond this wait on their own threads.
+const QUEUE: usize = 256;
+/// Records in one transaction: about 100 KiB.
+const MAX_BATCH: usize = 256;
+/// How often it seals and prunes at least.
+const TIDY: Duration = Duration::from_hours(1);
+/// Sealing comes earlier when so many records wait for it.
+const MAX_UNSEALED: u64 = 10_000;
