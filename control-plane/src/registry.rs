@@ -1,7 +1,7 @@
 //! The registry: every certificate on disk before it is signed, and who was refused one. Records are chained by hashes, and
 //! checkpoints over the chain are signed; what does not fit together is refused whole, and then nothing is issued.
 //!
-//! [`Registry`] is the one writer, [`Archive`] reads for the operator, also while the control plane is down.
+//! `Registry` is the one writer, [`Archive`] reads for the operator, also while the control plane is down.
 
 mod archive;
 mod chain;
