@@ -13,6 +13,7 @@ mod api;
 mod attest;
 mod ca;
 mod clock;
+mod database;
 mod discovery;
 mod hex;
 mod issuance;

@@ -1,11 +1,12 @@
 //! The registry in one SQLite file. A transaction is on disk when it returns: write-ahead log, synced at each commit. What a
 //! crash leaves unfinished is not there at the next start.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::chain::{Checkpoint, Kind, Row};
+use crate::database::{self, signed, unsigned};
 
 /// An open database.
 pub(super) struct Sqlite(Connection);
@@ -13,35 +14,12 @@ pub(super) struct Sqlite(Connection);
 impl Sqlite {
     /// Opens for writing; an empty file becomes a registry.
     pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
-        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        check_pages(&connection)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES)?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        match version(&transaction)? {
-            0 => {
-                transaction.execute_batch(SCHEMA)?;
-                transaction.pragma_update(None, "user_version", VERSION)?;
-            }
-            VERSION => {}
-            other => return Err(unknown_version(other)),
-        }
-        transaction.commit()?;
-        Ok(Self(connection))
+        database::open(path, VERSION, SCHEMA).map(Self)
     }
 
     /// Opens what is there, to look at it.
     pub(super) fn open_to_read(path: &Path) -> rusqlite::Result<Self> {
-        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        check_pages(&connection)?;
-        match version(&connection)? {
-            VERSION => {}
-            other => return Err(unknown_version(other)),
-        }
-        // One moment for all that is read from now on, whatever is written meanwhile.
-        connection.execute_batch("BEGIN")?;
-        Ok(Self(connection))
+        database::open_to_read(path, VERSION).map(Self)
     }
 
     /// Everything in one transaction, on disk when this returns, or nothing. `head` is where the writer believes the
@@ -183,34 +161,6 @@ pub(super) enum AppendError {
     Store(#[from] rusqlite::Error),
 }
 
-fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
-    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY)?;
-    Ok(connection)
-}
-
-/// A page that was damaged is found here, before anything rests on it.
-fn check_pages(connection: &Connection) -> rusqlite::Result<()> {
-    let answer: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if answer == "ok" {
-        return Ok(());
-    }
-    Err(corrupt(answer))
-}
-
-fn corrupt(reason: String) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), Some(reason))
-}
-
-fn version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.pragma_query_value(None, "user_version", |row| row.get(0))
-}
-
-fn unknown_version(version: i64) -> rusqlite::Error {
-    corrupt(format!("has the form {version}, and this program knows form {VERSION}"))
-}
-
 fn tail(connection: &Connection) -> rusqlite::Result<Option<(u64, [u8; 32])>> {
     connection
         .query_row("SELECT sequence, hash FROM record ORDER BY sequence DESC LIMIT 1", [], |row| {
@@ -244,16 +194,6 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     })
 }
 
-/// SQLite's integers have a sign; no clock or count of ours reaches it.
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// A negative number is nothing that we wrote; as 0 it fits nowhere in the chain.
-fn unsigned(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
-}
-
 const COLUMNS: &str = "sequence, at_ms, ends, serial, identity, body, hash";
 const VERSION: i64 = 1;
 const SCHEMA: &str = "
@@ -276,7 +216,3 @@ CREATE TABLE checkpoint (
     signature BLOB NOT NULL
 ) STRICT;
 ";
-/// A reader holds no lock that a writer of the write-ahead log waits for; this is for the moment of opening.
-const BUSY: Duration = Duration::from_secs(5);
-/// What the write-ahead log is cut back to.
-const JOURNAL_BYTES: i64 = 8 << 20;
