@@ -189,6 +189,10 @@ codes! {
         "the last good policy set is in force, not the newest",
         "The newest policies were refused; the reason is logged with its own code.",
         "Fix what the newest error names: `sidegate status` shows it.";
+    EdgesUnusable = "SG0230", Policy,
+        "recorded calls cannot be used",
+        "The file of edges or access log lines cannot be read, or a line of it is not understood. A command that left the line out would answer from less than was recorded, so it answers nothing.",
+        "The message names the line; `sidegate get edges -o jsonl` prints what is understood.";
     NoClientCertificate = "SG0301", Identity,
         "handshake refused: the peer sent no certificate",
         "Every inbound connection needs a client certificate: an X.509-SVID of the mesh.",

@@ -3,6 +3,7 @@
 mod control_plane;
 mod policies;
 mod recorded;
+mod sarif;
 
 use std::process::{Command, Output};
 

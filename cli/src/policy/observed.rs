@@ -11,6 +11,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
 
 use crate::{
@@ -222,7 +223,7 @@ impl fmt::Display for Asked {
 
 fn unusable(name: &str, why: String) -> Failure {
     let next = "sidegate get edges -o jsonl prints what is understood";
-    Failure::new(Exit::Usage, "the edges cannot be used", why, next).seen(name)
+    Failure::new(Exit::Usage, "the edges cannot be used", why, next).coded(Code::EdgesUnusable).seen(name)
 }
 
 /// Bytes of one line: several times what a sidecar writes.
@@ -268,6 +269,7 @@ mod tests {
         ] {
             let failure = lines("a", format!("{EDGE}\n{bad}\n").as_bytes()).expect_err("a bad line");
             assert!(failure.why().starts_with("line 2: "), "{}", failure.why());
+            assert_eq!(failure.code(), Some(Code::EdgesUnusable));
         }
     }
 }

@@ -39,7 +39,7 @@ fn result(finding: &Finding) -> Value {
     });
     if let Some(related) = related {
         result["relatedLocations"] =
-            json!([{"physicalLocation": place(related), "message": {"text": "the other rule"}}]);
+            json!([{"physicalLocation": place(related), "message": {"text": "the other one"}}]);
     }
     result
 }

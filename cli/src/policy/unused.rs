@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fmt::Write, path::PathBuf, sync::Arc};
 
 use serde::Serialize;
 use sidegate_policy::{Action, Mode};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{files::Around, observed};
 use crate::{
@@ -37,6 +38,7 @@ struct Unused {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Report {
     unused: Vec<Unused>,
     /// Allow and Deny rules in force: a Require policy that is met names no rule.
@@ -45,6 +47,8 @@ struct Report {
     /// When the first and last of the requests were seen.
     first: Option<String>,
     last: Option<String>,
+    /// From the first to the last of them: a rule for what happens once a month proves nothing before that.
+    observed_seconds: Option<u64>,
 }
 
 /// Exit code 1 if a rule was not used.
@@ -54,12 +58,14 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let observed = args.from.read()?;
     let used: BTreeSet<(&str, &str)> =
         observed.keys().filter_map(|call| call.policy.as_deref().zip(call.rule.as_deref())).collect();
-    let mut report = Report { unused: Vec::new(), rules: 0, requests: 0, first: None, last: None };
+    let mut report =
+        Report { unused: Vec::new(), rules: 0, requests: 0, first: None, last: None, observed_seconds: None };
     for evidence in observed.values() {
         report.requests = report.requests.saturating_add(evidence.count);
         report.first = report.first.take().into_iter().chain(evidence.first.clone()).min();
         report.last = report.last.take().into_iter().chain(evidence.last.clone()).max();
     }
+    report.observed_seconds = seconds(report.first.as_deref(), report.last.as_deref());
     for sourced in read.set.iter().filter(|sourced| sourced.policy().spec.mode == Mode::Enforce) {
         let action = match sourced.policy().spec.action {
             Action::Allow => "Allow",
@@ -90,12 +96,23 @@ fn text(report: &Report) -> String {
         if report.unused.is_empty() { String::new() } else { table::columns(["RULE", "ACTION", "AT"], rows) };
     let _ = writeln!(
         text,
-        "{} of {} rules decided none of {} requests, {} to {}",
+        "{} of {} rules decided none of {} requests, {} to {}{}",
         report.unused.len(),
         report.rules,
         report.requests,
         table::or_dash(report.first.as_ref()),
-        table::or_dash(report.last.as_ref())
+        table::or_dash(report.last.as_ref()),
+        report.observed_seconds.map(lasted).unwrap_or_default()
     );
     text
+}
+
+fn seconds(first: Option<&str>, last: Option<&str>) -> Option<u64> {
+    let time = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
+    u64::try_from((time(last?)? - time(first?)?).whole_seconds()).ok()
+}
+
+/// `, observed for 1day 2h`
+fn lasted(seconds: u64) -> String {
+    format!(", observed for {}", humantime::format_duration(std::time::Duration::from_secs(seconds)))
 }

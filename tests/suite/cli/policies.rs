@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{document, sidegate, stderr, stdout};
+use super::{document, sarif, sidegate, stderr, stdout};
 
 const POLICIES: &str = r#"apiVersion: sidegate.dev/v1alpha1
 kind: AuthorizationPolicy
@@ -163,10 +163,10 @@ fn a_finding_ends_with_one_and_has_id_place_reason_and_fix_in_every_form() {
     assert_eq!(json["findings"][0]["id"], "unknown-principal");
     assert_eq!(json["findings"][0]["severity"], "error");
 
-    let sarif = document(&mesh.run(&["policy", "lint", "-o", "sarif"]));
-    let run: &Value = &sarif["runs"][0];
+    let log = document(&mesh.run(&["policy", "lint", "-o", "sarif"]));
+    sarif::check(&log);
+    let run: &Value = &log["runs"][0];
     let result = &run["results"][0];
-    assert_eq!(sarif["version"], "2.1.0");
     assert_eq!(result["ruleId"], "unknown-principal");
     assert_eq!(result["locations"][0]["physicalLocation"]["region"]["startLine"], 8);
     let index = usize::try_from(result["ruleIndex"].as_u64().expect("a number")).expect("a small one");

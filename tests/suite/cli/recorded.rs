@@ -1,5 +1,5 @@
 //! The commands that compare policies with one another and with what was recorded: `policy diff`, `simulate`, `suggest`,
-//! `unused`, from files alone.
+//! `unused`, from files and from a running mesh.
 
 use std::fs;
 
@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{document, sidegate, stderr, stdout};
+use crate::mesh::{App, Connection, ControlPlane, Http, Member, id};
 
 const MESH: &str = r#"apiVersion: sidegate.dev/v1alpha1
 kind: Mesh
@@ -211,6 +212,125 @@ fn a_proposal_lets_in_what_was_recorded_and_nothing_like_it() {
     }
 }
 
+/// What `suggest` proposes from these, written where `simulate` reads it.
+fn propose(folder: &Folder, recorded: &[Value]) {
+    let lines: Vec<String> = recorded.iter().map(Value::to_string).collect();
+    fs::write(folder.path("part.jsonl"), lines.join("\n")).expect("a file");
+    let output = folder.run(&["policy", "suggest", "--edges", &folder.path("part.jsonl")]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    fs::write(folder.path("proposed/a.yaml"), stdout(&output)).expect("a file");
+}
+
+#[test]
+fn a_proposal_lints_clean_breaks_nothing_that_was_recorded_and_breaks_what_it_was_not_told_of() {
+    let opaque = json!({"protocol": "tcp", "port": 5432});
+    let with = |mut edge: Value, fields: &Value| {
+        let fields = fields.as_object().expect("an object").clone();
+        edge.as_object_mut().expect("an object").extend(fields);
+        edge
+    };
+    let reports = json!({"source": "spiffe://shop.test/ns/shop/sa/reports", "rule": "reports"});
+    let partner =
+        json!({"source": "spiffe://partner.test/any", "verdict": "would_deny", "policy": null, "rule": null});
+    let recorded = [
+        request("POST", "/charge/1"),
+        request("GET", "/charge/9/lines"),
+        with(edge(None, "allowed", Some("orders"), 5), &opaque),
+        with(edge(Some("/report"), "allowed", Some("reports"), 2), &reports),
+        with(edge(None, "would_deny", None, 4), &partner),
+    ];
+    let folder = Folder::with(CURRENT, &recorded);
+    propose(&folder, &recorded);
+    let lint = folder.run(&["policy", "lint", &folder.path("proposed")]);
+    // That callers are no service of the mesh is so, and said.
+    let lint_ids: Vec<&str> = stdout(&lint).matches("unknown-principal").collect();
+    assert_eq!((lint.status.code(), lint_ids.len()), (Some(1), 1), "{}{}", stdout(&lint), stderr(&lint));
+    let allowed = folder.run(&["policy", "lint", &folder.path("proposed"), "--allow", "unknown-principal"]);
+    assert_eq!(allowed.status.code(), Some(0), "{}", stdout(&allowed));
+    let output = folder.with_edges(&["simulate", &folder.path("proposed")]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+
+    for left_out in 0..recorded.len() {
+        let mut rest = recorded.to_vec();
+        rest.remove(left_out);
+        propose(&folder, &rest);
+        let output = folder.with_edges(&["simulate", &folder.path("proposed"), "-o", "json"]);
+        assert_eq!(output.status.code(), Some(1), "{left_out}: {}", stderr(&output));
+        let json = document(&output);
+        let changes = json["changes"].as_array().expect("a list");
+        let told: Vec<&str> = changes.iter().filter_map(|change| change["then"].as_str()).collect();
+        assert_eq!(told, ["denied"], "{left_out}: {json:#}");
+    }
+}
+
+#[tokio::test]
+async fn edges_of_the_running_mesh_answer_alike_over_the_api_and_as_a_file() {
+    const POLICIES: &str = "
+apiVersion: sidegate.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: callers, namespace: shop}
+spec:
+  action: Allow
+  rules:
+  - {name: charge, from: [{serviceAccounts: [shop/orders]}], to: [{methods: [GET], paths: [/charge]}]}
+  - {name: report, from: [{serviceAccounts: [shop/orders]}], to: [{paths: [/report]}]}
+  - {name: idle, from: [{serviceAccounts: [shop/payments]}], to: [{paths: [/idle]}]}
+";
+    let app = App::start().await;
+    let control_plane = ControlPlane::start("100ms", POLICIES);
+    let inbound = format!("inbound: [{{listen: '127.0.0.1:0', forward: '{}', protocol: http}}]", app.address);
+    let payments = Member::start("payments", &control_plane, &inbound);
+    payments.logged(|line| line["message"] == "update applied");
+    let outbound = "outbound: [{listen: '127.0.0.1:0', service: shop/payments, protocol: http}]";
+    let orders = Member::start("orders", &control_plane, outbound);
+    orders.logged(|line| line["message"] == "update applied");
+    for account in ["payments", "orders"] {
+        let is_up = |proxy: &Value| proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0);
+        control_plane.first("/v1/proxies", "proxies", is_up).await;
+    }
+    let mut client = Connection::plain(orders.address("outbound"), Http::One).await;
+    for path in ["/charge", "/report"] {
+        assert_eq!(client.status("GET", path).await, 200);
+        control_plane.edge(|edge| edge["direction"] == "inbound" && edge["route"] == path).await;
+    }
+
+    let folder = TempDir::new().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (mesh, api) =
+        (control_plane.mesh_file().display().to_string(), format!("http://{}", control_plane.api));
+    let run = |arguments: &[&str], from: &[&str]| {
+        sidegate(&[&["policy"], arguments, from, &["--mesh", &mesh]].concat())
+    };
+    let edges = sidegate(&["get", "edges", "-o", "jsonl", "--api", &api]);
+    let lines: Vec<&str> =
+        stdout(&edges).lines().filter(|line| line.contains(r#""direction":"inbound""#)).collect();
+    assert_eq!(lines.len(), 2, "{}", stdout(&edges));
+    fs::write(path("all.jsonl"), stdout(&edges)).expect("a file");
+    fs::write(path("one.jsonl"), lines[0]).expect("a file");
+
+    for from in [&["--api", &*api][..], &["--edges", &path("all.jsonl")]] {
+        let proposal = run(&["suggest"], from);
+        assert_eq!(proposal.status.code(), Some(0), "{}", stderr(&proposal));
+        fs::write(path("proposed.yaml"), stdout(&proposal)).expect("a file");
+        let simulated = run(&["simulate", &path("proposed.yaml")], from);
+        assert_eq!(simulated.status.code(), Some(0), "{}{}", stdout(&simulated), stderr(&simulated));
+        let unused = run(&["unused", "-o", "json"], from);
+        let json = document(&unused);
+        assert_eq!(
+            (&json["unused"][0]["rule"], &json["unused"][1]),
+            (&json!("idle"), &Value::Null),
+            "{json}"
+        );
+        assert!(json["observedSeconds"].is_u64(), "{json}");
+    }
+    let part = run(&["suggest"], &["--edges", &path("one.jsonl")]);
+    fs::write(path("proposed.yaml"), stdout(&part)).expect("a file");
+    let simulated = run(&["simulate", &path("proposed.yaml"), "-o", "json"], &["--api", &api]);
+    assert_eq!(simulated.status.code(), Some(1), "{}", stderr(&simulated));
+    let changes = document(&simulated);
+    assert_eq!((&changes["changes"][0]["then"], &changes["changes"][1]), (&json!("denied"), &Value::Null));
+}
+
 #[test]
 fn an_edge_without_a_method_is_proposed_as_the_rule_that_let_it_in() {
     let folder = Folder::with(CURRENT, &[edge(Some("/charge/**"), "allowed", Some("orders"), 7)]);
@@ -230,6 +350,14 @@ fn a_rule_that_decided_nothing_is_listed_and_one_that_did_is_not() {
     let json = document(&output);
     assert_eq!(json["unused"][0]["rule"], "reports");
     assert_eq!((&json["unused"][1], &json["rules"], &json["requests"]), (&Value::Null, &json!(2), &json!(1)));
+    assert_eq!(json["observedSeconds"], 0);
+
+    let folder = Folder::with(CURRENT, &[edge(Some("/charge/**"), "allowed", Some("orders"), 7)]);
+    let output = folder.with_edges(&["unused"]);
+    assert!(
+        stdout(&output)
+            .ends_with("of 7 requests, 2026-11-01T00:00:00Z to 2026-11-02T00:00:00Z, observed for 1day\n")
+    );
 }
 
 #[test]
@@ -245,5 +373,21 @@ fn what_cannot_be_read_is_refused_and_nothing_is_answered() {
     ] {
         assert_eq!(output.status.code(), Some(2), "{}{}", stdout(&output), stderr(&output));
         assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn a_line_of_edges_that_is_not_understood_refuses_the_file_with_its_number_and_code() {
+    let folder = Folder::with(CURRENT, &[request("POST", "/charge/1")]);
+    let good = fs::read_to_string(folder.path("edges.jsonl")).expect("the edges");
+    for bad in ["{", &good.trim().replace("allowed", "maybe"), &good.trim().replace("spiffe://", "http://")] {
+        fs::write(folder.path("edges.jsonl"), format!("{}\n\n{bad}\n", good.trim())).expect("a file");
+        for arguments in [&["unused"][..], &["suggest"], &["simulate", &folder.path("proposed")]] {
+            let output = folder.with_edges(arguments);
+            assert_eq!((output.status.code(), stdout(&output)), (Some(2), ""), "{bad}");
+            for words in ["edges.jsonl", "line 3: ", "SG0230"] {
+                assert!(stderr(&output).contains(words), "{words} in {}", stderr(&output));
+            }
+        }
     }
 }

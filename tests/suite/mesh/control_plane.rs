@@ -93,6 +93,11 @@ impl ControlPlane {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// The path of its configuration.
+    pub(crate) fn mesh_file(&self) -> PathBuf {
+        self.folder.path().join("mesh.yaml")
+    }
+
     /// A document of its API.
     pub(crate) async fn get(&self, path: &str) -> Value {
         let mut api = Connection::plain(self.api, Http::One).await;
