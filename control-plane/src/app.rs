@@ -2,8 +2,9 @@
 //! to it.
 
 use std::{
-    io,
+    fs, io,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -36,7 +37,7 @@ use crate::{
         Acceptor, Connection,
         credentials::{OwnCredentials, OwnCredentialsError},
     },
-    state::{StateError, StateFolder},
+    state::{StateError, StateFolder, unusable},
 };
 
 /// A control plane that serves. Dropping it leaves its tasks running; end it with [`Running::stop`].
@@ -84,6 +85,9 @@ impl Running {
         let root_certificate = state.join("root.pem");
         let authority =
             Arc::new(Authority::open(state, &config.trust_domain, config.root_life, config.retention)?);
+        if let Some(copy) = &config.trust_bundle {
+            publish(&root_certificate, copy)?;
+        }
         let grpc = listen(config.grpc).await?;
         let api = listen(config.api).await?;
         let addresses = (address(&grpc, config.grpc)?, address(&api, config.api)?);
@@ -236,6 +240,17 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 fn address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|source| StartError::Listen { address, source })
+}
+
+/// Copies the root's certificate to where sidecars read it, in one step.
+fn publish(root_certificate: &Path, copy: &Path) -> Result<(), StateError> {
+    let aside = copy.with_extension("partial");
+    let copied = fs::read(root_certificate).and_then(|pem| {
+        fs::write(&aside, pem)?;
+        fs::set_permissions(&aside, fs::Permissions::from_mode(0o644))?;
+        fs::rename(&aside, copy)
+    });
+    copied.map_err(|error| unusable(copy, format!("cannot be written: {error}")))
 }
 
 fn lines(problems: &[Problem]) -> String {

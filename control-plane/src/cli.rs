@@ -1,6 +1,11 @@
 //! The entry that the binary and `sidegate control-plane` share: arguments in, exit code out.
 
-use std::{future::Future, io, path::PathBuf, process::ExitCode};
+use std::{
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use tokio::{
     runtime,
@@ -8,24 +13,46 @@ use tokio::{
 };
 use tracing::Level;
 
-use crate::app::Running;
+use crate::{app::Running, healthcheck};
 
 /// What a person types after `sidegate-control-plane`.
 #[derive(clap::Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
     /// The mesh's configuration (`mesh.yaml`).
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    pub config: Option<PathBuf>,
     /// Least severe operational log line to write: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: Level,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(clap::Subcommand, Clone, Debug)]
+enum Command {
+    /// Ask a running control plane whether it serves: exit code 0 if it does, 1 if not or if nobody answers.
+    ///
+    /// For the health check of a container that holds nothing but this program.
+    #[command(after_long_help = "Examples:
+  sidegate-control-plane healthcheck
+  sidegate-control-plane healthcheck --api 127.0.0.1:15180")]
+    Healthcheck(healthcheck::Args),
 }
 
 /// Runs the control plane until SIGTERM or SIGINT. Exit code 0 after an orderly end, 1 if it cannot start.
 pub fn run(args: Args) -> ExitCode {
     log_to_stderr(args.log_level);
+    let config = match (args.command, args.config) {
+        (Some(Command::Healthcheck(args)), _) => return healthcheck::run(&args),
+        (None, Some(config)) => config,
+        (None, None) => {
+            tracing::error!("--config is missing");
+            return ExitCode::from(2);
+        }
+    };
     match runtime::Builder::new_multi_thread().enable_all().thread_name("control-plane").build() {
-        Ok(runtime) => runtime.block_on(serve(args)),
+        Ok(runtime) => runtime.block_on(serve(&config)),
         Err(error) => {
             tracing::error!(%error, "no runtime");
             ExitCode::FAILURE
@@ -33,7 +60,7 @@ pub fn run(args: Args) -> ExitCode {
     }
 }
 
-async fn serve(args: Args) -> ExitCode {
+async fn serve(config: &Path) -> ExitCode {
     // Before the start: a signal that comes during it ends the process in order, not by default.
     let stopped = match stop_signal() {
         Ok(stopped) => stopped,
@@ -42,7 +69,7 @@ async fn serve(args: Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let running = match Running::start(&args.config).await {
+    let running = match Running::start(config).await {
         Ok(running) => running,
         Err(error) => {
             tracing::error!(code = %error.code(), %error, "cannot start");

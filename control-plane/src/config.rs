@@ -41,6 +41,8 @@ pub struct Config {
     pub quarantine: PathBuf,
     /// The folder of root key, registry and lock.
     pub state: PathBuf,
+    /// Where a copy of the root's certificate is put for sidecars to read; its folder holds nothing secret.
+    pub trust_bundle: Option<PathBuf>,
     /// Where sidecars connect (gRPC over TLS).
     pub grpc: SocketAddr,
     /// Where the operator's API listens; always a loopback address.

@@ -15,6 +15,7 @@ mod ca;
 mod clock;
 mod database;
 mod discovery;
+mod healthcheck;
 mod hex;
 mod issuance;
 mod ledger;

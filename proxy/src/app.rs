@@ -61,8 +61,8 @@ pub(crate) enum RunError {
     Fault(Part),
 }
 
-/// Runs until told to stop, then drains.
-pub(crate) fn run(config: Config, path: PathBuf) -> Result<(), RunError> {
+/// Runs until told to stop, then drains. `path`: the file that the configuration was read from, and is followed in.
+pub(crate) fn run(config: Config, path: Option<PathBuf>) -> Result<(), RunError> {
     raise_descriptors();
     let sidecar = Sidecar::open(config, path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -75,7 +75,7 @@ pub(crate) fn run(config: Config, path: PathBuf) -> Result<(), RunError> {
 /// A sidecar with its listeners open.
 struct Sidecar {
     config: Config,
-    path: PathBuf,
+    path: Option<PathBuf>,
     listeners: Vec<Listener>,
     admin: Option<TcpListener>,
     publisher: Arc<Publisher>,
@@ -108,7 +108,7 @@ enum Takes {
 }
 
 impl Sidecar {
-    fn open(config: Config, path: PathBuf) -> Result<Self, RunError> {
+    fn open(config: Config, path: Option<PathBuf>) -> Result<Self, RunError> {
         let mut listeners = Vec::new();
         if let Some(captured) = config.inbound.iter().find(|inbound| inbound.is_captured) {
             let socket = listen(captured.listen, "inbound, captured")?;

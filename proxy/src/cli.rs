@@ -1,6 +1,9 @@
 //! What a person types to start a sidecar: arguments in, an exit code out.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use sidegate_codes::Code;
 
@@ -8,6 +11,7 @@ use crate::{
     app::{self, RunError},
     capture,
     config::Config,
+    healthcheck,
     telemetry::log,
 };
 
@@ -16,8 +20,19 @@ use crate::{
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
     /// The sidecar's configuration file (YAML); docs/reference/config.md lists every field.
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required_unless_present = "config_text")]
     pub config: Option<PathBuf>,
+
+    /// The configuration itself instead of a file, for containers whose description holds it. Read once: a change of it is a
+    /// new process.
+    #[arg(
+        long,
+        value_name = "YAML",
+        env = "SIDEGATE_CONFIG",
+        conflicts_with = "config",
+        hide_env_values = true
+    )]
+    pub config_text: Option<String>,
 
     /// Verbosity of the log on standard error: error, warn, info, debug or trace.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -42,24 +57,37 @@ enum Command {
   sidegate-proxy capture verify --config sidecar.yaml -o json
   sidegate-proxy capture clear")]
     Capture(capture::Args),
+
+    /// Ask a running sidecar whether it is ready: exit code 0 if it is, 1 if not or if nobody answers.
+    ///
+    /// For the health check of a container that holds nothing but this program.
+    #[command(after_long_help = "Examples:
+  sidegate-proxy healthcheck
+  sidegate-proxy healthcheck --admin 127.0.0.1:15120")]
+    Healthcheck(healthcheck::Args),
 }
 
 /// Runs a sidecar until SIGTERM or SIGINT, drains it, and says how that went. 0: in order; 1: it could not start, or ended by a
 /// fault of its own; 2: the arguments or the configuration are wrong.
 pub fn run(args: Args) -> ExitCode {
-    let path = match (args.command, args.config) {
-        (Some(Command::Capture(args)), _) => return capture::command::run(&args),
-        (None, Some(path)) => path,
+    match args.command {
+        Some(Command::Capture(args)) => return capture::command::run(&args),
+        Some(Command::Healthcheck(args)) => return healthcheck::run(&args),
+        None => {}
+    }
+    if let Err(message) = log::install(&args.log_level) {
+        tell(&format!("sidegate-proxy: {message}"));
+        return ExitCode::from(2);
+    }
+    let config = match (&args.config, &args.config_text) {
+        (Some(path), _) => Config::load(path),
+        (None, Some(text)) => Config::parse(Path::new(ENVIRONMENT), text),
         (None, None) => {
             tell("sidegate-proxy: --config is missing");
             return ExitCode::from(2);
         }
     };
-    if let Err(message) = log::install(&args.log_level) {
-        tell(&format!("sidegate-proxy: {message}"));
-        return ExitCode::from(2);
-    }
-    let config = match Config::load(&path) {
+    let config = match config {
         Ok(config) => config,
         Err(error) => {
             tell(&format!("sidegate-proxy: {error}\n  see: sidegate explain-code {}", error.code()));
@@ -69,7 +97,7 @@ pub fn run(args: Args) -> ExitCode {
     if args.check {
         return ExitCode::SUCCESS;
     }
-    match app::run(config, path) {
+    match app::run(config, args.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = code(&error);
@@ -92,4 +120,47 @@ fn code(error: &RunError) -> Code {
 #[expect(clippy::print_stderr, reason = "the program's last words before it has anything to serve")]
 fn tell(message: &str) {
     eprintln!("{message}");
+}
+
+/// What messages call a configuration that is no file; relative paths in it are from the working directory.
+const ENVIRONMENT: &str = "SIDEGATE_CONFIG";
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn is_understood(arguments: &[&str]) -> bool {
+        Typed::try_parse_from(["sidegate-proxy"].iter().chain(arguments)).is_ok()
+    }
+
+    #[test]
+    fn the_configuration_comes_from_exactly_one_place() {
+        assert!(is_understood(&["--config", "sidecar.yaml"]));
+        assert!(is_understood(&["--config-text", "trustDomain: shop.test"]));
+        assert!(!is_understood(&[]));
+        assert!(!is_understood(&["--config", "sidecar.yaml", "--config-text", "trustDomain: shop.test"]));
+    }
+
+    #[test]
+    fn a_health_check_needs_no_configuration() {
+        assert!(is_understood(&["healthcheck"]));
+        assert!(!is_understood(&["healthcheck", "--admin", "nowhere"]));
+    }
+
+    #[test]
+    fn a_text_that_is_no_configuration_is_refused_by_name() {
+        let typed = Typed::try_parse_from(["sidegate-proxy", "--config-text", "policies: here"]).ok();
+        let text = typed.and_then(|typed| typed.args.config_text).unwrap_or_default();
+        let error =
+            Config::parse(Path::new(ENVIRONMENT), &text).map(|_| ()).map_err(|error| error.to_string());
+        assert!(error.is_err_and(|error| error.starts_with("SIDEGATE_CONFIG")));
+    }
 }

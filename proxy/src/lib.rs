@@ -20,6 +20,7 @@ mod control;
 mod drain;
 mod error;
 mod files;
+mod healthcheck;
 mod identity;
 mod inbound;
 mod memory;

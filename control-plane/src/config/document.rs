@@ -71,6 +71,11 @@ pub(super) struct Document {
     /// The folder, mode 0700, of the root with its key and of the registry. Whoever reads the key is the mesh.
     #[schemars(with = "schema::File")]
     state: PathBuf,
+    /// Where a copy of `root.pem` is put at each start, for sidecars that cannot look into the state folder, such as
+    /// containers. Absent: nowhere.
+    #[serde(default)]
+    #[schemars(with = "Option<schema::File>")]
+    trust_bundle: Option<PathBuf>,
     /// Where it listens.
     listen: Listen,
     /// How long certificates live.
@@ -180,6 +185,7 @@ impl Check {
             policies: folder.join(document.policies),
             quarantine: folder.join(document.quarantine),
             state: folder.join(document.state),
+            trust_bundle: document.trust_bundle.map(|path| folder.join(path)),
             grpc: grpc?,
             api: api?,
             leaf_life: leaf_life?,

@@ -9,7 +9,7 @@ use std::{
 use sidegate_codes::Code;
 
 use crate::{
-    mesh::Mesh,
+    mesh::{Mesh, mesh_yaml},
     sidecar::{Key, Sidecar, hello, issue, join},
 };
 
@@ -22,6 +22,19 @@ async fn the_root_survives_and_certificates_from_before_still_renew() {
     mesh.start().await.unwrap();
     assert_eq!(fs::read(mesh.path("state/root.pem")).unwrap(), root);
     issue(&mesh, Some(&payments), Key::new().csr, "").await.unwrap();
+}
+
+#[tokio::test]
+async fn the_roots_certificate_is_put_where_sidecars_read_it() {
+    let mut mesh = Mesh::new();
+    let text = mesh_yaml("6h") + "trustBundle: trust/root.pem\n";
+    mesh.write("mesh.yaml", &text);
+    assert_eq!(mesh.start().await.unwrap_err().code(), Code::StateUnusable, "there is no such folder");
+    fs::create_dir(mesh.path("trust")).unwrap();
+    mesh.start().await.unwrap();
+    let root = fs::read(mesh.path("state/root.pem")).unwrap();
+    assert_eq!(fs::read(mesh.path("trust/root.pem")).unwrap(), root);
+    assert_eq!(fs::read_dir(mesh.path("trust")).unwrap().count(), 1, "the key stays where it is");
 }
 
 #[tokio::test]

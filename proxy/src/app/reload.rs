@@ -21,7 +21,8 @@ use crate::{
 /// Follows the configuration file and, without a control plane, the files that it names.
 pub(super) struct Reload {
     pub(super) config: Config,
-    pub(super) path: PathBuf,
+    /// `None`: the configuration is no file, so it stays as it is.
+    pub(super) path: Option<PathBuf>,
     pub(super) publisher: Arc<Publisher>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) in_force: InForce,
@@ -37,7 +38,7 @@ struct Refused {
 impl Reload {
     /// For as long as it is polled.
     pub(super) async fn run(mut self) -> Infallible {
-        let mut paths = vec![self.path.clone()];
+        let mut paths = Vec::from_iter(self.path.clone());
         if let Source::Files(files) = &self.config.source {
             paths.extend(files::paths(files));
         }
@@ -71,7 +72,10 @@ impl Reload {
     }
 
     fn apply_config(&mut self) -> Result<(), Refused> {
-        let next = Config::load(&self.path).map_err(|error| Refused {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let next = Config::load(path).map_err(|error| Refused {
             code: error.code(),
             message: error.to_string(),
             effect: LAST_GOOD,
@@ -80,7 +84,7 @@ impl Reload {
             return Ok(());
         }
         if let Some(field) = self.config.needs_restart(&next) {
-            let message = format!("{}: {field} has changed, which needs a restart", self.path.display());
+            let message = format!("{}: {field} has changed, which needs a restart", path.display());
             return Err(Refused { code: Code::ConfigStale, message, effect: LAST_GOOD });
         }
         self.publisher.config(next.clone());
