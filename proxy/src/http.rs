@@ -30,7 +30,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use sidegate_codes::Code;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::Instant,
+    time::{Instant, sleep},
 };
 use tokio_util::task::TaskTracker;
 
@@ -143,6 +143,15 @@ impl Live<'_> {
         let age = self.worker.spread(limits.connection_age);
         let mut pace = Pace::new(limits, self.wire, self.exchange, age);
         let mut is_closing = false;
+        let closing = async {
+            closing.await;
+            if self.carried == Carried::Http1 {
+                // hyper would end a silent connection now, even one from which nothing was read yet. But its next request may
+                // be under way: HTTP/1 has no GOAWAY that tells the client to send that one elsewhere.
+                self.exchange.is_closing.set(true);
+                sleep(LAST_REQUEST.min(limits.drain_timeout / 2)).await;
+            }
+        };
         tokio::pin!(connection, closing);
         let result = loop {
             tokio::select! {
@@ -300,7 +309,8 @@ async fn answer<H: Handler + 'static>(
     // What an eager client has sent into a tunnel must not be read as its next request, and what follows a message with
     // two readings would be misread too.
     let is_not_opened = may_become_tunnel && !is_opened && carried == Carried::Http1;
-    let closes = !agrees || (is_not_opened && (is_tunnel || wire.is_early()));
+    let is_last = carried == Carried::Http1 && exchange.is_closing.get() && !is_opened;
+    let closes = !agrees || is_last || (is_not_opened && (is_tunnel || wire.is_early()));
     let mut response = match result {
         Err(error) => {
             // The upstream failed because the body could not be read.
@@ -461,6 +471,8 @@ const MOST_RESETS: usize = 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
 const LONGEST_ID: usize = 128;
+/// For a request on an HTTP/1 connection that was under way as the connection began to close, at any distance in a mesh.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

@@ -197,6 +197,7 @@ impl Worker {
             access_log: self.access_log.clone(),
             _place: place,
             drain: self.drain.clone(),
+            is_closing: Cell::default(),
             cut: Rc::default(),
             in_flight: Cell::default(),
             unread: Cell::default(),

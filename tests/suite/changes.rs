@@ -117,6 +117,25 @@ async fn sigterm_finishes_what_is_in_flight_and_takes_nothing_new() {
     assert!(sidecar.wait().success());
 }
 
+/// Their requests may have been under way, and what is no GET would not be sent again elsewhere.
+#[tokio::test]
+async fn silent_connections_have_a_last_request_answered_as_draining_begins() {
+    let (app, authority) = (App::start().await, Authority::new());
+    let mut sidecar =
+        Sidecar::start("payments", &authority, OPEN, &[Port::Inbound(app.address, "protocol: http")]);
+    let mut used = orders(&sidecar, &authority).await;
+    assert_eq!(used.status("POST", "/").await, 200);
+    let mut fresh = orders(&sidecar, &authority).await;
+
+    sidecar.terminate();
+    sidecar.logged(|line| line["message"] == "draining");
+    for connection in [&mut used, &mut fresh] {
+        let last = connection.call("POST", "/").await.expect("an answer");
+        assert_eq!((last.status.as_u16(), &last.headers["connection"]), (200, &"close".parse().unwrap()));
+    }
+    assert!(sidecar.wait().success());
+}
+
 /// Port 8080's caller may not reach what listens on another port, whenever the connection was opened.
 #[tokio::test]
 async fn a_request_is_judged_by_the_port_that_it_is_forwarded_to() {

@@ -45,6 +45,8 @@ pub(crate) struct Exchange {
     pub(crate) _place: Option<Place>,
     /// Whether what ends early ends because of this sidecar's own end.
     pub(crate) drain: DrainWatch,
+    /// Whether the next answer is the connection's last.
+    pub(crate) is_closing: Cell<bool>,
     /// Why the connection was cut, for what was in flight on it.
     pub(crate) cut: Rc<OnceCell<(Code, String)>>,
     /// Records begun and not written.
