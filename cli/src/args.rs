@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     api::client::ApiUrl,
-    certs, demo, explain, explain_call,
+    certs, check, demo, explain, explain_call,
     get::What,
     policy, quarantine,
     reference::{Form, Page},
@@ -81,10 +81,13 @@ pub(crate) enum Command {
     Status(Read),
 
     /// Check that everything is as it should be; each finding has a code, a reason and a fix.
+    ///
+    /// Without a command: the running mesh.
     #[command(after_long_help = "Examples:
   sidegate check              exit 1 when a check fails, 3 when the control plane cannot be reached
-  sidegate check -o json | jq '.checks[] | select(.level != \"ok\")'")]
-    Check(Read),
+  sidegate check -o json | jq '.checks[] | select(.level != \"ok\")'
+  sidegate check manifests compose.yaml k8s/")]
+    Check(check::Args),
 
     /// List what the control plane knows: proxies, policies or edges.
     #[command(after_long_help = "Examples:

@@ -1,6 +1,8 @@
-//! `sidegate check`: reads every document of the control plane, judges them in `check::rules`, and prints what is
-//! wrong with a code, the reason and the fix. A control plane that does not answer is the first failed check.
+//! `sidegate check`: files (`check::manifests`), or the running mesh. Of that it reads every document of the control
+//! plane, judges them in `check::rules`, and prints what is wrong with a code, the reason and the fix. A control plane
+//! that does not answer is the first failed check.
 
+pub(crate) mod manifests;
 mod rules;
 
 use std::fmt::Write;
@@ -48,8 +50,41 @@ pub(crate) enum Level {
     Failed,
 }
 
+/// What to check.
+#[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    read: Read,
+}
+
+/// What else than the running mesh can be checked.
+#[derive(clap::Subcommand, Debug)]
+enum What {
+    /// Check Kubernetes manifests and Compose files for what breaks zero trust.
+    ///
+    /// Secrets in plain text, namespaces of the host, privileges that lead past the sidecar, published ports, shared
+    /// accounts, mounted tokens. Nothing is asked of a cluster. Exit code 1 if anything is found, 2 if a file is not
+    /// understood.
+    #[command(after_long_help = "Examples:
+  sidegate check manifests compose.yaml
+  sidegate check manifests k8s/ --allow SG0147 -o sarif > manifests.sarif
+  helm template shop/ | sidegate check manifests -")]
+    Manifests(manifests::Args),
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    match &args.what {
+        Some(What::Manifests(args)) => manifests::run(args),
+        None => mesh(&args.read),
+    }
+}
+
 /// Checks the mesh. Exit code 1 when a check fails, 3 when the control plane cannot be reached.
-pub(crate) fn run(read: &Read) -> Result<Exit, Failure> {
+fn mesh(read: &Read) -> Result<Exit, Failure> {
     let client = Client::new(read.api.clone());
     let (checks, exit) = match status::block_on(fetch(&client))? {
         Ok(documents) => {

@@ -16,11 +16,13 @@ mod http1;
 mod policy;
 mod quarantine;
 mod reference;
+mod sarif;
 mod short;
 mod status;
 mod table;
 mod terminal;
 mod version;
+mod yaml;
 
 use std::process::ExitCode;
 
@@ -52,7 +54,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match command {
         Command::Demo(args) => demo::run(&args),
         Command::Status(read) => status::run(&read).map(Into::into),
-        Command::Check(read) => check::run(&read).map(Into::into),
+        Command::Check(args) => check::run(&args).map(Into::into),
         Command::Get { what } => get::run(&what).map(Into::into),
         Command::Certs { what } => certs::run(&what).map(Into::into),
         Command::Proxy(args) => Ok(sidegate_proxy::cli::run(args)),

@@ -7,7 +7,6 @@ pub(crate) mod files;
 mod lint;
 mod observed;
 mod reach;
-mod sarif;
 mod simulate;
 mod suggest;
 mod test;

@@ -121,6 +121,42 @@ codes! {
         "connection refused: captured for a port that is not declared",
         "A captured connection goes only to a port that the listener declares, so that a port which the application keeps for itself stays its own.",
         "Add the port to the listener's `ports`.";
+    ManifestUnusable = "SG0140", Exposure,
+        "a manifest cannot be judged",
+        "It is not YAML, has another shape than Kubernetes or Compose give it, or is neither. A check that left it out would answer for less than was asked.",
+        "The message names the place. Of a chart or a template, check what it renders.";
+    SecretInManifest = "SG0141", Exposure,
+        "a secret stands in a manifest in plain text",
+        "Whoever may read the file, the object, or the environment of the process has the secret, and it stays in the history of the repository.",
+        "Refer to it: `valueFrom.secretKeyRef` or a mounted secret in Kubernetes, `secrets` or `${NAME}` in Compose. Then change the secret.";
+    HostNamespace = "SG0142", Exposure,
+        "a workload shares a namespace of its host",
+        "In the host's network there is no sidecar to pass through, and nothing is captured; in the host's process or IPC namespace other workloads' keys are within reach.",
+        "Remove the field, and name the ports that the workload needs.";
+    PrivilegedContainer = "SG0143", Exposure,
+        "a container is privileged",
+        "It can change capture rules, read other processes and leave its container: no policy holds for it.",
+        "Remove `privileged` and add the one capability that is needed.";
+    BypassCapability = "SG0144", Exposure,
+        "a container has a capability that leads past its sidecar",
+        "NET_ADMIN and BPF change capture rules, NET_RAW sends what they do not see, SYS_PTRACE reads the memory of the sidecar, SYS_ADMIN and SYS_MODULE do whatever they like.",
+        "Remove it, and drop ALL. Only the sidecar's own start needs NET_ADMIN.";
+    PortBesideSidecar = "SG0145", Exposure,
+        "a port is published at the host",
+        "In Compose it leads to the application itself, past its sidecar and every policy. In Kubernetes it is captured like all else, but stands open to whoever reaches the node.",
+        "Publish a port of the sidecar or of an ingress instead, and reach the workload through the mesh.";
+    SharedAccount = "SG0146", Exposure,
+        "a workload runs as the default service account",
+        "The account is the identity. Every workload of the namespace that names none has this one, so that no policy can tell them apart.",
+        "Give each workload a ServiceAccount of its own, and name it in `serviceAccountName`.";
+    AutomountedToken = "SG0147", Exposure,
+        "a token of the Kubernetes API is mounted into the pod",
+        "Whoever takes over the application holds a credential of the cluster. Sidecars do not need it: theirs is projected, with an audience of its own.",
+        "Set `automountServiceAccountToken: false` in the pod or in its ServiceAccount, unless the application calls the Kubernetes API.";
+    SidecarsUser = "SG0148", Exposure,
+        "an application runs as the sidecar's user",
+        "Capture leaves out what this user sends, so that the sidecar's own connections are not captured again. The application's would leave in plaintext.",
+        "Run it as another user; 15100 is the sidecar's.";
     NoPolicy = "SG0201", Policy,
         "denied: no policy selects this workload",
         "Without a policy nothing is allowed: default deny holds from the first minute.",

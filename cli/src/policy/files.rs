@@ -33,6 +33,18 @@ pub(crate) struct Around {
     root_namespace: Option<String>,
 }
 
+/// The form of findings about files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Form {
+    /// For people.
+    #[default]
+    Table,
+    /// Exactly one JSON document, `apiVersion: cli.sidegate.dev/v1`.
+    Json,
+    /// SARIF 2.1.0, for code hosts and editors.
+    Sarif,
+}
+
 /// The mesh that the policies are for, as far as it is known.
 #[derive(Debug)]
 pub(crate) struct Mesh {
@@ -215,7 +227,8 @@ pub(crate) fn identity(text: &str, trust_domain: Option<&TrustDomain>) -> Result
         .map_err(|error| unknown(error.to_string(), "as in shop/orders"))
 }
 
-fn list(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+/// A file, or every YAML file directly in a folder.
+pub(crate) fn list(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -236,13 +249,15 @@ fn is_policy_file(path: &Path) -> bool {
 
 /// The text of a file. One byte over what the parser takes is enough for it to say that it is too much.
 pub(crate) fn text(path: &Path) -> Result<String, Failure> {
-    const MOST: u64 = (4 << 20) + 1;
     let mut text = String::new();
     fs::File::open(path)
-        .and_then(|file| file.take(MOST).read_to_string(&mut text))
+        .and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text))
         .map_err(|error| unreadable(path, &error))?;
     Ok(text)
 }
+
+/// One byte over what the parsers take.
+pub(crate) const MOST_BYTES: u64 = (4 << 20) + 1;
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(Exit::Usage, "a file cannot be read", error.to_string(), "check the path")

@@ -7,14 +7,11 @@ use serde_json::json;
 use sidegate_control_plane::config;
 use sidegate_policy::{Finding, Lint, Service, Severity, Surroundings};
 
-use super::{
-    files::{Around, Mesh, Policies},
-    sarif,
-};
+use super::files::{Around, Form, Mesh, Policies};
 use crate::{
     exit::Exit,
     failure::Failure,
-    table,
+    sarif, table,
     terminal::{Charset, Paint, paint},
 };
 
@@ -34,18 +31,6 @@ pub(crate) struct Args {
     output: Form,
 }
 
-/// The form of the findings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Form {
-    /// For people.
-    #[default]
-    Table,
-    /// Exactly one JSON document, `apiVersion: cli.sidegate.dev/v1`.
-    Json,
-    /// SARIF 2.1.0, for code hosts and editors.
-    Sarif,
-}
-
 /// Exit code 1 if anything is found.
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let mesh = args.around.read()?;
@@ -56,7 +41,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         Form::Json => {
             table::print_json("PolicyLint", json!({"ok": findings.is_empty(), "findings": findings}))?;
         }
-        Form::Sarif => table::print(&sarif::log(&findings))?,
+        Form::Sarif => table::print(&log(&findings))?,
         Form::Table => table::print(&text(&findings, &policies))?,
     }
     Ok(if findings.is_empty() { Exit::Ok } else { Exit::Findings })
@@ -79,6 +64,39 @@ fn found<'m>(policies: &Policies, mesh: &'m Mesh) -> Vec<Finding> {
     })
 }
 
+fn log(findings: &[Finding]) -> String {
+    let rules = Lint::ALL.map(|lint| sarif::Rule {
+        id: lint.id(),
+        title: lint.title(),
+        level: level(lint.severity()),
+    });
+    let message = |it: &Finding| format!("{}: {}; {}", subject(it), it.why, it.fix);
+    sarif::log(&rules, findings.iter().map(|finding| (entry(finding), message(finding))))
+}
+
+fn entry(finding: &Finding) -> sarif::Entry<'_> {
+    sarif::Entry {
+        rule: finding.lint.id(),
+        level: level(finding.severity),
+        source: &finding.source,
+        related: finding.related.as_deref(),
+    }
+}
+
+const fn level(severity: Severity) -> sarif::Level {
+    match severity {
+        Severity::Error => sarif::Level::Error,
+        Severity::Warning => sarif::Level::Warning,
+    }
+}
+
+fn subject(finding: &Finding) -> String {
+    match &finding.rule {
+        Some(rule) => format!("rule {rule} of {}", finding.policy),
+        None => format!("policy {}", finding.policy),
+    }
+}
+
 fn text(findings: &[Finding], policies: &Policies) -> String {
     let charset = Charset::from_env();
     let mut text = String::new();
@@ -91,15 +109,12 @@ fn text(findings: &[Finding], policies: &Policies) -> String {
 }
 
 fn write_finding(text: &mut String, finding: &Finding, policies: &Policies, charset: Charset) {
-    let Finding { lint, policy, rule, source, why, fix, .. } = finding;
+    let Finding { lint, source, why, fix, .. } = finding;
     let colour = match finding.severity {
         Severity::Error => Paint::Bad,
         Severity::Warning => Paint::Warn,
     };
-    let subject = match rule {
-        Some(rule) => format!("rule {rule} of {policy}"),
-        None => format!("policy {policy}"),
-    };
+    let subject = subject(finding);
     let mark = paint(colour, charset.mark(colour));
     let _ = writeln!(text, "{mark} {}  {subject}  {source}", paint(Paint::Strong, lint.id()));
     text.push_str(&policies.snippet(source));
