@@ -255,7 +255,7 @@ pub(crate) static RETRIES: Family = Family {
     name: "sidegate_retries_total",
     help: "Further tries of requests, made or not made",
     kind: Kind::Counter,
-    labels: &[SERVICE, RETRY_REASON, RETRY_OUTCOME],
+    labels: &[RETRIED, RETRY_REASON, RETRY_OUTCOME],
 };
 
 pub(crate) static RATE_LIMITED: Family = Family {
@@ -290,6 +290,10 @@ const EJECTION_REASON: Label = Label {
 const LIMIT: Label = Label {
     name: "limit",
     values: "the field of `breakers`: `requests`, `pending`, `connections`, `endpointRequests`, `endpointConnections`",
+};
+const RETRIED: Label = Label {
+    name: "service",
+    values: "the called service, `namespace/name`; inbound the local application, as `forward` says",
 };
 const RETRY_REASON: Label = Label {
     name: "reason",

@@ -98,7 +98,7 @@ async fn forward(
         // First, so that a cut is told as a cut.
         biased;
         denied = flow.until_cut() => Err(denied),
-        answer = upstream::app::send(permit, inbound, version, &worker.pool) => {
+        answer = upstream::app::send(permit, inbound, version, &worker.pool, record) => {
             answer.map(|answer| Answer { opening, ..answer })
         }
     }

@@ -12,6 +12,7 @@ mod heard;
 mod leased;
 mod names;
 mod pool;
+mod sending;
 mod stream;
 
 use http::Response;

@@ -32,6 +32,14 @@ http {{
     keepalive_requests 1000000;
     root {folder}/files;
   }}
+  # Each connection ends after 50 requests: HTTP/1.1 says so in the last answer, HTTP/2 with GOAWAY.
+  server {{
+    listen 127.0.0.1:{parting1} backlog=1024;
+    listen 127.0.0.1:{parting2} http2 backlog=1024;
+    keepalive_requests 50;
+    root {folder}/files;
+    location /charge {{ return 200; }}
+  }}
   server {{
     listen 127.0.0.1:{tls} ssl;
     ssl_certificate {folder}/certificate.pem;
@@ -52,6 +60,8 @@ class Nginx:
     def __init__(self, folder):
         self.folder = folder
         self.http1, self.http2, self.tls = free_port(), free_port(), free_port()
+        # The same, whose connections end after 50 requests.
+        self.parting1, self.parting2 = free_port(), free_port()
 
     def requests(self):
         """How many requests have reached it."""
@@ -68,6 +78,7 @@ def nginx(folder):
     own_certificate(folder, "localhost", "secure")
     server = Nginx(folder)
     ports = {"http1": server.http1, "http2": server.http2, "tls": server.tls}
+    ports |= {"parting1": server.parting1, "parting2": server.parting2}
     (folder / "nginx.conf").write_text(CONFIGURATION.format(folder=folder, **ports))
     program = find("nginx", "nginx-light")
     with running(program, "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf") as child:

@@ -81,6 +81,24 @@ def test_h2load_with_an_http2_application_sees_every_request_succeed(over_http2)
     assert statuses == [5000, 0, 0, 0]
 
 
+@pytest.mark.parametrize("path", ["small.txt", "charge"])
+def test_an_application_that_ends_its_connections_every_fifty_requests_loses_none(server, behind_sidecars, folder, path):
+    """Over HTTP/2 nginx does not read what was sent behind its GOAWAY; that is sent again, POSTs too."""
+    body = folder / f"{path}-body"
+    body.write_bytes(b"ten euros")
+    arguments = ["-d", body] if path == "charge" else []
+    for app, protocol, load in [
+        (server.parting1, "http", ["--h1", "-c", 16]),
+        (server.parting2, "http2", ["-c", 4, "-m", 25]),
+    ]:
+        pair = behind_sidecars(app, protocol)
+        before = server.requests()
+        counts, statuses = h2load(f"{pair.url}/{path}", 5000, *load, *arguments)
+        assert counts == [5000, 5000, 0, 0, 0]
+        assert statuses == [5000, 0, 0, 0]
+        assert server.requests() - before == 5000, "none came twice"
+
+
 def test_h2load_with_bodies_over_one_connection_sees_every_request_succeed(ends, folder, behind_sidecars):
     app = ends.enter_context(http_app())
     body = folder / "body"

@@ -17,6 +17,7 @@ mod limits;
 mod mesh;
 mod opaque;
 mod outbound;
+mod own_app;
 mod quarantine;
 mod rates;
 mod resilience;

@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     Unsent,
     /// The endpoint has told that it did not process it: RFC 9113 §8.7.
     Refused,
+    /// The same, since it takes no more on this connection: RFC 9113 §6.8.
+    Goodbye,
     /// A connection that had served before ended without a byte of an answer: it was probably being closed.
     Reset,
     /// There was no answer in time.
@@ -130,14 +132,8 @@ impl<'a> Tries<'a> {
 
     /// Whether a failed try may be followed by another, and why.
     pub(crate) fn after_fault(&self, fault: Fault) -> Option<Reason> {
-        match fault {
-            Fault::Full => Some(Reason::Full),
-            Fault::Unsent => Some(Reason::Unreachable),
-            Fault::Refused => Some(Reason::RefusedStream),
-            Fault::Reset if self.is_idempotent => Some(Reason::Reset),
-            Fault::Late if self.is_idempotent && self.per_try.is_some() => Some(Reason::Timeout),
-            Fault::Reset | Fault::Late | Fault::Broken | Fault::Own => None,
-        }
+        // Without a bound of its own it took all of the request's time.
+        fault.reason(self.is_idempotent).filter(|reason| *reason != Reason::Timeout || self.per_try.is_some())
     }
 
     /// Whether an answer is not passed on but followed by another try, and why.
@@ -232,7 +228,7 @@ impl Fault {
             Some(error) if error.is_remote() => match error.reason() {
                 Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => Self::Refused,
                 // Said to the streams above the last that was taken, and to no other: RFC 9113 §6.8.
-                Some(h2::Reason::NO_ERROR) if error.is_go_away() => Self::Refused,
+                Some(h2::Reason::NO_ERROR) if error.is_go_away() => Self::Goodbye,
                 _ => Self::Broken,
             },
             // This side reset the stream, because the body of the request broke.
@@ -243,12 +239,24 @@ impl Fault {
         }
     }
 
+    /// Why what failed so may be sent again and is processed once, or may be processed twice; if it may.
+    pub(crate) fn reason(self, is_idempotent: bool) -> Option<Reason> {
+        match self {
+            Self::Full => Some(Reason::Full),
+            Self::Unsent => Some(Reason::Unreachable),
+            Self::Refused | Self::Goodbye => Some(Reason::RefusedStream),
+            Self::Reset if is_idempotent => Some(Reason::Reset),
+            Self::Late if is_idempotent => Some(Reason::Timeout),
+            Self::Reset | Self::Late | Self::Broken | Self::Own => None,
+        }
+    }
+
     /// Whether it speaks against the endpoint.
     pub(crate) fn blames_endpoint(self) -> bool {
         match self {
             Self::Unsent | Self::Late | Self::Broken => true,
             // An idle connection that ends, or an endpoint that says goodbye, has done nothing wrong.
-            Self::Full | Self::Refused | Self::Reset | Self::Own => false,
+            Self::Full | Self::Refused | Self::Goodbye | Self::Reset | Self::Own => false,
         }
     }
 }

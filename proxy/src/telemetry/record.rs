@@ -78,7 +78,7 @@ pub(crate) struct Record {
     slot: Option<RequestSlot>,
     /// Counts as in flight at its endpoint until the record is written.
     picked: Option<Picked>,
-    /// How often it was tried; 0 where there is nothing to try.
+    /// How often it was tried; 0 where that goes without saying.
     attempts: u32,
     /// Is judged again until the record is written.
     open: Option<OpenPlace>,
@@ -205,6 +205,11 @@ impl Record {
     pub(crate) fn tried(&mut self, endpoint: SocketAddr) {
         self.attempts = self.attempts.saturating_add(1);
         self.upstream(&endpoint);
+    }
+
+    /// It is sent to the local application once more.
+    pub(crate) fn again(&mut self) {
+        self.attempts = self.attempts.max(1).saturating_add(1);
     }
 
     /// Where whoever connected to this sidecar is.

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use sidegate_identity::SpiffeId;
 use tokio::time::Instant;
 
-use super::stream::Stream;
+use super::{heard::Begun, stream::Stream};
 use crate::{
     http::LocalExecutor,
     identity::{Peer, client_time_to_begin},
@@ -27,6 +27,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<Sent>,
+    pub(super) answer: Begun,
     pub(super) terms: Terms,
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Method, Request, Version};
+use http::{HeaderMap, Method, Version};
 use sidegate_codes::Code;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -22,6 +22,7 @@ use super::{
     deadline::time_for,
     dial::{Carries, Destination, Dialed},
     pool::Failure,
+    sending::Sending,
     stream::{Carried, OverTcp, Stream, carry, carry_tunnel},
 };
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     detect::Rewound,
     error::Error,
     http::{Checked, RequestBody},
-    resilience::{Fault, Held, Reason, Sent, Stop, Time, Tries, is_idempotent},
+    resilience::{Fault, Reason, Stop, Time, Tries},
     snapshot::{PeerTls, Service},
     telemetry::Record,
 };
@@ -81,11 +82,11 @@ pub(crate) async fn send(
         record.tried(endpoint);
         let destination = Destination::Peer { address: endpoint, tls: tls.clone() };
         let bounds = reach.bounds(&tries, &picked);
-        let mut result = send_once(sending.next()?, is_http2, &destination, reach.pool, bounds).await;
+        let mut result = sending.send(&destination, reach.pool, bounds).await;
         if let Ok(Answer { peer: Some(peer), .. }) | Err(Failure { peer: Some(peer), .. }) = &result {
             record.proven(peer);
         }
-        let reason = sending.judge(&mut result, &picked, &mut tries);
+        let reason = judge(&mut sending, &mut result, &picked, &mut tries);
         let stop = match reason {
             None => Stop::Exhausted,
             Some(reason) => match tries.again(reason, endpoint, key).await {
@@ -107,93 +108,29 @@ pub(crate) async fn send(
     }
 }
 
-async fn send_once(
-    request: Request<Sent>,
-    is_http2: bool,
-    destination: &Destination,
-    pool: &Rc<Pool>,
-    bounds: Bounds<'_>,
-) -> Result<Answer, Failure> {
-    if is_http2 {
-        pool.send_http2(destination, request, bounds).await
-    } else {
-        pool.send_http1(destination, request, bounds).await
-    }
-}
-
-/// A request on its way: kept for another try, or sent once.
-#[derive(Debug)]
-enum Sending {
-    Held(Held),
-    /// Empty while it is away.
-    Once(Option<Request<Sent>>),
-}
-
-impl Sending {
-    /// Keeps what another try could be made of after it was sent: idempotent requests, and of HTTP/2, where the peer may
-    /// say that it did nothing, all but tunnels.
-    fn of(request: Request<RequestBody>, is_http2: bool, retries: &Retries) -> Self {
-        let is_kept = is_http2 || is_idempotent(request.method()) || retries.any_method;
-        if is_kept && retries.attempts > 1 && request.method() != Method::CONNECT {
-            Self::Held(Held::new(request, retries.body_bytes))
-        } else {
-            Self::Once(Some(request.map(Sent::Once)))
+/// What a try says of its endpoint, and whether and why there may be another.
+fn judge(
+    sending: &mut Sending,
+    result: &mut Result<Answer, Failure>,
+    picked: &Picked,
+    tries: &mut Tries<'_>,
+) -> Option<Reason> {
+    let reason = match result {
+        Ok(answer) => {
+            picked.answered(answer.response.status());
+            tries.after_answer(answer.response.status())
         }
-    }
-
-    fn next(&mut self) -> Result<Request<Sent>, Error> {
-        match self {
-            Self::Held(held) => Ok(held.turn()),
-            Self::Once(request) => request.take().ok_or_else(|| {
-                let detail = "a request that was sent is not sent again".to_owned();
-                Error::Upstream { code: Code::UpstreamFailed, detail }
-            }),
-        }
-    }
-
-    /// What a try says of its endpoint, and whether and why there may be another.
-    fn judge(
-        &mut self,
-        result: &mut Result<Answer, Failure>,
-        picked: &Picked,
-        tries: &mut Tries<'_>,
-    ) -> Option<Reason> {
-        let reason = match result {
-            Ok(answer) => {
-                picked.answered(answer.response.status());
-                tries.after_answer(answer.response.status())
+        Err(failure) => {
+            let waits_for_the_caller = failure.fault == Fault::Late && !sending.has_ended();
+            if failure.fault.blames_endpoint() && !waits_for_the_caller {
+                picked.ended(Outcome::Failed);
             }
-            Err(failure) => {
-                let waits_for_the_caller = failure.fault == Fault::Late && !self.has_ended();
-                if failure.fault.blames_endpoint() && !waits_for_the_caller {
-                    picked.ended(Outcome::Failed);
-                }
-                tries.after_fault(failure.fault)
-            }
-        };
-        tries.ended(result.is_ok() && reason.is_none());
-        let unsent = result.as_mut().err().and_then(|failure| failure.unsent.take());
-        reason.filter(|_| self.is_there(unsent))
-    }
-
-    /// Whether all of it is there for another try.
-    fn is_there(&mut self, unsent: Option<Box<Request<Sent>>>) -> bool {
-        match self {
-            Self::Held(held) => held.is_whole(),
-            Self::Once(request) => {
-                *request = unsent.map(|unsent| *unsent);
-                request.is_some()
-            }
+            tries.after_fault(failure.fault)
         }
-    }
-
-    /// Whether nothing more is to come from the caller.
-    fn has_ended(&self) -> bool {
-        match self {
-            Self::Held(held) => held.has_ended(),
-            Self::Once(_) => false,
-        }
-    }
+    };
+    tries.ended(result.is_ok() && reason.is_none());
+    let unsent = result.as_mut().err().and_then(|failure| failure.unsent.take());
+    reason.filter(|_| sending.is_there(unsent))
 }
 
 /// Connects a link of its own to an endpoint of the service, noting in `record` where and to whom.

@@ -126,17 +126,19 @@ impl Pool {
                     Err(error) => return Err(Failure::before_sending(error, request)),
                 },
             };
+            connection.answer.forget();
             match bounds.in_time(connection.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => return Ok(self.lend(destination, connection, response)),
                 Ok(Err(mut failed)) => match failed.take_message() {
                     // The server closed an idle connection just now; nothing of the request went out.
                     Some(unsent) if is_reused => request = unsent,
                     unsent => {
+                        let was_kept = is_reused && !connection.answer.has_begun();
                         return Err(Failure::of(
                             destination,
                             failed.error(),
                             unsent,
-                            is_reused,
+                            was_kept,
                             &connection.terms,
                         ));
                     }
@@ -273,13 +275,14 @@ impl Pool {
         let _pending = bounds.pending()?;
         let slot = bounds.connection()?;
         let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
+        let (stream, answer) = Heard::new(stream);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(self.dialer.limits.header_bytes)
-            .handshake(TokioIo::new(Heard::new(stream)))
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| upstream_failed(destination, &error))?;
         self.tasks.spawn_local(drive(connection.with_upgrades(), slot));
-        Ok(Http1 { sender, terms })
+        Ok(Http1 { sender, answer, terms })
     }
 
     /// A shared connection with a free stream, and whether it existed before. Waiting for another's dial counts
@@ -384,6 +387,11 @@ impl Bounds<'_> {
 }
 
 impl Failure {
+    /// This sidecar has nothing to send.
+    pub(super) fn own(error: Error) -> Self {
+        Self { error, fault: Fault::Own, unsent: None, peer: None }
+    }
+
     fn before_sending(error: Error, request: Request<Sent>) -> Self {
         let fault = match &error {
             Error::BreakerOpen { breaker, .. } if breaker.is_of_endpoint() => Fault::Full,

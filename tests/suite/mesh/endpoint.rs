@@ -1,5 +1,5 @@
-//! Endpoints of a service that misbehave on purpose: they speak mutual TLS as the service, remember each request that
-//! reached them in full, and then do as they are told.
+//! Endpoints of a service, and applications, that misbehave on purpose: an endpoint speaks mutual TLS as the service, an
+//! application plaintext. They remember each request that reached them in full, and then do as they are told.
 
 use std::{
     net::SocketAddr,
@@ -17,13 +17,13 @@ use sidegate_identity::{
     tls::{ClientAuth, server_config},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::TcpListener,
     task::JoinSet,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 
-use super::{Authority, DOMAIN, PATIENCE, client::credentials, id};
+use super::{Authority, DOMAIN, Http, PATIENCE, client::credentials, id};
 
 /// What an endpoint does with a request that it has read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,7 +42,7 @@ pub(crate) enum Does {
     Refuses,
 }
 
-/// One endpoint of `shop/payments`.
+/// One endpoint of `shop/payments`, or one application.
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     seen: Arc<Seen>,
@@ -58,38 +58,51 @@ struct Seen {
 
 type Plan = Arc<dyn Fn(usize) -> Does + Send + Sync>;
 
+#[derive(Clone)]
+enum Over {
+    /// Mutual TLS; which HTTP is negotiated.
+    Tls(TlsAcceptor),
+    Plaintext(Http),
+}
+
 impl Endpoint {
     /// Does as `plan` says for the nth request of a connection, counted from 0.
     pub(crate) async fn start(
         authority: &Authority,
         plan: impl Fn(usize) -> Does + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let seen = Arc::new(Seen::default());
         let domain = TrustDomain::parse(DOMAIN).unwrap();
         let bundle = TrustBundle::from_pem(domain, authority.bundle().as_bytes()).unwrap();
         let trust: TrustBundles = [bundle].into_iter().collect();
         let own = credentials(&authority.svid(&id("payments")), &trust);
         let config = server_config(&own, Arc::new(trust), ClientAuth::Required, &[b"h2", b"http/1.1"]);
+        Self::serve(Over::Tls(TlsAcceptor::from(config)), Arc::new(plan)).await
+    }
+
+    /// The same as an application that speaks `version` in plaintext.
+    pub(crate) async fn app(version: Http, plan: impl Fn(usize) -> Does + Send + Sync + 'static) -> Self {
+        Self::serve(Over::Plaintext(version), Arc::new(plan)).await
+    }
+
+    async fn serve(over: Over, plan: Plan) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Seen::default());
+        let log = Arc::clone(&seen);
         let mut serving = JoinSet::new();
-        let (log, plan): (_, Plan) = (Arc::clone(&seen), Arc::new(plan));
         serving.spawn(async move {
-            let acceptor = TlsAcceptor::from(config);
             let mut connections = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
-                let (acceptor, log, plan) = (acceptor.clone(), Arc::clone(&log), Arc::clone(&plan));
+                let (over, log, plan) = (over.clone(), Arc::clone(&log), Arc::clone(&plan));
                 connections.spawn(async move {
-                    let Ok(stream) = acceptor.accept(tcp).await else { return };
-                    log.connections.fetch_add(1, Ordering::Relaxed);
-                    log.open.fetch_add(1, Ordering::Relaxed);
-                    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                        http2(stream, &log, &plan).await;
-                    } else {
-                        // A connection that the sidecar drops has ended like any other.
-                        let _ = http1(stream, &log, &plan).await;
+                    match over {
+                        Over::Plaintext(version) => log.speak(tcp, version, &plan).await,
+                        Over::Tls(acceptor) => {
+                            let Ok(stream) = acceptor.accept(tcp).await else { return };
+                            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                            log.speak(stream, if is_http2 { Http::Two } else { Http::One }, &plan).await;
+                        }
                     }
-                    log.open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
@@ -121,7 +134,29 @@ impl Endpoint {
     }
 }
 
-async fn http1(stream: TlsStream<TcpStream>, seen: &Seen, plan: &Plan) -> std::io::Result<()> {
+impl Seen {
+    async fn speak<S: AsyncRead + AsyncWrite + Unpin>(
+        self: Arc<Self>,
+        stream: S,
+        version: Http,
+        plan: &Plan,
+    ) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        match version {
+            Http::Two => http2(stream, &self, plan).await,
+            // A connection that the sidecar drops has ended like any other.
+            Http::One => drop(http1(stream, &self, plan).await),
+        }
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn http1<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    seen: &Seen,
+    plan: &Plan,
+) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     for nth in 0.. {
         let (mut line, mut length) = (String::new(), 0);
@@ -152,7 +187,7 @@ async fn http1(stream: TlsStream<TcpStream>, seen: &Seen, plan: &Plan) -> std::i
     Ok(())
 }
 
-async fn http2(stream: TlsStream<TcpStream>, seen: &Arc<Seen>, plan: &Plan) {
+async fn http2<S: AsyncRead + AsyncWrite + Unpin>(stream: S, seen: &Arc<Seen>, plan: &Plan) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     let mut streams = JoinSet::new();
     let mut nth = 0;

@@ -28,12 +28,12 @@ fn begin<'a>(calls: &Rc<Calls>, rules: &'a Retries, method: &Method) -> (Tries<'
 
 #[tokio::test(start_paused = true)]
 async fn what_may_have_been_processed_is_repeated_only_where_twice_is_once() {
-    use Fault::{Broken, Full, Late, Own, Refused, Reset, Unsent};
+    use Fault::{Broken, Full, Goodbye, Late, Own, Refused, Reset, Unsent};
     let (calls, rules) = (calls(1), Retries::default());
     for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "CONNECT", "BUY"] {
         let is_idempotent = !matches!(method, "POST" | "PATCH" | "CONNECT" | "BUY");
         let (tries, _) = begin(&calls, &rules, &method.parse().unwrap());
-        for fault in [Full, Unsent, Refused] {
+        for fault in [Full, Unsent, Refused, Goodbye] {
             assert!(tries.after_fault(fault).is_some(), "{method} {fault:?}");
         }
         for fault in [Reset, Late] {
