@@ -9,6 +9,7 @@ use crate::{
     policy, quarantine,
     reference::{Form, Page},
     table::Format,
+    token,
 };
 
 /// Sidegate: a zero-trust service mesh. Sidecars beside your services speak mutual TLS, and nothing passes
@@ -129,6 +130,20 @@ pub(crate) enum Command {
     Quarantine {
         #[command(subcommand)]
         what: quarantine::What,
+    },
+
+    /// Make, list, replace and take back join tokens: what a workload proves its identity with the first time.
+    ///
+    /// Kept in the state folder that mesh.yaml names, as SHA-256 alone; run it as the folder's user, whether the control
+    /// plane is running or not, also before it has ever run.
+    #[command(after_long_help = "Examples:
+  sidegate token create shop/payments --out payments.token
+  sidegate token list
+  sidegate token rotate 3f1c9a0b52d4e871 --out payments.token
+  sidegate token revoke 3f1c9a0b52d4e871")]
+    Token {
+        #[command(subcommand)]
+        what: token::What,
     },
 
     /// Look into the registry of issued certificates: who had one when, who was refused, is it whole.

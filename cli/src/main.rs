@@ -13,6 +13,7 @@ mod explain_call;
 mod failure;
 mod get;
 mod http1;
+mod mesh_file;
 mod policy;
 mod quarantine;
 mod reference;
@@ -21,6 +22,7 @@ mod short;
 mod status;
 mod table;
 mod terminal;
+mod token;
 mod version;
 mod yaml;
 
@@ -57,6 +59,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::run(&args).map(Into::into),
         Command::Get { what } => get::run(&what).map(Into::into),
         Command::Certs { what } => certs::run(&what).map(Into::into),
+        Command::Token { what } => token::run(&what).map(Into::into),
         Command::Proxy(args) => Ok(sidegate_proxy::cli::run(args)),
         Command::ControlPlane(args) => Ok(sidegate_control_plane::cli::run(args)),
         Command::Explain(args) => explain_call::run(&args).map(Into::into),

@@ -1,10 +1,7 @@
 //! `sidegate quarantine add|list|lift`: the file of the identities that nobody speaks with. It is read whole before and
 //! replaced whole after, so nothing of it is lost; a running control plane puts it in force within a second.
 
-use std::path::PathBuf;
-
 use serde_json::json;
-use sidegate_codes::Code;
 use sidegate_control_plane::{
     config::Config,
     quarantine::{Entry, QuarantineFile},
@@ -16,6 +13,7 @@ use crate::{
     args::Output,
     exit::Exit,
     failure::Failure,
+    mesh_file::{self, MeshFile},
     short,
     table::{self, Format},
 };
@@ -56,7 +54,7 @@ pub(crate) struct AddArgs {
 #[derive(clap::Args, Debug)]
 pub(crate) struct ListArgs {
     #[command(flatten)]
-    file: File,
+    file: MeshFile,
     #[command(flatten)]
     output: Output,
 }
@@ -80,15 +78,7 @@ struct Who {
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    file: File,
-}
-
-/// Where the quarantine is written.
-#[derive(clap::Args, Debug)]
-struct File {
-    /// The control plane's file, which names the file of the quarantine.
-    #[arg(long, value_name = "FILE", default_value = "mesh.yaml")]
-    mesh: PathBuf,
+    file: MeshFile,
 }
 
 /// Runs one of them.
@@ -101,7 +91,7 @@ pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
 }
 
 fn add(args: &AddArgs) -> Result<Exit, Failure> {
-    let (config, mut quarantine) = args.who.file.read()?;
+    let (config, mut quarantine) = read(&args.who.file)?;
     let id = args.who.identity(&config)?;
     let entry = Entry {
         id: id.clone(),
@@ -120,7 +110,7 @@ fn add(args: &AddArgs) -> Result<Exit, Failure> {
 }
 
 fn lift(args: &LiftArgs) -> Result<Exit, Failure> {
-    let (config, mut quarantine) = args.who.file.read()?;
+    let (config, mut quarantine) = read(&args.who.file)?;
     let id = args.who.identity(&config)?;
     let position = quarantine.entries.iter().position(|entry| entry.id == id).ok_or_else(|| {
         Failure::new(
@@ -147,7 +137,7 @@ fn lift(args: &LiftArgs) -> Result<Exit, Failure> {
 }
 
 fn list(args: &ListArgs) -> Result<Exit, Failure> {
-    let (_, quarantine) = args.file.read()?;
+    let (_, quarantine) = read(&args.file)?;
     let now = OffsetDateTime::now_utc();
     match args.output.output {
         Format::Json => table::print_json("Quarantine", json!({ "identities": quarantine.entries })),
@@ -190,36 +180,20 @@ fn save(config: &Config, quarantine: &QuarantineFile) -> Result<(), Failure> {
 
 impl Who {
     fn identity(&self, config: &Config) -> Result<SpiffeId, Failure> {
-        let id = match self.id.split_once('/') {
-            Some((namespace, account)) if !self.id.contains(':') && !account.contains('/') => {
-                SpiffeId::for_workload(&config.trust_domain, namespace, account)
-            }
-            _ => SpiffeId::parse(&self.id),
-        };
-        let refused = |why: String| {
-            let next = "name it as spiffe://TRUST-DOMAIN/PATH, or as NAMESPACE/ACCOUNT";
-            Failure::new(Exit::Usage, "the identity cannot be put in quarantine", why, next).seen(&self.id)
-        };
-        let id = id.map_err(|error| refused(error.to_string()))?;
+        let id = mesh_file::identity(config, &self.id)?;
         if id == config.control_plane_identity() {
-            return Err(refused(
-                "it is the control plane's own, without which nobody learns of it".to_owned(),
-            ));
+            let why = "it is the control plane's own, without which nobody learns of it";
+            let next = "name an identity of a workload";
+            let what = "the identity cannot be put in quarantine";
+            return Err(Failure::new(Exit::Usage, what, why, next).seen(&self.id));
         }
         Ok(id)
     }
 }
 
-impl File {
-    fn read(&self) -> Result<(Config, QuarantineFile), Failure> {
-        let refused = |problems: Vec<sidegate_control_plane::Problem>| {
-            let code = problems.first().map_or(Code::ConfigBadValue, |problem| problem.code);
-            let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n        ");
-            let next = "name the control plane's file with --mesh, and mend what is said above";
-            Failure::new(Exit::Usage, "the quarantine cannot be read", why, next).coded(code)
-        };
-        let config = Config::load(&self.mesh).map_err(refused)?;
-        let quarantine = QuarantineFile::load(&config).map_err(refused)?;
-        Ok((config, quarantine))
-    }
+fn read(file: &MeshFile) -> Result<(Config, QuarantineFile), Failure> {
+    let config = file.load()?;
+    let quarantine = QuarantineFile::load(&config)
+        .map_err(|problems| mesh_file::refused("the quarantine cannot be read", &problems))?;
+    Ok((config, quarantine))
 }

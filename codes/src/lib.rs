@@ -301,6 +301,14 @@ codes! {
         "nothing was issued, because it cannot be recorded",
         "Each certificate is recorded on disk before it is signed. The disk is full or failing, or another program has written to the registry.",
         "`df -h` and the kernel's log on the control plane's host; it goes on by itself once the disk takes writes. Sidecars keep their certificates and try again.";
+    JoinTokenNewSource = "SG0350", Identity,
+        "a join token was used from an address that it was not used from before",
+        "The certificate was issued. A workload that moved or a new replica does that, and so does somebody who has the token and should not.",
+        "`sidegate token list` shows the addresses. If one is not yours: `sidegate token revoke` it, and `sidegate quarantine add` the identity.";
+    JoinTokenEnded = "SG0351", Identity,
+        "a join token was refused: it has expired, is used up or was revoked",
+        "A token ends by its time, by the number of its uses or by `sidegate token revoke`. One that is used up and comes again may have been copied.",
+        "Make the workload a new one: `sidegate token create`. If it is nobody of yours, the registry has the address: `sidegate certs list --refused`.";
     ConfigUnreadable = "SG0401", Configuration,
         "the configuration cannot be read",
         "The file does not exist or may not be read.",

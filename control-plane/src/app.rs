@@ -38,6 +38,7 @@ use crate::{
         credentials::{OwnCredentials, OwnCredentialsError},
     },
     state::{StateError, StateFolder, unusable},
+    tokens::{Tokens, TokensError},
 };
 
 /// A control plane that serves. Dropping it leaves its tasks running; end it with [`Running::stop`].
@@ -59,6 +60,9 @@ pub enum StartError {
     /// The state folder cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The join tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
     /// An address cannot be bound.
     #[error("cannot listen on {address}: {source} ({})", Code::ListenFailed)]
     Listen {
@@ -83,6 +87,7 @@ impl Running {
         let quarantine = QuarantineFile::load(&config).map_err(StartError::Config)?;
         let state = StateFolder::open(&config.state)?;
         let root_certificate = state.join("root.pem");
+        let tokens = Arc::new(Tokens::open_in(&state)?);
         let authority =
             Arc::new(Authority::open(state, &config.trust_domain, config.root_life, config.retention)?);
         if let Some(copy) = &config.trust_bundle {
@@ -98,7 +103,7 @@ impl Running {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        running.spawn((config_path, config, quarantine), authority, grpc, api)?;
+        running.spawn((config_path, config, quarantine), (authority, tokens), grpc, api)?;
         tracing::info!(listener = "grpc", address = %running.grpc, "listening");
         tracing::info!(listener = "api", address = %running.api, "listening");
         Ok(running)
@@ -131,7 +136,7 @@ impl Running {
     fn spawn(
         &self,
         (config_path, config, quarantine): (&Path, Config, QuarantineFile),
-        authority: Arc<Authority>,
+        (authority, tokens): (Arc<Authority>, Arc<Tokens>),
         grpc: TcpListener,
         api: TcpListener,
     ) -> Result<(), StartError> {
@@ -153,7 +158,7 @@ impl Running {
             stop: self.stop.clone(),
         };
         let services = Services {
-            identity: IdentityService::new(authority.clone(), mesh.clone(), metrics.clone()),
+            identity: IdentityService::new(authority.clone(), tokens, mesh.clone(), metrics.clone()),
             discovery: DiscoveryService {
                 mesh: mesh.clone(),
                 proxies: proxies.clone(),
@@ -188,6 +193,7 @@ impl StartError {
         match self {
             Self::Config(problems) => problems.first().map_or(Code::ConfigBadValue, |problem| problem.code),
             Self::State(error) => error.code(),
+            Self::Tokens(error) => error.code().unwrap_or(Code::StateUnusable),
             Self::Listen { .. } => Code::ListenFailed,
             Self::Credentials { .. } => Code::StateUnusable,
         }

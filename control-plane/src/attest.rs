@@ -1,28 +1,38 @@
-//! Who asks for a certificate: a join token of a service, or the verified certificate that is to be renewed, never
-//! both. Hands on an `Attested` identity that is in the mesh now; refuses everybody else and keeps tokens to itself.
+//! Who asks for a certificate: each attestor takes one kind of proof and hands on an `Attested` identity, never two kinds at
+//! once. Whatever the proof, the identity must be in the mesh now and not in quarantine; everybody else is refused.
 
-use std::{net::IpAddr, time::Instant};
+mod join_token;
+mod renewal;
 
-use sha2::{Digest, Sha256};
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, VerifiedSvid};
-use subtle::ConstantTimeEq;
 
+use self::join_token::JoinTokens;
 use crate::{
-    config::Config,
-    hex,
     mesh::Mesh,
-    rate::{Buckets, Rate},
+    tokens::{self, Taken, Tokens, TokensError},
 };
 
 /// A caller whose identity is proven and entitled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Attested {
     pub(crate) identity: SpiffeId,
     /// "join-token" or "svid".
     pub(crate) attestor: &'static str,
     /// What shows it, for the registry: never the token.
     pub(crate) evidence: String,
+    /// Whether the proof is worn by its use: one that is not yet counted.
+    pub(crate) counted: Counted,
+}
+
+/// Whether somebody counts how often a proof is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counted {
+    No,
+    /// By the store of the tokens, under the evidence.
+    ByTokens,
 }
 
 /// The caller is not attested. It learns no more than the reason's text.
@@ -34,6 +44,10 @@ pub(crate) enum Refusal {
     Both,
     #[error("the join token belongs to no service of the mesh")]
     UnknownToken,
+    #[error("the join token {0}")]
+    TokenEnded(tokens::State),
+    #[error("the join token is used too often; wait")]
+    TokenRate,
     #[error("the presented identity is not a service of the mesh any more")]
     NotEntitled,
     #[error("the identity is in quarantine")]
@@ -44,10 +58,21 @@ pub(crate) enum Refusal {
     TooManyFailures,
 }
 
-/// Attests callers and remembers who failed.
+/// Nobody is attested.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttestError {
+    /// The caller's doing; with the identity, if it proved one before.
+    #[error("{0}")]
+    Refused(Refusal, Option<SpiffeId>),
+    /// The control plane's own fault.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+}
+
+/// Attests callers and remembers who failed. Waits for the disk: call it on a blocking thread.
 #[derive(Debug)]
 pub(crate) struct Attestor {
-    failures: Buckets<IpAddr>,
+    join_tokens: JoinTokens,
 }
 
 /// What a caller presented.
@@ -57,9 +82,16 @@ pub(crate) struct Presented<'a> {
     pub(crate) source: IpAddr,
 }
 
+/// The moment of a request, by the wall clock and by the machine's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) ms: u64,
+    pub(crate) instant: Instant,
+}
+
 impl Attestor {
-    pub(crate) fn new() -> Self {
-        Self { failures: Buckets::new(FAILURES) }
+    pub(crate) fn new(tokens: Arc<Tokens>) -> Self {
+        Self { join_tokens: JoinTokens::new(tokens) }
     }
 
     /// Judges what was presented against the mesh as it is now.
@@ -67,33 +99,47 @@ impl Attestor {
         &self,
         presented: &Presented<'_>,
         mesh: &Mesh,
-        unix_seconds: u64,
-        now: Instant,
-    ) -> Result<Attested, Refusal> {
-        let (config, quarantine) = (&mesh.config, &mesh.quarantine.quarantine);
+        at: Moment,
+    ) -> Result<Attested, AttestError> {
+        let quarantine = &mesh.quarantine.quarantine;
         let attested = match (presented.join_token.trim(), presented.svid) {
-            ("", None) => Err(Refusal::Nothing),
+            ("", None) => Err(Refusal::Nothing.into()),
             // What is refused elsewhere does not get itself a successor.
-            ("", Some(svid)) if quarantine.refuses(svid) => Err(Refusal::Quarantined),
-            ("", Some(svid)) => renewal(svid, config, unix_seconds),
-            (_, Some(_)) => Err(Refusal::Both),
-            (token, None) => self.join(token, presented.source, config, now),
+            ("", Some(svid)) if quarantine.refuses(svid) => Err(Refusal::Quarantined.into()),
+            ("", Some(svid)) => renewal::attest(svid, at.ms / 1000).map_err(AttestError::from),
+            (_, Some(_)) => Err(Refusal::Both.into()),
+            (token, None) => self.join_tokens.attest(token, presented.source, &mesh.config, at),
         }?;
+        let refused = |refusal| Err(AttestError::Refused(refusal, Some(attested.identity.clone())));
         if quarantine.excludes(&attested.identity) {
-            return Err(Refusal::Quarantined);
+            return refused(Refusal::Quarantined);
+        }
+        if mesh.config.workload(&attested.identity).is_none() {
+            return refused(Refusal::NotEntitled);
         }
         Ok(attested)
     }
 
-    /// Only failures are counted: a fleet that starts behind one address is not slowed down.
-    fn join(&self, token: &str, source: IpAddr, config: &Config, now: Instant) -> Result<Attested, Refusal> {
-        if !self.failures.has(&source, now) {
-            return Err(Refusal::TooManyFailures);
+    /// Counts the use of the proof, right before it is made use of.
+    pub(crate) fn take(&self, attested: &Attested, source: IpAddr, at: Moment) -> Result<Taken, AttestError> {
+        match attested.counted {
+            Counted::No => Ok(Taken::Known),
+            Counted::ByTokens => self.join_tokens.take(attested, source, at),
         }
-        by_token(token, config).ok_or_else(|| {
-            self.failures.take(source, now);
-            Refusal::UnknownToken
-        })
+    }
+
+    /// Gives back the use of a proof for which nothing was issued. What cannot be given back is lost: the safe side.
+    pub(crate) fn give_back(&self, attested: &Attested) {
+        match attested.counted {
+            Counted::No => {}
+            Counted::ByTokens => self.join_tokens.give_back(attested),
+        }
+    }
+}
+
+impl From<Refusal> for AttestError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal, None)
     }
 }
 
@@ -102,6 +148,7 @@ impl Refusal {
     pub(crate) fn code(self) -> Code {
         match self {
             Self::Quarantined => Code::IdentityQuarantined,
+            Self::TokenEnded(_) => Code::JoinTokenEnded,
             _ => Code::IssuanceRefused,
         }
     }
@@ -112,6 +159,10 @@ impl Refusal {
             Self::Nothing => "nothing_presented",
             Self::Both => "both_presented",
             Self::UnknownToken => "unknown_token",
+            Self::TokenEnded(tokens::State::UsedUp) => "token_used_up",
+            Self::TokenEnded(tokens::State::Revoked) => "token_revoked",
+            Self::TokenEnded(tokens::State::Expired | tokens::State::Valid) => "token_expired",
+            Self::TokenRate => "token_rate",
             Self::NotEntitled => "not_entitled",
             Self::Quarantined => "quarantined",
             Self::Ended => "ended",
@@ -120,135 +171,5 @@ impl Refusal {
     }
 }
 
-/// Compares with every digest, whatever matched before: the time says nothing about which.
-fn by_token(token: &str, config: &Config) -> Option<Attested> {
-    let digest: [u8; 32] = Sha256::digest(token).into();
-    let mut found = None;
-    for service in &config.services {
-        for expected in &service.join_tokens {
-            if bool::from(expected.0.ct_eq(&digest)) {
-                found = Some(service);
-            }
-        }
-    }
-    found.map(|service| Attested {
-        identity: service.identity.clone(),
-        attestor: "join-token",
-        evidence: hex::encode(&digest).chars().take(16).collect(),
-    })
-}
-
-/// The same identity only, and only while the mesh still has it. The handshake verified the certificate; it may have
-/// ended since.
-fn renewal(svid: &VerifiedSvid, config: &Config, unix_seconds: u64) -> Result<Attested, Refusal> {
-    if unix_seconds > svid.not_after().as_secs() {
-        return Err(Refusal::Ended);
-    }
-    let service = config.workload(svid.id()).ok_or(Refusal::NotEntitled)?;
-    Ok(Attested {
-        identity: service.identity.clone(),
-        attestor: "svid",
-        evidence: hex::encode(svid.serial()),
-    })
-}
-
-/// Per source address. A token has 256 bits; this keeps the log and the CPU quiet, not the token safe.
-const FAILURES: Rate = Rate { burst: 20.0, per_second: 1.0 };
-
 #[cfg(test)]
-mod tests {
-    use std::{net::Ipv4Addr, path::Path, sync::Arc};
-
-    use sidegate_identity::{Quarantine, Refused};
-
-    use super::*;
-    use crate::{quarantine::LoadedQuarantine, resource};
-
-    fn config() -> Config {
-        let text = format!(
-            r#"{{apiVersion: sidegate.dev/v1alpha1, kind: Mesh, trustDomain: shop.test, policies: p, state: s,
-            listen: {{grpc: "127.0.0.1:0", api: "127.0.0.1:0"}}, services: [
-            {{namespace: shop, name: orders, joinTokens: ["{}"]}},
-            {{namespace: shop, name: payments, joinTokens: ["{}", "{}"]}}]}}"#,
-            digest("for-orders"),
-            digest("old"),
-            digest("new"),
-        );
-        Config::parse(Path::new("mesh.yaml"), &text).unwrap()
-    }
-
-    fn mesh(quarantined: &[&str]) -> Mesh {
-        let entries = quarantined.iter().map(|id| (SpiffeId::parse(id).unwrap(), Refused::All));
-        let quarantine: Quarantine = entries.collect();
-        Mesh {
-            config: Arc::new(config()),
-            policies: None,
-            quarantine: Arc::new(LoadedQuarantine {
-                resource: Arc::new(resource::quarantine(&quarantine)),
-                quarantine,
-            }),
-            bundles: Vec::new(),
-            config_problems: Vec::new(),
-            policy_problems: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn an_identity_in_quarantine_is_attested_by_nothing() {
-        let (attestor, source) = (Attestor::new(), Ipv4Addr::LOCALHOST.into());
-        let mesh = mesh(&["spiffe://shop.test/ns/shop/sa/payments"]);
-        let join = |join_token| {
-            let presented = Presented { join_token, svid: None, source };
-            attestor
-                .attest(&presented, &mesh, 0, Instant::now())
-                .map(|attested| attested.identity.to_string())
-        };
-        assert_eq!(join("old"), Err(Refusal::Quarantined));
-        assert_eq!(join("new"), Err(Refusal::Quarantined));
-        assert_eq!(join("for-orders").unwrap(), "spiffe://shop.test/ns/shop/sa/orders");
-    }
-
-    fn digest(token: &str) -> String {
-        format!("sha256:{}", hex::encode(&Sha256::digest(token)))
-    }
-
-    fn join(attestor: &Attestor, token: &str) -> Result<String, Refusal> {
-        let source = Ipv4Addr::LOCALHOST.into();
-        let presented = Presented { join_token: token, svid: None, source };
-        attestor
-            .attest(&presented, &mesh(&[]), 0, Instant::now())
-            .map(|attested| attested.identity.to_string())
-    }
-
-    #[test]
-    fn a_token_attests_its_service_and_no_other() {
-        let attestor = Attestor::new();
-        let payments = "spiffe://shop.test/ns/shop/sa/payments";
-        assert_eq!(join(&attestor, "for-orders").unwrap(), "spiffe://shop.test/ns/shop/sa/orders");
-        assert_eq!(join(&attestor, "old").unwrap(), payments, "two tokens hold during a rotation");
-        assert_eq!(join(&attestor, " new\n").unwrap(), payments, "a file ends in a newline");
-    }
-
-    #[test]
-    fn a_wrong_token_and_none_are_refused() {
-        let attestor = Attestor::new();
-        assert_eq!(join(&attestor, "wrong"), Err(Refusal::UnknownToken));
-        assert_eq!(join(&attestor, ""), Err(Refusal::Nothing));
-        assert_eq!(join(&attestor, &digest("old")), Err(Refusal::UnknownToken), "a digest is no token");
-    }
-
-    #[test]
-    fn a_source_that_keeps_failing_is_not_compared_any_more() {
-        let attestor = Attestor::new();
-        while join(&attestor, "wrong") == Err(Refusal::UnknownToken) {}
-        assert_eq!(join(&attestor, "wrong"), Err(Refusal::TooManyFailures));
-        assert_eq!(join(&attestor, "new"), Err(Refusal::TooManyFailures));
-    }
-
-    #[test]
-    fn the_evidence_is_not_the_token() {
-        let attested = by_token("new", &config()).unwrap();
-        assert_eq!(attested.evidence.len(), 16);
-        assert!(!attested.evidence.contains("new"));
-    }
-}
+mod tests;

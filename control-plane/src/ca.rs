@@ -43,6 +43,8 @@ pub(crate) struct Order {
     pub(crate) evidence: String,
     /// The caller's address.
     pub(crate) caller: String,
+    /// Whether the proof was never used from there before, though from elsewhere.
+    pub(crate) new_source: bool,
 }
 
 /// A certificate that passed the mesh's own verification.
@@ -155,6 +157,7 @@ impl Authority {
             attestor: order.attestor.to_owned(),
             evidence: order.evidence.clone(),
             caller: order.caller.clone(),
+            new_source: order.new_source,
             not_before: validity.not_before.as_secs(),
             not_after: validity.not_after.as_secs(),
             issuer: self.root.fingerprint().to_owned(),

@@ -45,6 +45,7 @@ pub static ALL: &[&Family] = &[
     &PROXIES_CONNECTED,
     &LEDGER_CELLS,
     &LEDGER_DROPPED,
+    &NEW_SOURCES,
 ];
 
 pub(crate) static POLICY_LOAD_FAILURES: Family = Family {
@@ -131,6 +132,13 @@ pub(crate) static LEDGER_CELLS: Family =
 pub(crate) static LEDGER_DROPPED: Family = Family {
     name: "sidegate_ledger_dropped_total",
     help: "Observations that found no free cell",
+    kind: Kind::Counter,
+    label: None,
+};
+
+pub(crate) static NEW_SOURCES: Family = Family {
+    name: "sidegate_join_token_new_sources_total",
+    help: "Uses of a join token from an address that it was not used from before",
     kind: Kind::Counter,
     label: None,
 };

@@ -1,7 +1,7 @@
 //! The gRPC service that issues certificates: attest, check the request, keep to the rate, sign. What the caller gets
 //! wrong is told to it by code and reason; a token is in no message and no log line.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    attest::{Attested, Attestor, Presented, Refusal},
+    attest::{AttestError, Attested, Attestor, Moment, Presented, Refusal},
     ca::{
-        Authority, Issued, Order,
+        Authority, IssueError, Issued, Order,
         csr::{CsrError, ProvenKey},
     },
     clock,
@@ -22,6 +22,7 @@ use crate::{
     registry::Refused,
     resource,
     server::{self, Peer},
+    tokens::{Taken, Tokens},
 };
 
 /// The gRPC service.
@@ -39,35 +40,85 @@ pub(crate) struct IdentityService {
 impl IdentityService {
     pub(crate) fn new(
         authority: Arc<Authority>,
+        tokens: Arc<Tokens>,
         mesh: watch::Receiver<Arc<Mesh>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (attestor, issued) = (Arc::new(Attestor::new()), Arc::new(Buckets::new(PER_IDENTITY)));
+        let (attestor, issued) = (Arc::new(Attestor::new(tokens)), Arc::new(Buckets::new(PER_IDENTITY)));
         let refused = Arc::new(Buckets::new(RECORDED_REFUSALS));
         Self { authority, attestor, issued, refused, mesh, metrics }
     }
 
-    fn attest(&self, peer: &Peer, join_token: &str) -> Result<Attested, Denied> {
-        let presented =
-            Presented { join_token, svid: peer.svid.as_deref(), source: peer.address.ip().to_canonical() };
-        let mesh = self.mesh.borrow().clone();
-        let unix_seconds = clock::now_ms() / 1000;
-        Ok(self.attestor.attest(&presented, &mesh, unix_seconds, Instant::now())?)
+    /// Attest, check the request, keep to the rate, sign.
+    async fn answer(&self, peer: &Peer, message: IssueRequest) -> Result<Issued, Stopped> {
+        let attested = self.attest(peer, message.join_token).await?;
+        let identity = attested.identity.clone();
+        let by = |denied| Stopped::Denied(denied, Some(identity.clone()));
+        let key = ProvenKey::from_csr(&message.csr).map_err(|error| by(error.into()))?;
+        if !self.issued.take(identity.clone(), Instant::now()) {
+            return Err(by(Denied::Rate));
+        }
+        self.sign(attested, key, peer).await
     }
 
-    fn order(&self, attested: Attested, csr: &[u8], peer: &Peer) -> Result<Order, Denied> {
-        let key = ProvenKey::from_csr(csr)?;
-        if !self.issued.take(attested.identity.clone(), Instant::now()) {
-            return Err(Denied::Rate);
-        }
-        Ok(Order {
-            identity: attested.identity,
-            key,
-            life: self.mesh.borrow().config.leaf_life,
-            attestor: attested.attestor,
-            evidence: attested.evidence,
-            caller: peer.address.to_string(),
+    async fn attest(&self, peer: &Peer, join_token: String) -> Result<Attested, Stopped> {
+        let (attestor, mesh) = (self.attestor.clone(), self.mesh.borrow().clone());
+        let (source, svid) = (source(peer), peer.svid.clone());
+        let presented_id = svid.as_ref().map(|svid| svid.id().clone());
+        let attested = tokio::task::spawn_blocking(move || {
+            let presented = Presented { join_token: &join_token, svid: svid.as_deref(), source };
+            attestor.attest(&presented, &mesh, now())
+        });
+        attested.await.map_err(|error| self.failed(None, Code::StateUnusable, &error))?.map_err(|error| {
+            match error {
+                AttestError::Refused(refusal, proven) => {
+                    Stopped::Denied(refusal.into(), proven.or(presented_id))
+                }
+                AttestError::Tokens(error) => self.failed(None, Code::StateUnusable, &error),
+            }
         })
+    }
+
+    /// The use of the proof is counted first and given back if nothing comes of it: a token for one use brings one
+    /// certificate at most.
+    async fn sign(&self, attested: Attested, key: ProvenKey, peer: &Peer) -> Result<Issued, Stopped> {
+        let (authority, attestor, source) = (self.authority.clone(), self.attestor.clone(), source(peer));
+        let (life, caller) = (self.mesh.borrow().config.leaf_life, peer.address.to_string());
+        let Attested { identity, attestor: proof, evidence, .. } = attested.clone();
+        let (for_whom, on_evidence) = (identity.clone(), evidence.clone());
+        let signed = tokio::task::spawn_blocking(move || {
+            let taken = attestor.take(&attested, source, now()).map_err(NotSigned::Proof)?;
+            let new_source = taken == Taken::NewSource;
+            let order = Order {
+                identity: for_whom,
+                key,
+                life,
+                attestor: proof,
+                evidence: on_evidence,
+                caller,
+                new_source,
+            };
+            let issued = authority.issue(&order).inspect_err(|_| attestor.give_back(&attested));
+            Ok((issued.map_err(NotSigned::Issue)?, new_source))
+        });
+        let signed =
+            signed.await.map_err(|error| self.failed(Some(&identity), Code::StateUnusable, &error))?;
+        let (issued, new_source) = signed.map_err(|error| match error {
+            NotSigned::Proof(AttestError::Refused(refusal, proven)) => {
+                Stopped::Denied(refusal.into(), proven)
+            }
+            NotSigned::Proof(AttestError::Tokens(error)) => {
+                self.failed(Some(&identity), Code::StateUnusable, &error)
+            }
+            NotSigned::Issue(error) => self.failed(Some(&identity), error.code(), &error),
+        })?;
+        if new_source {
+            self.metrics.new_source();
+            tracing::warn!(code = %Code::JoinTokenNewSource, %identity, token = evidence, address = %peer.address, "a join token was used from a new address");
+        }
+        self.metrics.issuance("issued");
+        tracing::info!(%identity, attestor = proof, not_after = clock::rfc3339_of(issued.not_after), "certificate issued");
+        Ok(issued)
     }
 
     /// Counts, logs and records it; the answer is the status.
@@ -102,23 +153,34 @@ impl IdentityService {
         recorded.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 
-    async fn sign(&self, order: Order) -> Result<Issued, Status> {
-        let authority = self.authority.clone();
-        let (identity, attestor) = (order.identity.clone(), order.attestor);
-        let issued = tokio::task::spawn_blocking(move || authority.issue(&order))
-            .await
-            .map_err(|error| self.not_signed(&identity, Code::StateUnusable, &error))?
-            .map_err(|error| self.not_signed(&identity, error.code(), &error))?;
-        self.metrics.issuance("issued");
-        tracing::info!(%identity, attestor, not_after = clock::rfc3339_of(issued.not_after), "certificate issued");
-        Ok(issued)
-    }
-
-    fn not_signed(&self, identity: &SpiffeId, code: Code, error: &impl std::fmt::Display) -> Status {
+    /// Nothing that the caller could do otherwise.
+    fn failed(&self, identity: Option<&SpiffeId>, code: Code, error: &impl std::fmt::Display) -> Stopped {
         self.metrics.issuance("failed");
-        tracing::error!(%code, %identity, %error, "cannot issue");
-        Status::unavailable(format!("{code}: cannot issue now; retry"))
+        let identity = identity.map(ToString::to_string);
+        tracing::error!(%code, identity, %error, "cannot issue");
+        Stopped::Unable(Status::unavailable(format!("{code}: cannot issue now; retry")))
     }
+}
+
+/// No certificate comes of a request.
+enum Stopped {
+    /// By the caller's doing; with its identity, if it proved one.
+    Denied(Denied, Option<SpiffeId>),
+    /// The control plane's own fault; logged already.
+    Unable(Status),
+}
+
+enum NotSigned {
+    Proof(AttestError),
+    Issue(IssueError),
+}
+
+fn source(peer: &Peer) -> IpAddr {
+    peer.address.ip().to_canonical()
+}
+
+fn now() -> Moment {
+    Moment { ms: clock::now_ms(), instant: Instant::now() }
 }
 
 /// Why a caller gets no certificate: its own doing.
@@ -163,20 +225,13 @@ impl Denied {
 impl Identity for IdentityService {
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
         let peer = server::peer(&request)?;
-        let message = request.into_inner();
-        let attested = match self.attest(&peer, &message.join_token) {
-            Ok(attested) => attested,
-            Err(denied) => {
-                let presented = peer.svid.as_ref().map(|svid| svid.id());
-                return Err(self.refuse(denied, presented, &peer).await);
+        let issued = match self.answer(&peer, request.into_inner()).await {
+            Ok(issued) => issued,
+            Err(Stopped::Denied(denied, identity)) => {
+                return Err(self.refuse(denied, identity.as_ref(), &peer).await);
             }
+            Err(Stopped::Unable(status)) => return Err(status),
         };
-        let identity = attested.identity.clone();
-        let order = match self.order(attested, &message.csr, &peer) {
-            Ok(order) => order,
-            Err(denied) => return Err(self.refuse(denied, Some(&identity), &peer).await),
-        };
-        let issued = self.sign(order).await?;
         let trust_bundles = self.authority.bundles().iter().map(resource::trust_bundle).collect();
         Ok(Response::new(IssueResponse {
             certificate_chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use prometheus_client::{
@@ -22,6 +25,7 @@ pub(crate) struct Metrics {
     policy_load_failures: Series,
     issued: Series,
     refusals_unrecorded: Series,
+    new_sources: AtomicU64,
     handshake_failures: Series,
     connections_refused: Series,
     updates: Series,
@@ -52,6 +56,11 @@ impl Metrics {
     /// A refusal is not in the registry, by "rate" or because that "failed".
     pub(crate) fn refusal_unrecorded(&self, reason: &'static str) {
         self.refusals_unrecorded.add(reason);
+    }
+
+    /// A join token was used from an address that it was not used from before.
+    pub(crate) fn new_source(&self) {
+        self.new_sources.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A TLS handshake failed.
@@ -87,6 +96,7 @@ impl Metrics {
                 (&families::UPDATES, self.updates.now()),
                 (&families::REPORTS, self.reports.now()),
             ],
+            new_sources: self.new_sources.load(Ordering::Relaxed),
             readings,
         }));
         let mut text = String::new();
@@ -115,6 +125,7 @@ impl Series {
 #[derive(Debug)]
 struct Exposition {
     series: [(&'static Family, Counts); 7],
+    new_sources: u64,
     readings: Readings,
 }
 
@@ -136,6 +147,7 @@ impl Collector for Exposition {
             (&families::PROXIES_CONNECTED, size(readings.proxies_connected)),
             (&families::LEDGER_CELLS, size(readings.ledger_cells)),
             (&families::LEDGER_DROPPED, readings.ledger_dropped),
+            (&families::NEW_SOURCES, self.new_sources),
         ] {
             let to = describe(&mut encoder, family)?;
             match family.kind {

@@ -45,6 +45,9 @@ pub struct Issuance {
     pub evidence: String,
     /// The caller's address.
     pub caller: String,
+    /// Whether the join token was never used from that address before, though from another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub new_source: bool,
     /// Unix seconds.
     pub not_before: u64,
     /// Unix seconds.

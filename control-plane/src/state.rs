@@ -15,7 +15,7 @@ use sidegate_codes::Code;
 #[derive(Debug)]
 pub(crate) struct StateFolder {
     path: PathBuf,
-    /// `None`: opened to look at it.
+    /// `None`: opened beside whoever has it.
     _lock: Option<File>,
 }
 
@@ -62,13 +62,20 @@ impl StateError {
 impl StateFolder {
     /// Makes the folder if there is none, checks it and takes its lock.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
+        let folder = Self::open_beside(path)?;
+        Ok(Self { _lock: Some(lock(&path.join("lock"))?), ..folder })
+    }
+
+    /// Makes the folder if there is none and checks it. A control plane may be using it: only what takes two writers may be
+    /// written.
+    pub(crate) fn open_beside(path: &Path) -> Result<Self, StateError> {
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(unusable(path, error.to_string()));
             }
             _ => check_folder(path)?,
         }
-        Ok(Self { path: path.to_owned(), _lock: Some(lock(&path.join("lock"))?) })
+        Ok(Self { path: path.to_owned(), _lock: None })
     }
 
     /// Opens an existing folder to read what is in it; another process may be using it.

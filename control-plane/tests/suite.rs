@@ -18,3 +18,5 @@ mod registry;
 mod restart;
 #[path = "suite/sidecar.rs"]
 mod sidecar;
+#[path = "suite/tokens.rs"]
+mod tokens;

@@ -26,5 +26,6 @@ mod routing;
 mod server_first;
 mod server_names;
 mod streams;
+mod tokens;
 mod websocket;
 mod websocket_h2;

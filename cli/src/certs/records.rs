@@ -1,21 +1,20 @@
 //! `sidegate certs list|show|verify`: the registry, read from the control plane's state folder as its own user. It does not
 //! matter whether the control plane is running.
 
-use std::{fmt::Write, path::PathBuf};
+use std::fmt::Write;
 
 use serde_json::json;
-use sidegate_codes::Code;
 use sidegate_control_plane::{
     config::Config,
     registry::{Archive, ArchiveError, Event, Issuance, Listed, Query},
 };
-use sidegate_identity::SpiffeId;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     args::Output,
     exit::Exit,
     failure::Failure,
+    mesh_file::{self, MeshFile},
     short,
     table::{self, Format, or_dash},
 };
@@ -24,7 +23,7 @@ use crate::{
 #[derive(clap::Args, Debug)]
 pub(crate) struct ListArgs {
     #[command(flatten)]
-    file: File,
+    file: MeshFile,
     /// Of this identity only: a SPIFFE ID, or `namespace/account` of the mesh's own trust domain.
     #[arg(long, value_name = "ID")]
     id: Option<String>,
@@ -48,7 +47,7 @@ pub(crate) struct ShowArgs {
     #[arg(value_name = "SERIAL")]
     serial: String,
     #[command(flatten)]
-    file: File,
+    file: MeshFile,
     /// Whether it was valid at this moment, RFC 3339. Absent: now.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     at: Option<OffsetDateTime>,
@@ -60,23 +59,15 @@ pub(crate) struct ShowArgs {
 #[derive(clap::Args, Debug)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
-    file: File,
+    file: MeshFile,
     #[command(flatten)]
     output: Output,
 }
 
-/// Whose registry.
-#[derive(clap::Args, Debug)]
-struct File {
-    /// The control plane's file, which names its state folder.
-    #[arg(long, value_name = "FILE", default_value = "mesh.yaml")]
-    mesh: PathBuf,
-}
-
 pub(super) fn list(args: &ListArgs) -> Result<Exit, Failure> {
-    let (config, archive) = args.file.open()?;
+    let (config, archive) = open(&args.file)?;
     let query = Query {
-        identity: args.id.as_deref().map(|id| identity(&config, id)).transpose()?,
+        identity: args.id.as_deref().map(|id| named(&config, id)).transpose()?,
         at: args.at.map(seconds),
         limit: args.limit,
     };
@@ -90,7 +81,7 @@ pub(super) fn list(args: &ListArgs) -> Result<Exit, Failure> {
 }
 
 pub(super) fn show(args: &ShowArgs) -> Result<Exit, Failure> {
-    let (_, archive) = args.file.open()?;
+    let (_, archive) = open(&args.file)?;
     let serial = args.serial.to_ascii_lowercase().replace(':', "");
     let found = archive.certificate(&serial).map_err(|error| refused(&error))?;
     let Some(Listed { record, at, event: Event::Issued(issuance), hash }) = found else {
@@ -110,8 +101,18 @@ pub(super) fn show(args: &ShowArgs) -> Result<Exit, Failure> {
         table::print_json("Certificate", json!({ "certificate": listed, "validAt": is_valid }))?;
         return Ok(Exit::Ok);
     }
-    let Issuance { serial, identity, key, attestor, evidence, caller, not_before, not_after, issuer } =
-        issuance;
+    let Issuance {
+        serial,
+        identity,
+        key,
+        attestor,
+        evidence,
+        caller,
+        new_source,
+        not_before,
+        not_after,
+        issuer,
+    } = issuance;
     let proof = if evidence.is_empty() { attestor } else { format!("{attestor} {evidence}") };
     let valid = if is_valid { "yes" } else { "no" };
     let lines = [
@@ -121,7 +122,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<Exit, Failure> {
         ("valid", format!("{} to {}", written(not_before), written(not_after))),
         ("valid then", format!("{valid}, at {}", written(seconds(asked)))),
         ("proof", proof),
-        ("caller", if caller.is_empty() { "the control plane itself".to_owned() } else { caller }),
+        ("caller", called_from(caller, new_source)),
         ("key", format!("SHA-256 {key}")),
         ("issuer", format!("SHA-256 {issuer}")),
         ("record", format!("{record}, hash {hash}")),
@@ -135,7 +136,7 @@ pub(super) fn show(args: &ShowArgs) -> Result<Exit, Failure> {
 }
 
 pub(super) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
-    let (_, archive) = args.file.open()?;
+    let (_, archive) = open(&args.file)?;
     let verified = archive.verify().map_err(|error| refused(&error))?;
     match args.output.output {
         Format::Json => table::print_json("Registry", &verified)?,
@@ -179,17 +180,10 @@ fn shown(listed: &[Listed], wide: bool, refusals: bool) -> String {
     table::columns(["SERIAL", "IDENTITY", "ISSUED", "ENDS", "BY", "CALLER"], rows)
 }
 
-impl File {
-    fn open(&self) -> Result<(Config, Archive), Failure> {
-        let config = Config::load(&self.mesh).map_err(|problems| {
-            let code = problems.first().map_or(Code::ConfigBadValue, |problem| problem.code);
-            let why = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n        ");
-            let next = "name the control plane's file with --mesh, and mend what is said above";
-            Failure::new(Exit::Usage, "the control plane's file cannot be read", why, next).coded(code)
-        })?;
-        let archive = Archive::open(&config).map_err(|error| refused(&error))?;
-        Ok((config, archive))
-    }
+fn open(file: &MeshFile) -> Result<(Config, Archive), Failure> {
+    let config = file.load()?;
+    let archive = Archive::open(&config).map_err(|error| refused(&error))?;
+    Ok((config, archive))
 }
 
 fn refused(error: &ArchiveError) -> Failure {
@@ -206,17 +200,16 @@ fn refused(error: &ArchiveError) -> Failure {
     Failure::new(Exit::Findings, what, error.to_string(), next).coded(error.code())
 }
 
-fn identity(config: &Config, text: &str) -> Result<String, Failure> {
-    let id = match text.split_once('/') {
-        Some((namespace, account)) if !text.contains(':') && !account.contains('/') => {
-            SpiffeId::for_workload(&config.trust_domain, namespace, account)
-        }
-        _ => SpiffeId::parse(text),
-    };
-    id.map(|id| id.to_string()).map_err(|error| {
-        let next = "name it as spiffe://TRUST-DOMAIN/PATH, or as NAMESPACE/ACCOUNT";
-        Failure::new(Exit::Usage, "this is no identity", error.to_string(), next).seen(text)
-    })
+fn called_from(caller: String, new_source: bool) -> String {
+    match (caller.as_str(), new_source) {
+        ("", _) => "the control plane itself".to_owned(),
+        (_, true) => format!("{caller}, an address that this token was not used from before"),
+        (_, false) => caller,
+    }
+}
+
+fn named(config: &Config, id: &str) -> Result<String, Failure> {
+    mesh_file::identity(config, id).map(|id| id.to_string())
 }
 
 fn moment(text: &str) -> Result<OffsetDateTime, String> {

@@ -43,6 +43,7 @@ fn order(life: Duration) -> Order {
         attestor: "join-token",
         evidence: "abcd".into(),
         caller: "127.0.0.1:1".into(),
+        new_source: false,
     }
 }
 

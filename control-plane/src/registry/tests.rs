@@ -56,6 +56,7 @@ fn issuance(number: u64, not_after: u64) -> Event {
         attestor: "join-token".into(),
         evidence: "abcd".into(),
         caller: "127.0.0.1:1".into(),
+        new_source: false,
         not_before: 1,
         not_after,
         issuer: "11".into(),

@@ -113,6 +113,7 @@ fn issue(
         attestor: "self",
         evidence: String::new(),
         caller: String::new(),
+        new_source: false,
     };
     let issued = authority.issue(&order)?;
     let term =

@@ -8,8 +8,9 @@ use sidegate_control_plane::{
     app::{Running, StartError},
     config::Config,
     registry::{Archive, Event, Issuance, Query, Refused},
+    tokens::{Secret, Terms, Token, Tokens},
 };
-use sidegate_identity::{TrustBundle, TrustBundles, TrustDomain};
+use sidegate_identity::{SpiffeId, TrustBundle, TrustBundles, TrustDomain};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -96,6 +97,21 @@ impl Mesh {
     pub(crate) fn seen_by(&self, process: u32, name: &str) -> PathBuf {
         let path = self.path(name);
         PathBuf::from(format!("/proc/{process}/root")).join(path.strip_prefix("/").unwrap())
+    }
+
+    /// Makes a join token as the operator does.
+    pub(crate) fn token(&self, identity: &str, uses: Option<u32>) -> (Token, Secret) {
+        let secret = Secret::generate().unwrap();
+        let identity = SpiffeId::parse(identity).unwrap();
+        let terms = Terms { identity, life: std::time::Duration::from_hours(1), uses };
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now_ms = u64::try_from(now.as_millis()).unwrap();
+        let token = self.tokens().add(&secret, &terms, now_ms).unwrap();
+        (token, secret)
+    }
+
+    pub(crate) fn tokens(&self) -> Tokens {
+        Tokens::open(&Config::load(&self.path("mesh.yaml")).unwrap()).unwrap()
     }
 
     /// What is on record, in its order.

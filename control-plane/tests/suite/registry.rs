@@ -92,7 +92,11 @@ async fn every_certificate_in_a_clients_hands_is_on_record_however_the_process_i
     let trust = mesh.trust();
     mesh.stop().await;
     let mut held = BTreeSet::new();
-    for round in 0..25_u64 {
+    for round in 0..100_u64 {
+        // More rounds, and longer ones, where the machine is busy.
+        if round >= 25 && held.len() > 25 {
+            break;
+        }
         let process = Process::start(&mesh.path("mesh.yaml"));
         let grpc = process.grpc;
         let clients: Vec<_> = (0..4)

@@ -1,6 +1,11 @@
 //! A sidecar's side of the wire: keys, mutual TLS, a subscription.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
@@ -13,7 +18,7 @@ use sidegate_proto::v1::{
     Ack, Hello, InboundPort, IssueRequest, IssueResponse, Nack, SubscribeRequest, Update,
     discovery_client::DiscoveryClient, identity_client::IdentityClient, subscribe_request::Message,
 };
-use tokio::{net::TcpStream, sync::mpsc, time::timeout};
+use tokio::{net::TcpSocket, sync::mpsc, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -22,6 +27,8 @@ use tonic::{
 };
 
 use crate::mesh::Mesh;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A key with its CSR.
 pub(crate) struct Key {
@@ -52,11 +59,12 @@ impl Key {
 
 /// A channel to the control plane, with a client certificate or none. The server must be the control plane.
 pub(crate) async fn connect(mesh: &Mesh, credentials: Option<&Credentials>) -> Result<Channel, Error> {
-    connect_at(mesh.running().grpc(), &mesh.trust(), credentials).await
+    connect_at(mesh.running().grpc(), LOOPBACK, &mesh.trust(), credentials).await
 }
 
 async fn connect_at(
     address: SocketAddr,
+    source: IpAddr,
     trust: &TrustBundles,
     credentials: Option<&Credentials>,
 ) -> Result<Channel, Error> {
@@ -67,7 +75,9 @@ async fn connect_at(
     let connect = tower::service_fn(move |_| {
         let connector = connector.clone();
         async move {
-            let stream = TcpStream::connect(address).await?;
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(SocketAddr::new(source, 0))?;
+            let stream = socket.connect(address).await?;
             let name = ServerName::from(address.ip());
             connector.connect(name, stream).await.map(TokioIo::new)
         }
@@ -94,8 +104,20 @@ pub(crate) async fn issue_at(
     csr: Vec<u8>,
     join_token: &str,
 ) -> Result<IssueResponse, Status> {
-    let channel =
-        connect_at(grpc, trust, None).await.map_err(|error| Status::unavailable(error.to_string()))?;
+    issue_from(LOOPBACK, grpc, trust, csr, join_token).await
+}
+
+/// The same from an address of this host.
+pub(crate) async fn issue_from(
+    source: IpAddr,
+    grpc: SocketAddr,
+    trust: &TrustBundles,
+    csr: Vec<u8>,
+    join_token: &str,
+) -> Result<IssueResponse, Status> {
+    let channel = connect_at(grpc, source, trust, None)
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
     let request = IssueRequest { csr, join_token: join_token.to_owned() };
     IdentityClient::new(channel).issue(request).await.map(tonic::Response::into_inner)
 }

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     thread::JoinHandle,
     time::Instant,
 };
@@ -83,14 +83,18 @@ impl ControlPlane {
 
     /// Runs `sidegate quarantine` on its files.
     pub(crate) fn quarantine(&self, arguments: &[&str]) {
-        let output = Command::new(env!("CARGO_BIN_EXE_sidegate"))
-            .arg("quarantine")
+        let output = self.operator(&[&["quarantine"], arguments].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Runs a command of `sidegate` on its files.
+    pub(crate) fn operator(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_sidegate"))
             .args(arguments)
             .arg("--mesh")
-            .arg(self.folder.path().join("mesh.yaml"))
+            .arg(self.mesh_file())
             .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            .unwrap()
     }
 
     /// The path of its configuration.
@@ -148,10 +152,20 @@ impl ControlPlane {
 impl Member {
     /// Beside `shop/<account>`, with listeners that are written as in a configuration.
     pub(crate) fn start(account: &str, control_plane: &ControlPlane, listeners: &str) -> Self {
+        Self::joining(&token(account), account, control_plane, listeners)
+    }
+
+    /// The same, by another join token.
+    pub(crate) fn joining(
+        join_token: &str,
+        account: &str,
+        control_plane: &ControlPlane,
+        listeners: &str,
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let file = |name: &str, text: &str| write(&folder.path().join(name), text);
         file("root.pem", &control_plane.root());
-        file("token", &token(account));
+        file("token", join_token);
         file(
             "proxy.yaml",
             &format!(
