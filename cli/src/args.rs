@@ -103,7 +103,7 @@ pub(crate) enum Command {
     /// Explain a call from the policies' files: would it be let in, who decides it, and what to change.
     ///
     /// Judged by the sidecar's own evaluator; nothing is asked of a running mesh. Without `--method`, `--path`,
-    /// `--host` and `--header` it is an opaque connection. Exit code 4 when the call is denied.
+    /// `--host`, `--header` and `--claim` it is an opaque connection. Exit code 4 when the call is denied.
     #[command(after_long_help = "Examples:
   sidegate explain shop/orders shop/payments --method POST --path /charge --mesh mesh.yaml
   sidegate explain shop/orders shop/payments --port 5432 --policies policies/ --trust-domain shop.test

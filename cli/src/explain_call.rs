@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use sidegate_policy::{
-    Condition, Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source, Sourced, Verdict,
+    Claims, Condition, Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source, Sourced,
+    Verdict,
 };
 
 use crate::{
@@ -43,8 +44,12 @@ pub(crate) struct Args {
     /// A header as name=value, as often as there are headers; those that are not given are not there.
     #[arg(long, value_name = "HEADER", value_parser = header)]
     header: Vec<(String, String)>,
+    /// A claim of the verified token as name=value, as often as there are claims; `iss` is always one. A value that is
+    /// JSON is taken as such: `aud=["a","b"]`, `level=3`, `vip=true`; any other is a text. Without any there is no token.
+    #[arg(long, value_name = "CLAIM", value_parser = claim)]
+    claim: Vec<(String, serde_json::Value)>,
     /// Of an opaque connection: the server name of the application's own TLS, in lower case.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["method", "path", "host", "header"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["method", "path", "host", "header", "claim"])]
     sni: Option<String>,
     /// The application's port; left out: the one that `mesh.yaml` gives the service, if it does.
     #[arg(long)]
@@ -73,6 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let workload = called.workload(mesh.root_namespace.as_deref());
     let selecting: Vec<&Sourced> = read.set.selecting(&workload).collect();
     args.refuse_to_guess(&selecting)?;
+    let claims = args.claims()?;
 
     let port = args.port.or(called.port);
     let host = args.host.as_deref().unwrap_or(&called.account);
@@ -80,7 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let request = Request {
         source: Source { identity: Some(&source), ip: args.ip.unwrap_or(IpAddr::from([0, 0, 0, 0])) },
         port: port.unwrap_or_default(),
-        http: args.http(host),
+        http: args.http(host, claims.as_ref()),
         sni: args.sni.as_deref(),
         now: u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default(),
     };
@@ -107,20 +113,34 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
 
 impl Args {
     /// An opaque connection, unless something of HTTP was given.
-    fn http<'a>(&'a self, host: &'a str) -> Option<Http<'a>> {
+    fn http<'a>(&'a self, host: &'a str, claims: Option<&'a Claims>) -> Option<Http<'a>> {
         let is_named = self.method.is_some() || self.path.is_some() || self.host.is_some();
-        let is_http = is_named || !self.header.is_empty();
+        let is_http = is_named || !self.header.is_empty() || !self.claim.is_empty();
         is_http.then(|| Http {
             method: self.method.as_deref().unwrap_or("GET"),
             host,
             path: self.path.as_ref().map_or("/", PathPattern::as_str),
             headers: &self.header,
+            claims,
+        })
+    }
+
+    /// The token that the claims make.
+    fn claims(&self) -> Result<Option<Claims>, Failure> {
+        if self.claim.is_empty() {
+            return Ok(None);
+        }
+        let token: serde_json::Map<String, serde_json::Value> = self.claim.iter().cloned().collect();
+        Claims::parse(&serde_json::Value::Object(token).to_string()).map(Some).map_err(|error| {
+            let next =
+                "say whose token it is with --claim iss=ISSUER, and whom it is for with --claim aud=AUDIENCE";
+            Failure::new(Exit::Usage, "the claims make no token", error.to_string(), next)
         })
     }
 
     /// A rule that asks for what was not given makes every answer a guess.
     fn refuse_to_guess(&self, selecting: &[&Sourced]) -> Result<(), Failure> {
-        let is_http = self.http("").is_some();
+        let is_http = self.http("", None).is_some();
         for (rule, source) in selecting.iter().flat_map(|sourced| sourced.rules()) {
             let asks_host = operations(rule).any(|to| to.hosts.is_some())
                 || rule.when.as_ref().is_some_and(Condition::asks_host);
@@ -177,6 +197,13 @@ fn operations(rule: &Rule) -> impl Iterator<Item = &Operation> {
 fn header(text: &str) -> Result<(String, String), &'static str> {
     let (name, value) = text.split_once('=').ok_or("a header is name=value, as in x-tenant=a")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A claim as it is typed: `name=value`.
+fn claim(text: &str) -> Result<(String, serde_json::Value), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("a claim is name=value, as in scope=charge")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((name.to_owned(), value))
 }
 
 fn depends(option: &str, why: String) -> Failure {

@@ -118,6 +118,7 @@ impl Asked {
                 host: "payments.shop.test",
                 path: &self.path,
                 headers: &(),
+                claims: None,
             }),
             sni: None,
             now: 1_780_000_000,

@@ -178,6 +178,16 @@ impl Outcome {
         if holds { Self::Yes } else { Self::No }
     }
 
+    /// What both come to: a certain no, be it with a doubt, is a no. The second is not asked after a no.
+    pub(crate) fn and(self, other: impl FnOnce() -> Self) -> Self {
+        match self {
+            Self::No => Self::No,
+            Self::Yes => other(),
+            Self::Unknown if other() == Self::No => Self::No,
+            Self::Unknown => Self::Unknown,
+        }
+    }
+
     fn not(self) -> Self {
         match self {
             Self::No => Self::Yes,

@@ -35,8 +35,9 @@ pub(crate) struct Position {
     pub(crate) column: Option<u32>,
 }
 
+/// What is written there.
 #[derive(Debug)]
-enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Integer(i128),
@@ -46,8 +47,9 @@ enum Value {
     Map(Vec<(Key, Node)>),
 }
 
+/// The name of an entry of a map.
 #[derive(Debug)]
-struct Key {
+pub(crate) struct Key {
     name: String,
     at: Position,
 }
@@ -74,6 +76,16 @@ pub(crate) fn from_json(file: &str, text: &str) -> Result<Node, PolicyError> {
 }
 
 impl Node {
+    pub(crate) fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// An entry of a map; `None` too if this is none.
+    pub(crate) fn member(&self, name: &str) -> Option<&Self> {
+        let Value::Map(entries) = &self.value else { return None };
+        entries.iter().find(|(key, _)| key.name == name).map(|(_, node)| node)
+    }
+
     /// A node of a form without places, such as JSON.
     pub(crate) fn without_places<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Json::node(deserializer)

@@ -81,6 +81,9 @@ impl Policies {
         if let Some(operations) = &rule.rule.to {
             seen.add(nearest_of(operations, |operation| compare_operation(operation, request)));
         }
+        if let Some(jwt) = &rule.rule.jwt {
+            seen.note("token", jwt.miss(request));
+        }
         if let Some(when) = &rule.rule.when {
             seen.note("condition", when.miss(caller, request));
         }
@@ -246,9 +249,8 @@ fn shown(value: &impl fmt::Display) -> String {
 }
 
 fn listed<T: fmt::Display>(list: &OneOf<T>) -> String {
-    const SHOWN: usize = 5;
-    let mut words: Vec<String> = list.iter().take(SHOWN).map(ToString::to_string).collect();
-    if list.len() > SHOWN {
+    let mut words: Vec<String> = list.iter().take(limits::SHOWN_VALUES).map(ToString::to_string).collect();
+    if list.len() > limits::SHOWN_VALUES {
         words.push("…".to_owned());
     }
     format!("[{}]", words.join(", "))

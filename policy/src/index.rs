@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use crate::{
-    Condition, Request,
+    Condition, Jwt, Request,
     compile::CompiledRule,
     limits,
     model::{Operation, Peer, Rule},
@@ -45,8 +45,9 @@ pub(crate) struct Clause {
     pub(crate) hosts: Option<Arc<[HostPattern]>>,
     pub(crate) server_names: Option<Arc<[HostPattern]>>,
     pub(crate) path: Option<PathPattern>,
-    /// This and `when` as the rule says; here because every judgement asks.
+    /// This, `jwt` and `when` as the rule says; here because every judgement asks.
     pub(crate) expires: Option<Date>,
+    pub(crate) jwt: Option<Arc<Jwt>>,
     pub(crate) when: Option<Condition>,
 }
 
@@ -176,6 +177,7 @@ impl Clause {
     fn unconditional(rule: Arc<CompiledRule>) -> Self {
         Self {
             expires: rule.rule.expires,
+            jwt: rule.rule.jwt.clone().map(Arc::new),
             when: rule.rule.when.clone(),
             rule,
             ports: None,

@@ -2,8 +2,8 @@
 //! that decides: verified peer → Deny → Require → Allow → denied. Allocates nothing.
 //!
 //! A condition on HTTP cannot be answered for an opaque connection, nor one on a server name where none is known, nor a
-//! `when` that asks for what is missing. Such doubt denies: it fires a Deny, fails a Require, and is no match for an Allow. The port is always known: a rule for
-//! another port is not in doubt.
+//! `jwt` or `when` that asks for what is missing. Such doubt denies: it fires a Deny, fails a Require, and is no match for an
+//! Allow. The port is always known: a rule for another port is not in doubt.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -11,7 +11,7 @@ use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
 
 use crate::{
-    Headers, Policies,
+    Claims, Headers, Policies,
     compile::{CompiledRule, Requirement, Stages},
     condition::Outcome,
     index::{Candidate, Clause, PeerTest, RuleIndex},
@@ -55,6 +55,8 @@ pub struct Http<'a> {
     pub path: &'a str,
     /// As they are forwarded.
     pub headers: &'a dyn Headers,
+    /// What the token says that came with it, verified; `None` if there is none.
+    pub claims: Option<&'a Claims>,
 }
 
 /// Whether the request goes on.
@@ -207,15 +209,10 @@ impl Candidate {
         {
             return Outcome::No;
         }
-        let asked = clause.asked(request);
-        if asked == Outcome::No {
-            return asked;
-        }
+        let asked =
+            clause.asked(request).and(|| clause.jwt.as_ref().map_or(Outcome::Yes, |jwt| jwt.judge(request)));
         // Last, because it costs the most.
-        match clause.when.as_ref().map_or(Outcome::Yes, |when| when.judge(caller, request)) {
-            Outcome::Yes => asked,
-            outcome => outcome,
-        }
+        asked.and(|| clause.when.as_ref().map_or(Outcome::Yes, |when| when.judge(caller, request)))
     }
 }
 

@@ -28,7 +28,7 @@
 //! let mut request = Request {
 //!     source: Source { identity: Some(&orders), ip: [10, 0, 0, 7].into() },
 //!     port: 8080,
-//!     http: Some(Http { method: "POST", host: "payments", path: "/charge", headers: &() }),
+//!     http: Some(Http { method: "POST", host: "payments", path: "/charge", headers: &(), claims: None }),
 //!     sni: None,
 //!     now: 1_780_000_000,
 //! };
@@ -52,6 +52,7 @@
 )]
 
 mod analyse;
+mod claims;
 mod compile;
 mod condition;
 mod document;
@@ -60,6 +61,7 @@ mod explain;
 mod http_ports;
 mod index;
 mod judge;
+mod jwt;
 mod limits;
 mod model;
 mod read;
@@ -69,17 +71,19 @@ mod spelling;
 mod values;
 
 pub use analyse::{Finding, Lint, Service, Severity, Surroundings};
+pub use claims::Claims;
 pub use compile::Policies;
 pub use condition::{Condition, Headers};
 pub use error::PolicyError;
 pub use explain::Explanation;
 pub use http_ports::HttpRule;
 pub use judge::{Decision, Http, Request, Source, Verdict};
+pub use jwt::{ClaimTest, ClaimValue, Jwt};
 pub use model::{Action, AuthorizationPolicy, Grpc, Metadata, Mode, OneOf, Operation, Peer, Rule, Spec};
 pub use read::{Sourced, parse_json, parse_yaml};
 pub use schema::schema;
 pub use set::{PolicySet, Workload};
 pub use values::{
-    Date, GrpcMethod, GrpcService, HostPattern, InvalidValue, IpBlock, Method, Name, PathPattern,
-    ServiceAccount,
+    ClaimName, ClaimText, Date, GrpcMethod, GrpcService, HostPattern, InvalidValue, IpBlock, Method, Name,
+    PathPattern, ServiceAccount,
 };

@@ -27,6 +27,14 @@ pub(crate) const TRUST_DOMAINS: usize = 16;
 pub(crate) const LABELS: usize = 16;
 /// Bytes of a name: they end up in log lines and metric labels.
 pub(crate) const NAME_BYTES: usize = 128;
+/// Claims that one `jwt` asks for.
+pub(crate) const CLAIMS: usize = 16;
+/// Bytes of a claim's name, and of a text that one is compared with.
+pub(crate) const CLAIM_BYTES: usize = 256;
+/// Claims inside of each other.
+pub(crate) const CLAIM_DEPTH: usize = 4;
+/// Of a list, what an explanation shows.
+pub(crate) const SHOWN_VALUES: usize = 5;
 /// Bytes of a path pattern.
 pub(crate) const PATTERN_BYTES: usize = 1024;
 /// Rules that an explanation looks at for the nearest miss: denied callers must not buy unbounded work with it.

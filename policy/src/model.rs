@@ -10,6 +10,7 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 use crate::{
     condition::Condition,
     document::{Cursor, Node},
+    jwt::Jwt,
     limits, read, schema,
     values::{
         Date, GrpcMethod, GrpcService, HostPattern, IpBlock, Method, Name, PathPattern, ServiceAccount,
@@ -88,12 +89,12 @@ impl Mode {
     }
 }
 
-/// Matches when one entry of `from` and one entry of `to` match, and `when` holds; at least one of the three is given.
+/// Matches when one entry of `from` and one entry of `to` match, and `jwt` and `when` hold; at least one of the four is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(
     rename = "rule",
     deny_unknown_fields,
-    extend("anyOf" = [{"required": ["from"]}, {"required": ["to"]}, {"required": ["when"]}])
+    extend("anyOf" = [{"required": ["from"]}, {"required": ["to"]}, {"required": ["jwt"]}, {"required": ["when"]}])
 )]
 pub struct Rule {
     /// Unique in its policy; `rule-1`, `rule-2`, … by position if left out.
@@ -105,6 +106,9 @@ pub struct Rule {
     /// What is asked. Left out: any operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<OneOf<Operation>>,
+    /// What the verified token of the request must say. Left out: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<Jwt>,
     /// What else must hold; asked when all else has matched. Left out: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,

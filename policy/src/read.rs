@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use sidegate_codes::Code;
 
 use crate::{
-    Condition, PolicyError,
+    ClaimName, ClaimTest, ClaimValue, Condition, Jwt, PolicyError,
     document::{self, Cursor, Fields, Node},
     limits,
     model::{
@@ -212,13 +212,20 @@ fn named_apart(items: &[Cursor<'_>], list: &Cursor<'_>) -> Result<OneOf<Rule>, P
 }
 
 fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
-    let fields = cursor.fields(&["name", "from", "to", "when", "expires"])?;
+    let fields = cursor.fields(&["name", "from", "to", "jwt", "when", "expires"])?;
     let from = fields.optional("from").map(|from| from.each(limits::ENTRIES, peer)).transpose()?;
     let to = fields.optional("to").map(|to| to.each(limits::ENTRIES, operation)).transpose()?;
+    let jwt = fields.optional("jwt").map(|jwt| token(&jwt)).transpose()?;
     let when = fields.optional("when").map(|when| condition(&when)).transpose()?;
-    if from.is_none() && to.is_none() && when.is_none() {
+    let has_sni = |to: &OneOf<Operation>| to.iter().any(|operation| operation.sni.is_some());
+    if let (Some(token), true) = (fields.optional("jwt"), to.as_ref().is_some_and(has_sni)) {
+        let message =
+            "cannot stand beside `sni`: TLS that the sidecar does not end has no token that it could read";
+        return Err(token.error(Code::PolicyBadValue, message));
+    }
+    if from.is_none() && to.is_none() && jwt.is_none() && when.is_none() {
         // Forgotten or meant? Who means it writes `to: [{paths: ["/**"]}]`, or the trust domains it is for.
-        let message = "matches everything; a rule needs `from`, `to` or `when`";
+        let message = "matches everything; a rule needs `from`, `to`, `jwt` or `when`";
         return Err(cursor.error(Code::PolicyIncomplete, message));
     }
     Ok(Rule {
@@ -228,6 +235,7 @@ fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
         },
         from,
         to,
+        jwt,
         when,
         expires: fields.optional("expires").map(|expires| expires.value()).transpose()?,
     })
@@ -240,6 +248,49 @@ fn condition(cursor: &Cursor<'_>) -> Result<Condition, PolicyError> {
             Err(cursor.error(Code::PolicyTooLarge, format!("{len} bytes; at most {most} are allowed")))
         }
         _ => cursor.value(),
+    }
+}
+
+fn token(cursor: &Cursor<'_>) -> Result<Jwt, PolicyError> {
+    let fields = cursor.fields(&["issuer", "audiences", "claims"])?;
+    Ok(Jwt {
+        issuer: fields.required("issuer")?.value()?,
+        audiences: fields.values("audiences")?,
+        claims: fields.optional("claims").map(|claims| claim_tests(&claims)).transpose()?,
+    })
+}
+
+fn claim_tests(cursor: &Cursor<'_>) -> Result<BTreeMap<ClaimName, ClaimTest>, PolicyError> {
+    let test = |(name, test): &(&str, Cursor<'_>)| {
+        let name =
+            name.parse().map_err(|reason| test.error(Code::PolicyBadValue, format!("{name:?}: {reason}")))?;
+        Ok((name, claim_test(test)?))
+    };
+    cursor.pairs(limits::CLAIMS)?.iter().map(test).collect()
+}
+
+fn claim_test(cursor: &Cursor<'_>) -> Result<ClaimTest, PolicyError> {
+    let known = ["exists", "equals", "containsAny"];
+    let fields = cursor.fields(&known)?;
+    if known.iter().filter(|name| fields.optional(name).is_some()).count() > 1 {
+        let message = "asks one question; ask another in another rule, or with `when`";
+        return Err(cursor.error(Code::PolicyBadValue, message));
+    }
+    Ok(ClaimTest {
+        exists: fields.optional("exists").map(|exists| exists.boolean()).transpose()?,
+        equals: fields.optional("equals").map(|equals| claim_value(&equals)).transpose()?,
+        contains_any: fields.values("containsAny")?,
+    })
+}
+
+fn claim_value(cursor: &Cursor<'_>) -> Result<ClaimValue, PolicyError> {
+    if let Ok(value) = cursor.boolean() {
+        return Ok(ClaimValue::Bool(value));
+    }
+    match cursor.integer().map(i64::try_from) {
+        Ok(Ok(number)) => Ok(ClaimValue::Integer(number)),
+        Ok(Err(_)) => Err(cursor.error(Code::PolicyBadValue, "a number of more than 64 bits")),
+        Err(_) => cursor.value().map(ClaimValue::Text),
     }
 }
 

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema, transform};
 
 use crate::{
-    Condition, Date, GrpcMethod, GrpcService, HostPattern, IpBlock, Method, Name, PathPattern,
-    ServiceAccount, limits,
+    ClaimName, ClaimTest, ClaimText, ClaimValue, Condition, Date, GrpcMethod, GrpcService, HostPattern,
+    IpBlock, Method, Name, PathPattern, ServiceAccount, limits,
     model::{Document, OneOf},
 };
 
@@ -69,10 +69,11 @@ macro_rules! kind {
     };
 }
 
-/// A SPIFFE ID as text: only ever a type in a schema, never a value, as the next two.
+/// A SPIFFE ID as text: only ever a type in a schema, never a value, as the next three.
 pub(crate) enum Id {}
 pub(crate) enum Domain {}
 pub(crate) enum Port {}
+pub(crate) enum ClaimTests {}
 
 kind!(
     Id,
@@ -120,6 +121,20 @@ kind!(
 );
 kind!(GrpcService, "grpc-service", "The full name of a gRPC service, with its package.", "shop.v1.Payments");
 kind!(GrpcMethod, "grpc-method", "The name of a gRPC method.", "Charge");
+kind!(
+    ClaimText,
+    "claim-text",
+    "What a claim is, compared byte for byte.",
+    "https://login.corp.test",
+    "orders:read"
+);
+kind!(
+    ClaimName,
+    "claim-name",
+    "The name of a claim, or the way to one inside of another.",
+    "email",
+    "realm_access[roles]"
+);
 kind!(Date, "date", "A day, from 00:00 UTC of which something is over.", "2027-01-31");
 
 impl JsonSchema for Condition {
@@ -133,6 +148,41 @@ impl JsonSchema for Condition {
             "maxLength": limits::CONDITION_BYTES,
             "description": "A condition in the bounded part of CEL that docs/policy.md describes.",
             "examples": ["request.headers[\"x-tenant\"] in [\"a\", \"b\"]"],
+        })
+    }
+}
+
+impl JsonSchema for ClaimTests {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "claims".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (names, test) = (generator.subschema_for::<ClaimName>(), generator.subschema_for::<ClaimTest>());
+        json_schema!({
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": limits::CLAIMS,
+            "propertyNames": names,
+            "additionalProperties": test,
+        })
+    }
+}
+
+impl JsonSchema for ClaimValue {
+    fn schema_name() -> Cow<'static, str> {
+        "claim-value".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["string", "integer", "boolean"],
+            "description": "The value of a claim: a text, a whole number, `true` or `false`.",
+            "examples": ["admin", 3, true],
         })
     }
 }
@@ -189,6 +239,8 @@ mod tests {
             ("source", rule("{from: [{zzzzzz: 1}]}")),
             ("operation", rule("{to: [{zzzzzz: 1}]}")),
             ("grpc", rule("{to: [{grpc: {zzzzzz: 1}}]}")),
+            ("jwt", rule("{jwt: {zzzzzz: 1}}")),
+            ("claim", rule("{jwt: {issuer: a, claims: {b: {zzzzzz: 1}}}}")),
         ] {
             assert_eq!(fields(&schema["$defs"][kind]), known_at(&text), "{kind}");
         }
@@ -212,6 +264,12 @@ mod tests {
             ("grpc-method", "{to: [{grpc: {service: a.B, method: EXAMPLE}}]}"),
             ("date", "{from: [{namespaces: [a]}], expires: EXAMPLE}"),
             ("condition", "{when: EXAMPLE}"),
+            (
+                "claim-text",
+                "{jwt: {issuer: EXAMPLE, audiences: [EXAMPLE], claims: {a: {containsAny: [EXAMPLE]}}}}",
+            ),
+            ("claim-name", "{jwt: {issuer: a, claims: {EXAMPLE: {exists: false}}}}"),
+            ("claim-value", "{jwt: {issuer: a, claims: {b: {equals: EXAMPLE}}}}"),
         ] {
             for example in schema.as_value()["$defs"][kind]["examples"].as_array().expect("examples") {
                 let rule = place.replace("EXAMPLE", &example.to_string());
@@ -235,5 +293,7 @@ mod tests {
         assert_eq!(required("spec"), r#"["action","rules"]"#);
         assert_eq!(required("rule"), "null");
         assert_eq!(required("grpc"), r#"["service"]"#);
+        assert_eq!(required("jwt"), r#"["issuer"]"#);
+        assert_eq!(required("claim"), "null");
     }
 }

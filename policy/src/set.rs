@@ -83,11 +83,12 @@ fn asking_http_of(sourced: &Sourced, opaque: &[u16]) -> Vec<PolicyError> {
     let mut errors = Vec::new();
     for (rule, (written, _)) in sourced.rules().enumerate() {
         let operations = written.to.iter().flat_map(|to| to.iter()).enumerate();
-        for (position, operation) in operations.filter(|(_, operation)| operation.asks_http()) {
+        let asks_token = written.jwt.is_some();
+        for (position, operation) in operations.filter(|(_, operation)| asks_token || operation.asks_http()) {
             let ports = operation.ports.iter().flat_map(|ports| ports.iter());
             errors.extend(ports.filter(|port| opaque.contains(port)).map(|port| {
                 let message = format!(
-                    "port {port} is declared tcp and has no method, path, host or gRPC method; take it out of \
+                    "port {port} is declared tcp and has no method, path, host, gRPC method or token; take it out of \
                      `ports`, or declare it http"
                 );
                 sourced.operation_error(rule, position, message)

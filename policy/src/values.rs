@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+mod claim;
 mod date;
 mod grpc;
 mod host;
@@ -11,6 +12,7 @@ mod method;
 mod name;
 mod path;
 
+pub use claim::{ClaimName, ClaimText};
 pub use date::Date;
 pub use grpc::{GrpcMethod, GrpcService};
 pub use host::HostPattern;
@@ -26,7 +28,7 @@ pub(crate) use path::Segment;
 pub struct InvalidValue(Cow<'static, str>);
 
 impl InvalidValue {
-    const fn because(reason: &'static str) -> Self {
+    pub(crate) const fn because(reason: &'static str) -> Self {
         Self(Cow::Borrowed(reason))
     }
 }
@@ -50,6 +52,8 @@ macro_rules! serialize_as_text {
 
 serialize_as_text!(
     crate::Condition,
+    ClaimName,
+    ClaimText,
     Date,
     GrpcMethod,
     GrpcService,

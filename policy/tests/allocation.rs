@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Http, PolicySet, Request, Source, Workload, parse_yaml};
+use sidegate_policy::{Claims, Http, PolicySet, Request, Source, Workload, parse_yaml};
 
 const POLICIES: &str = r#"
 apiVersion: sidegate.dev/v1alpha1
@@ -15,6 +15,7 @@ spec:
   - {from: [{serviceAccounts: [shop/web]}], to: [{methods: [GET], hosts: ["*.shop.test"], paths: ["/cart/{id}/**"]}]}
   - {from: [{namespaces: [shop], ipBlocks: [10.0.0.0/8]}], to: [{ports: [9090]}, {ports: [8080], sni: ["*.db.test"]}]}
   - {to: [{paths: ["/cart/{id}/**"]}], when: '!(request.headers["x-tenant"] in ["a", "b"]) && request.host.endsWith(".TEST")'}
+  - {jwt: {issuer: corp, audiences: [pay], claims: {scope: {containsAny: [none]}, "realm[roles]": {containsAny: [clerk]}}}, to: [{methods: [GET]}]}
   - {from: [{serviceAccounts: [shop/web]}], to: [{paths: ["/cart/7/{item}", "/cart/{id}/x/**"]}, {grpc: {service: shop.Pay}}]}
 ---
 apiVersion: sidegate.dev/v1alpha1
@@ -50,11 +51,21 @@ fn judging_allocates_nothing_whatever_the_verdict() {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
 
+    let claims =
+        Claims::parse(r#"{"iss":"corp","aud":["x","pay"],"scope":"a b","realm":{"roles":["clerk"]}}"#)
+            .expect("valid claims");
+
     let mut verdicts = Vec::with_capacity(64);
     let allocated = allocation_counter::measure(|| {
         for identity in callers.iter().map(Some).chain([None]) {
             for path in ["/cart/7/items", "/admin/users", "/"] {
-                let http = Http { method: "GET", host: "pay.shop.test", path, headers: &headers };
+                let http = Http {
+                    method: "GET",
+                    host: "pay.shop.test",
+                    path,
+                    headers: &headers,
+                    claims: Some(&claims),
+                };
                 for (http, sni) in [(Some(http), None), (None, None), (None, Some("a.db.test"))] {
                     let source = Source { identity, ip: IpAddr::from([10, 0, 0, 7]) };
                     let decision = policies.judge(&Request { source, port: 8080, http, sni, now: 0 });

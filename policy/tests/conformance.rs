@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 
 use serde::Deserialize;
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Http, Policies, PolicyError, PolicySet, Request, Source, Workload, parse_yaml};
+use sidegate_policy::{
+    Claims, Http, Policies, PolicyError, PolicySet, Request, Source, Workload, parse_yaml,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +61,8 @@ struct AskedHttp {
     host: String,
     path: String,
     headers: BTreeMap<String, Lines>,
+    /// What the verified token says; left out: there is none.
+    claims: Option<serde_json::Value>,
 }
 
 /// The value of a header, or of each of its lines.
@@ -148,6 +152,9 @@ impl Asked {
         let identity = self.from.as_deref().map(|id| SpiffeId::parse(id).expect("a vector names valid IDs"));
         let headers = self.http.as_ref().map(AskedHttp::fields).unwrap_or_default();
         let http = self.http.as_ref();
+        let claims = http.and_then(|http| http.claims.as_ref()).map(|claims| {
+            Claims::parse(&claims.to_string()).unwrap_or_else(|error| panic!("{claims}: {error}"))
+        });
         let request = Request {
             source: Source { identity: identity.as_ref(), ip: self.ip },
             port: self.port,
@@ -156,6 +163,7 @@ impl Asked {
                 host,
                 path,
                 headers: &headers,
+                claims: claims.as_ref(),
             }),
             sni: self.sni.as_deref(),
             now: u64::try_from(self.at.unix_timestamp()).expect("a vector plays after 1970"),
@@ -225,6 +233,7 @@ impl Default for AskedHttp {
             host: "payments.shop.test".to_owned(),
             path: "/".to_owned(),
             headers: BTreeMap::new(),
+            claims: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, net::IpAddr};
 
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Decision, Http, Policies, PolicySet, Request, Source, Workload, parse_yaml};
+use sidegate_policy::{Claims, Decision, Http, Policies, PolicySet, Request, Source, Workload, parse_yaml};
 
 /// A fenced block: its language, and its text.
 type Block = (String, String);
@@ -52,7 +52,7 @@ fn compile(text: &str) -> Policies {
     })
 }
 
-/// `CALLER METHOD PATH [HEADER=VALUE…] = Allow RULE`, or a code instead of `Allow`.
+/// `CALLER METHOD PATH [HEADER=VALUE…] [{CLAIMS}] = Allow RULE`, or a code instead of `Allow`.
 fn check(policies: &Policies, line: &str) {
     let words: Vec<&str> = line.split_whitespace().collect();
     let mut sides = words.split(|word| *word == "=");
@@ -61,11 +61,14 @@ fn check(policies: &Policies, line: &str) {
     else {
         panic!("not a verdict: {line:?}");
     };
+    let is_claims = |text: &&&str| text.starts_with('{');
+    let claims =
+        headers.iter().find(is_claims).map(|json| Claims::parse(json).expect("the page has valid claims"));
+    let headers = headers.iter().filter(|text| !is_claims(text));
     let header = |text: &&str| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let headers: Vec<_> =
-        headers.iter().map(|text| header(text).expect("a header is written name=value")).collect();
+    let headers: Vec<_> = headers.map(|text| header(text).expect("a header is written name=value")).collect();
     let caller = SpiffeId::parse(caller).expect("the page names valid IDs");
-    let http = Http { method, host: "payments.shop.test", path, headers: &headers };
+    let http = Http { method, host: "payments.shop.test", path, headers: &headers, claims: claims.as_ref() };
     let source = Source { identity: Some(&caller), ip: IpAddr::from([10, 0, 0, 7]) };
     let Decision { code, rule: decided, .. } =
         policies.judge(&Request { source, port: 8080, http: Some(http), sni: None, now: 1_780_000_000 });

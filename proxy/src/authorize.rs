@@ -80,6 +80,7 @@ pub(crate) fn request<B: Body>(
         host: request.host(),
         path: request.path(),
         headers: &headers,
+        claims: None,
     };
     let admission = judge(caller, Some(http), snapshot)?;
     Ok(Permit::new(request, caller.peer.id().clone(), admission))
@@ -200,7 +201,7 @@ impl Asked {
     fn http(&self) -> policy::Http<'_> {
         let (rest, path) = self.text.split_at(self.path);
         let (method, host) = rest.split_at(self.host);
-        policy::Http { method, host, path, headers: &self.headers }
+        policy::Http { method, host, path, headers: &self.headers, claims: None }
     }
 }
 

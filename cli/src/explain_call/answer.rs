@@ -50,6 +50,8 @@ impl Answer<'_> {
             });
             fields
         });
+        let claims = request.http.and_then(|http| http.claims).map(sidegate_policy::Claims::as_json);
+        let claims = claims.map(|json| serde_json::from_str::<serde_json::Value>(json).unwrap_or_default());
         json!({
             "verdict": word(*verdict), "code": code.map(Code::id), "policy": policy, "rule": rule,
             "pattern": path_pattern, "at": source,
@@ -59,7 +61,7 @@ impl Answer<'_> {
                 "source": self.source.as_str(), "destination": self.called.identity.as_str(),
                 "labels": self.called.labels,
                 "method": request.http.map(|http| http.method), "path": request.http.map(|http| http.path),
-                "host": request.http.map(|http| http.host), "headers": headers,
+                "host": request.http.map(|http| http.host), "headers": headers, "claims": claims,
                 "port": Some(request.port).filter(|port| *port > 0),
             },
         })
@@ -149,7 +151,7 @@ impl Answer<'_> {
                 None => format!("add an Allow rule for {} to a policy that selects {called}", self.source),
             },
             Code::Undecidable => format!(
-                "send what the rule{} asks for (--method, --path, --header), or let it ask for less",
+                "send what the rule{} asks for (--method, --path, --header, --claim), or let it ask for less",
                 at(source)
             ),
             code => code.next_step().to_owned(),

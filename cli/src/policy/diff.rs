@@ -208,7 +208,7 @@ fn text(report: &Report, wide: bool) -> String {
         report.tried
     );
     if !report.complete {
-        text.push_str("not every kind of request was tried: a `when` asks for what cannot be listed, or there are too many\n");
+        text.push_str("not every kind of request was tried: a `when` or `jwt` asks for what cannot be listed, or there are too many\n");
     }
     text
 }

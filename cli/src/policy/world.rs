@@ -1,6 +1,6 @@
 //! The requests that a set of policies tells apart: one of each kind, so that two sets which agree on all of them agree on every
 //! request. Receives the rules that select a workload; hands on its callers, and for each of them the calls. Where there are
-//! more than are tried, or a `when` asks what cannot be listed, it says that not everything was.
+//! more than are tried, or a `when` or `jwt` asks what cannot be listed, it says that not everything was.
 
 mod call;
 mod paths;
@@ -8,10 +8,11 @@ mod paths;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use sidegate_identity::{SpiffeId, TrustDomain};
-use sidegate_policy::{Condition, HostPattern, Operation, Peer, PolicySet, Rule, Workload};
+use sidegate_policy::{Claims, Condition, HostPattern, Jwt, Operation, Peer, PolicySet, Rule, Workload};
 
 pub(super) use call::{Asked, Call};
 
@@ -75,7 +76,8 @@ impl<'p> World<'p> {
         let operations: Vec<&Operation> =
             rules.iter().flat_map(|rule| rule.to.iter().flat_map(|to| to.iter())).collect();
         let conditions: Vec<&Condition> = rules.iter().filter_map(|rule| rule.when.as_ref()).collect();
-        let (asked, is_complete) = self.asked(&operations, &conditions, known);
+        let tokens: Vec<&Jwt> = rules.iter().filter_map(|rule| rule.jwt.as_ref()).collect();
+        let (asked, is_complete) = self.asked(&operations, &conditions, &tokens, known);
         let ports = match known.port {
             Some(port) => vec![port],
             None => ports(&operations, &conditions),
@@ -92,13 +94,14 @@ impl<'p> World<'p> {
                 }
             }
         }
-        Calls { list, is_complete: is_complete && conditions.is_empty() }
+        Calls { list, is_complete: is_complete && conditions.is_empty() && tokens.is_empty() }
     }
 
     fn asked(
         &self,
         operations: &[&Operation],
         conditions: &[&Condition],
+        tokens: &[&Jwt],
         known: Known<'_>,
     ) -> (Vec<Asked>, bool) {
         let mut asked = Vec::new();
@@ -125,14 +128,21 @@ impl<'p> World<'p> {
         let mut headers = vec![Vec::new()];
         headers
             .extend(conditions.iter().map(|when| when.likely_headers()).filter(|fields| !fields.is_empty()));
+        let mut claims: Vec<Option<Arc<Claims>>> = vec![None];
+        claims
+            .extend(tokens.iter().filter_map(|jwt| jwt.likely_claims()).map(|claims| Some(Arc::new(claims))));
+        claims.dedup();
+        let besides: Vec<_> =
+            headers.iter().flat_map(|headers| claims.iter().map(move |claims| (headers, claims))).collect();
         for path in &paths {
             for method in &methods {
                 for host in &names {
-                    asked.extend(headers.iter().map(|headers| Asked::Http {
+                    asked.extend(besides.iter().map(|(headers, claims)| Asked::Http {
                         method: method.clone(),
                         host: host.clone(),
                         path: path.clone(),
-                        headers: headers.clone(),
+                        headers: (*headers).clone(),
+                        claims: (*claims).clone(),
                     }));
                     if asked.len() > MOST_ASKED {
                         return (asked, false);

@@ -11,6 +11,7 @@ impl Form<'_> {
     pub(super) fn is_apart(&self, other: &Self) -> bool {
         all_apart(self.peers.as_deref(), other.peers.as_deref(), Callers::is_apart)
             || all_apart(self.operations.as_deref(), other.operations.as_deref(), Asked::is_apart)
+            || matches!((self.jwt, other.jwt), (Some(one), Some(other)) if one.is_apart(other))
     }
 }
 

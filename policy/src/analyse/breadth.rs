@@ -5,8 +5,9 @@ use crate::model::{Action, Peer};
 
 /// An Allow rule for callers that nobody named, which is not limited to reading some paths.
 pub(super) fn excessive(entry: &Entry<'_>, known: &Surroundings<'_>) -> Option<Finding> {
-    // A `when` may name the callers, or the reading, in its own way.
-    if entry.action() != Action::Allow || entry.rule.when.is_some() || entry.is_over(known) {
+    // A `jwt` names who asks, and a `when` may name the callers, or the reading, in its own way.
+    let is_named = entry.rule.jwt.is_some() || entry.rule.when.is_some();
+    if entry.action() != Action::Allow || is_named || entry.is_over(known) {
         return None;
     }
     let (lint, whom) = match &entry.rule.from {

@@ -6,7 +6,7 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{Surroundings, candidates::literal_prefix};
 use crate::{
-    Condition,
+    Condition, Jwt,
     model::{AuthorizationPolicy, OneOf, Operation, Peer, Rule},
     values::{HostPattern, IpBlock, PathPattern},
 };
@@ -21,6 +21,7 @@ pub(super) struct Scope<'a> {
 pub(super) struct Form<'r> {
     pub(super) peers: Option<Vec<Callers<'r>>>,
     pub(super) operations: Option<Vec<Asked<'r>>>,
+    pub(super) jwt: Option<&'r Jwt>,
     when: Option<&'r Condition>,
 }
 
@@ -73,6 +74,7 @@ impl<'r> Form<'r> {
         Self {
             peers: rule.from.as_ref().map(|peers| peers.iter().map(callers).collect()),
             operations: rule.to.as_ref().map(|to| to.iter().map(Asked::of).collect()),
+            jwt: rule.jwt.as_ref(),
             when: rule.when.as_ref(),
         }
     }
@@ -105,7 +107,9 @@ impl<'r> Form<'r> {
 
     pub(super) fn covers(&self, narrow: &Self) -> bool {
         let condition = self.when.is_none_or(|wide| narrow.when.is_some_and(|narrow| wide.asks_as(narrow)));
+        let token = self.jwt.is_none_or(|wide| narrow.jwt.is_some_and(|narrow| wide.covers(narrow)));
         condition
+            && token
             && each_within(self.operations.as_deref(), narrow.operations.as_deref(), Asked::covers)
             && each_within(self.peers.as_deref(), narrow.peers.as_deref(), Callers::covers)
     }

@@ -5,7 +5,7 @@ fn asked<'a>(id: &'a SpiffeId, headers: &'a dyn Headers) -> Request<'a> {
     Request {
         source: Source { identity: Some(id), ip: [10, 0, 0, 7].into() },
         port: 8080,
-        http: Some(Http { method: "GET", host: "pay.shop.test", path: "/cart/7", headers }),
+        http: Some(Http { method: "GET", host: "pay.shop.test", path: "/cart/7", headers, claims: None }),
         sni: None,
         now: 0,
     }

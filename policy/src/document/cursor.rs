@@ -138,6 +138,13 @@ impl<'d> Cursor<'d> {
         }
     }
 
+    pub(crate) fn boolean(&self) -> Result<bool, PolicyError> {
+        match &self.node.value {
+            Value::Bool(value) => Ok(*value),
+            _ => Err(self.not_a("true or false")),
+        }
+    }
+
     fn count(&self, len: usize, max: usize) -> Result<(), PolicyError> {
         match len {
             0 => Err(self.empty()),

@@ -13,7 +13,7 @@ fn compile(text: &str) -> Policies {
 fn explained(policies: &Policies, method: &str, path: &str) -> String {
     let caller = "spiffe://shop.test/ns/shop/sa/web".parse().unwrap();
     let source = Source { identity: Some(&caller), ip: [10, 0, 0, 7].into() };
-    let http = Some(Http { method, host: "pay", path, headers: &() });
+    let http = Some(Http { method, host: "pay", path, headers: &(), claims: None });
     policies.explain(&Request { source, port: 8080, http, sni: None, now: 0 }).to_string()
 }
 

@@ -37,7 +37,10 @@ struct Node {
 impl PathIndex {
     pub(super) fn add(&mut self, candidate: Candidate) {
         let clause = Arc::clone(&candidate.clause);
-        if clause.asks_http() || clause.when.as_ref().is_some_and(Condition::asks_http) {
+        if clause.asks_http()
+            || clause.jwt.is_some()
+            || clause.when.as_ref().is_some_and(Condition::asks_http)
+        {
             self.doubtful.push(candidate.clone());
         }
         match &clause.path {
@@ -143,7 +146,7 @@ fn split_segment(segments: &str) -> (&str, Option<&str>) {
 }
 
 impl Clause {
-    /// Whether a request without HTTP leaves it in doubt, whatever its `when` says.
+    /// Whether a request without HTTP leaves it in doubt, whatever its `jwt` and `when` say.
     pub(crate) fn asks_http(&self) -> bool {
         self.methods.is_some() || self.hosts.is_some() || self.path.is_some()
     }
@@ -186,7 +189,7 @@ mod tests {
             mode: Mode::Enforce,
             name: name.shared(),
             source: "s".into(),
-            rule: Rule { name, from: None, to: None, when: None, expires: None },
+            rule: Rule { name, from: None, to: None, jwt: None, when: None, expires: None },
         };
         Candidate {
             rank,

@@ -1,11 +1,16 @@
 //! Policies and requests from a small world, so that matches, near misses and doubts are all frequent.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use proptest::{
+    collection::{btree_map, vec},
+    option,
+    prelude::*,
+    sample::select,
+};
 use serde_json::{Map, Value, json};
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Http, Request, Source, Sourced, parse_json};
+use sidegate_policy::{Claims, Http, Request, Source, Sourced, parse_json};
 
 const IDENTITIES: &[&str] = &[
     "spiffe://shop.test/ns/shop/sa/web",
@@ -100,6 +105,26 @@ const FIELDS: &[(&str, &str)] = &[
     ("x-b", "12"),
     ("x-ab", "1"),
 ];
+/// Tokens that were verified: right ones, and those in which a claim is missing, of another type, or another's.
+const TOKENS: &[&str] = &[
+    r#"{"iss":"corp","aud":"pay","scope":"read charge","role":"admin","level":3,"vip":true}"#,
+    r#"{"iss":"corp","aud":["web","pay"],"scope":["read"],"role":["admin","clerk"],"level":"3"}"#,
+    r#"{"iss":"corp","aud":[],"scope":"charged","role":"admin clerk","vip":false,"in":{"role":"clerk"}}"#,
+    r#"{"iss":"corp","scope":["read",7],"role":7,"level":3.0,"in":{"role":["x","admin"]}}"#,
+    r#"{"iss":"other","aud":"pay","scope":"charge","role":"admin","level":3,"vip":true}"#,
+];
+const ISSUERS: &[&str] = &["corp", "corp", "corp", "other"];
+const AUDIENCES: &[&str] = &["pay", "web"];
+const CLAIMS: &[&str] = &["scope", "role", "level", "vip", "in[role]", "in"];
+const TESTS: &[&str] = &[
+    r#"{"exists":true}"#,
+    r#"{"exists":false}"#,
+    r#"{"equals":"admin"}"#,
+    r#"{"equals":3}"#,
+    r#"{"equals":true}"#,
+    r#"{"containsAny":["charge"]}"#,
+    r#"{"containsAny":["admin","read"]}"#,
+];
 const PORTS: &[u16] = &[8080, 9090];
 /// Around 2027-01-31.
 const MOMENTS: &[u64] = &[0, 1_801_353_599, 1_801_353_600, 1_900_000_000];
@@ -113,6 +138,7 @@ pub(crate) struct Asked {
     http: Option<(&'static str, &'static str, &'static str)>,
     sni: Option<&'static str>,
     headers: Vec<(String, String)>,
+    claims: Option<Arc<Claims>>,
     now: u64,
 }
 
@@ -125,7 +151,13 @@ impl Asked {
         Request {
             source: Source { identity: self.identity.as_ref(), ip: self.ip },
             port: self.port,
-            http: self.http.map(|(method, host, path)| Http { method, host, path, headers: &self.headers }),
+            http: self.http.map(|(method, host, path)| Http {
+                method,
+                host,
+                path,
+                headers: &self.headers,
+                claims: self.claims.as_deref(),
+            }),
             sni: self.sni,
             now: self.now,
         }
@@ -137,15 +169,16 @@ pub(crate) fn asked() -> impl Strategy<Value = Asked> {
     let http = (select(&["GET", "POST", "get"]), select(HOSTS), select(PATHS));
     let identity = prop_oneof![9 => select(IDENTITIES).prop_map(Some), 1 => Just(None)];
     let headers = vec(select(FIELDS), 0..4);
-    let http = (option::weighted(0.7, http), option::of(select(NAMES)));
+    let http = (option::weighted(0.7, http), option::of(select(NAMES)), option::of(select(TOKENS)));
     (identity, select(ADDRESSES), select(PORTS), http, headers, select(MOMENTS)).prop_map(
-        |(identity, ip, port, (http, sni), headers, now)| Asked {
+        |(identity, ip, port, (http, sni, token), headers, now)| Asked {
             identity: identity.map(|id| SpiffeId::parse(id).expect("the world has valid IDs")),
             ip: ip.parse().expect("the world has valid addresses"),
             port,
             sni: sni.filter(|_| http.is_none()),
             http,
             headers: headers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            claims: token.map(|json| Arc::new(Claims::parse(json).expect("the world has valid tokens"))),
             now,
         },
     )
@@ -199,17 +232,41 @@ fn rule() -> impl Strategy<Value = Value> {
     let from = option::weighted(0.7, vec(peer(), 1..3));
     let to = option::weighted(0.7, vec(operation(), 1..3));
     let expires = option::weighted(0.2, Just("2027-01-31"));
-    (from, to, option::weighted(0.3, when()), expires).prop_map(|(from, to, when, expires)| {
-        let to = if from.is_none() && to.is_none() && when.is_none() {
-            Some(vec![json!({"paths": ["/**"]})])
-        } else {
-            to
+    (from, to, option::weighted(0.3, jwt()), option::weighted(0.3, when()), expires).prop_map(
+        |(from, to, jwt, when, expires)| {
+            let is_of_tls = |to: &Vec<Value>| to.iter().any(|to| to.get("sni").is_some());
+            let jwt = jwt.filter(|_| !to.as_ref().is_some_and(is_of_tls));
+            let to = if from.is_none() && to.is_none() && jwt.is_none() && when.is_none() {
+                Some(vec![json!({"paths": ["/**"]})])
+            } else {
+                to
+            };
+            fields([
+                ("from", from.map(Value::from)),
+                ("to", to.map(Value::from)),
+                ("jwt", jwt),
+                ("when", when.map(Value::from)),
+                ("expires", expires.map(Value::from)),
+            ])
+        },
+    )
+}
+
+fn jwt() -> impl Strategy<Value = Value> {
+    let audiences = option::weighted(0.3, vec(select(AUDIENCES), 1..3));
+    let claims = btree_map(select(CLAIMS), select(TESTS), 0..3);
+    (select(ISSUERS), audiences, claims).prop_map(|(issuer, audiences, claims)| {
+        let test = |(name, test): (&str, &str)| {
+            (name.to_owned(), serde_json::from_str::<Value>(test).expect("the world has valid tests"))
         };
+        let claims: Map<_, _> = claims.into_iter().map(test).collect();
         fields([
-            ("from", from.map(Value::from)),
-            ("to", to.map(Value::from)),
-            ("when", when.map(Value::from)),
-            ("expires", expires.map(Value::from)),
+            ("issuer", Some(issuer.into())),
+            ("audiences", audiences.map(Value::from)),
+            (
+                "claims",
+                Some(Value::Object(claims)).filter(|it| it.as_object().is_some_and(|it| !it.is_empty())),
+            ),
         ])
     })
 }

@@ -100,7 +100,7 @@ proptest! {
             _ => prop_assert_eq!(&explanation.nearest, &None),
         }
         if let Some(nearest) = explanation.nearest {
-            let missed = ["is not in", "is not of", "expired on", "opaque", "server name", "does not hold", "cannot be decided"].iter().any(|word| nearest.contains(word));
+            let missed = ["is not in", "is not of", "expired on", "opaque", "server name", "does not hold", "cannot be decided", "token", "claim"].iter().any(|word| nearest.contains(word));
             prop_assert!(missed, "{}", nearest);
         }
     }
@@ -194,10 +194,22 @@ fn the_small_world_reaches_every_verdict_and_a_shadow_that_differs() {
         let (set, asked) =
             (policies(6), asked()).new_tree(&mut runner).expect("nothing is rejected").current();
         let policies = compile(&set);
-        let Decision { verdict, code, shadow, path_pattern, .. } = policies.judge(&asked.request());
+        let Decision { verdict, code, shadow, path_pattern, policy, rule, .. } =
+            policies.judge(&asked.request());
+        let (policy, decided) = (policy.map(|it| &**it), rule.map(|it| &**it));
         seen.insert(code.map_or("Allow", Code::id));
         if shadow.is_some_and(|shadow| shadow != verdict) {
             seen.insert("differs");
+        }
+        let by_token = |it: &Sourced| {
+            it.policy()
+                .spec
+                .rules
+                .iter()
+                .any(|rule| rule.jwt.is_some() && Some(&*rule.name.to_string()) == decided)
+        };
+        if verdict == Verdict::Allow && set.iter().filter(|it| Some(&**it.name()) == policy).any(by_token) {
+            seen.insert("token");
         }
         if code == Some(Code::Undecidable) && asked.request().http.is_some() {
             seen.insert("doubt of a condition");
@@ -217,6 +229,7 @@ fn the_small_world_reaches_every_verdict_and_a_shadow_that_differs() {
         "differs",
         "doubt of a condition",
         "gRPC",
+        "token",
     ];
     assert_eq!(seen, BTreeSet::from(wanted));
 }

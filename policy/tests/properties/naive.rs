@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+mod token;
 mod when;
 
 use sidegate_policy::{Action, AuthorizationPolicy, Grpc, Mode, Operation, Peer, Request, Rule};
@@ -128,11 +129,15 @@ fn answer(action: Action, rule: &Rule, place: &Place<'_>, request: &Request<'_>)
             yes.or(doubt).cloned().unwrap_or(Answer::No)
         }
     };
-    match rule.when.as_ref().map(|when| when::holds(&when.to_string(), request)) {
-        None | Some(Some(true)) => asked,
-        Some(Some(false)) => Answer::No,
-        Some(None) if asked == Answer::No => Answer::No,
-        Some(None) => Answer::CannotTell,
+    let token = rule.jwt.as_ref().map(|jwt| token::is_taken(jwt, request));
+    let when = rule.when.as_ref().map(|when| when::holds(&when.to_string(), request));
+    // Across the fields of a rule all must hold, and no is no whatever else is in doubt.
+    if asked == Answer::No || token == Some(Some(false)) || when == Some(Some(false)) {
+        Answer::No
+    } else if token == Some(None) || when == Some(None) {
+        Answer::CannotTell
+    } else {
+        asked
     }
 }
 

@@ -260,3 +260,30 @@ fn what_can_lists_the_services_that_let_an_identity_in() {
     assert_eq!(ways("shop/payments"), 0);
     assert_eq!(sidegate(&["policy", "what-can", "shop/orders"]).status.code(), Some(2));
 }
+
+#[test]
+fn claims_that_are_given_are_those_of_a_verified_token_and_without_any_there_is_none() {
+    let rule =
+        "    jwt: {issuer: corp, audiences: [payments], claims: {level: {equals: 3}}}\n  - name: metrics";
+    let mesh = Mesh::with(&POLICIES.replace("  - name: metrics", rule));
+    let token = ["--claim", "iss=corp", "--claim", "aud=[\"x\",\"payments\"]", "--claim", "level=3"];
+    let charge = [CHARGE, &["--method", "POST"]].concat();
+
+    let output = mesh.run(&[&charge[..], &token].concat());
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    let json = document(&mesh.run(&[&charge[..], &token, &["-o", "json"]].concat()));
+    assert_eq!(json["request"]["claims"]["level"], 3, "{json}");
+
+    let output = mesh.run(&charge);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains("matched caller, path and method, there is no token"),
+        "{}",
+        stdout(&output)
+    );
+    let output = mesh.run(&[&charge[..], &token[..4]].concat());
+    assert!(stdout(&output).contains("the token has no claim level"), "{}", stdout(&output));
+    let output = mesh.run(&[&charge[..], &token[2..]].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert!(stderr(&output).contains("--claim iss=ISSUER"), "{}", stderr(&output));
+}

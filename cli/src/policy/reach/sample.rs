@@ -1,9 +1,9 @@
 //! Calls that Allow rules describe, one for each combination of what a rule lists, up to a bound.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Condition, Http, Operation, PathPattern, Request, Rule, Source, Sourced};
+use sidegate_policy::{Claims, Condition, Http, Jwt, Operation, PathPattern, Request, Rule, Source, Sourced};
 
 /// A call to try.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +20,7 @@ struct Asked {
     host: String,
     path: String,
     headers: Vec<(String, String)>,
+    claims: Option<Arc<Claims>>,
 }
 
 /// The calls of all rules, each once.
@@ -53,11 +54,12 @@ fn of_rule(rule: &Rule, host: &str, port: u16) -> Vec<Sample> {
         None => vec![&any],
     };
     let headers = rule.when.as_ref().map(Condition::likely_headers).unwrap_or_default();
+    let claims = rule.jwt.as_ref().and_then(Jwt::likely_claims).map(Arc::new);
     let mut samples = Vec::new();
     for ip in addresses {
         for operation in &operations {
             let ports = operation.ports.as_deref().unwrap_or(std::slice::from_ref(&port));
-            let calls = calls(operation, host, &headers);
+            let calls = calls(operation, host, &headers, claims.as_ref());
             let names = operation.sni.as_ref().and_then(|names| names.first());
             let sni = names.map(|name| name.to_string().replacen('*', "a", 1));
             let calls = if sni.is_some() { &[None][..] } else { &calls };
@@ -69,7 +71,12 @@ fn of_rule(rule: &Rule, host: &str, port: u16) -> Vec<Sample> {
 }
 
 /// What an operation asks of HTTP; nothing at all is asked of an opaque connection too.
-fn calls(operation: &Operation, host: &str, headers: &[(String, String)]) -> Vec<Option<Asked>> {
+fn calls(
+    operation: &Operation,
+    host: &str,
+    headers: &[(String, String)],
+    claims: Option<&Arc<Claims>>,
+) -> Vec<Option<Asked>> {
     let Operation { methods, paths, hosts, grpc, .. } = operation;
     let pattern = hosts.as_ref().and_then(|hosts| hosts.first()).map(ToString::to_string);
     let host = pattern.map_or_else(|| host.to_owned(), |pattern| pattern.replacen('*', "a", 1));
@@ -79,6 +86,7 @@ fn calls(operation: &Operation, host: &str, headers: &[(String, String)]) -> Vec
             host: host.clone(),
             path: path.to_owned(),
             headers: headers.to_vec(),
+            claims: claims.cloned(),
         })
     };
     if let Some(grpc) = grpc {
@@ -119,6 +127,7 @@ impl Sample {
             host: host.to_owned(),
             path: "/".to_owned(),
             headers: Vec::new(),
+            claims: None,
         });
         if let Some(method) = method {
             method.clone_into(&mut asked.method);
@@ -134,7 +143,13 @@ impl Sample {
         Request {
             source: Source { identity: Some(caller), ip: self.ip },
             port: self.port,
-            http: http.map(|Asked { method, host, path, headers }| Http { method, host, path, headers }),
+            http: http.map(|Asked { method, host, path, headers, claims }| Http {
+                method,
+                host,
+                path,
+                headers,
+                claims: claims.as_deref(),
+            }),
             sni: self.sni.as_deref(),
             now,
         }
@@ -145,9 +160,10 @@ impl fmt::Display for Sample {
     /// `POST payments/charge  port 8080`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.http {
-            Some(Asked { method, host, path, headers }) => {
+            Some(Asked { method, host, path, headers, claims }) => {
                 write!(f, "{method} {host}{path}  ")?;
                 headers.iter().try_for_each(|(name, value)| write!(f, "{name}: {value}  "))?;
+                claims.iter().try_for_each(|claims| write!(f, "token {}  ", claims.as_json()))?;
             }
             None => match &self.sni {
                 Some(name) => write!(f, "TLS to {name}  ")?,

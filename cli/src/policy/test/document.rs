@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::Path};
 
 use serde::{Deserialize, Deserializer, de};
 use sidegate_identity::{SpiffeId, TrustDomain};
-use sidegate_policy::{Explanation, Http, PolicyError, Request, Source, Verdict, Workload};
+use sidegate_policy::{Claims, Explanation, Http, PolicyError, Request, Source, Verdict, Workload};
 
 use super::super::files::{self, Policies};
 use crate::{exit::Exit, failure::Failure};
@@ -67,6 +67,9 @@ struct AskedHttp {
     path: String,
     #[serde(deserialize_with = "lines")]
     headers: Vec<(String, String)>,
+    /// What the verified token says. Left out: there is none.
+    #[serde(deserialize_with = "claims")]
+    claims: Option<Claims>,
 }
 
 /// The value of a header, or of each of its lines.
@@ -165,7 +168,13 @@ impl Asked {
         Request {
             source: Source { identity, ip: self.ip },
             port: self.port,
-            http: http.map(|AskedHttp { method, host, path, headers }| Http { method, host, path, headers }),
+            http: http.map(|AskedHttp { method, host, path, headers, claims }| Http {
+                method,
+                host,
+                path,
+                headers,
+                claims: claims.as_ref(),
+            }),
             sni: self.sni.as_deref(),
             // Before 1970 nothing has expired either.
             now: u64::try_from(self.at.unix_timestamp()).unwrap_or_default(),
@@ -269,6 +278,11 @@ fn lines<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, Stri
     Ok(named.into_iter().flat_map(lines).collect())
 }
 
+fn claims<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Claims>, D::Error> {
+    let claims = serde_json::Value::deserialize(deserializer)?;
+    Claims::parse(&claims.to_string()).map(Some).map_err(de::Error::custom)
+}
+
 /// The workload of the vectors, where a case names none.
 impl Default for Place {
     fn default() -> Self {
@@ -288,6 +302,7 @@ impl Default for AskedHttp {
             host: "payments.shop.test".to_owned(),
             path: "/".to_owned(),
             headers: Vec::new(),
+            claims: None,
         }
     }
 }
