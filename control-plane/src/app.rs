@@ -218,7 +218,8 @@ impl Services {
             // A host that vanished without a word is noticed and its endpoint's grace begins.
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .add_service(IdentityServer::new(self.identity).max_decoding_message_size(32 << 10))
+            // A request is under 1 KiB. One that is far larger is still told why and recorded, beyond that it is cut off.
+            .add_service(IdentityServer::new(self.identity).max_decoding_message_size(256 << 10))
             .add_service(DiscoveryServer::new(self.discovery).max_decoding_message_size(4 << 20))
             .add_service(LedgerServer::new(self.ledger).max_decoding_message_size(4 << 20))
             .serve_with_incoming_shutdown(ReceiverStream::new(incoming), stop.cancelled_owned())

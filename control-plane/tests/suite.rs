@@ -4,6 +4,8 @@
 
 #[path = "suite/api.rs"]
 mod api;
+#[path = "suite/bad_input.rs"]
+mod bad_input;
 #[path = "suite/discovery.rs"]
 mod discovery;
 #[path = "suite/issuance.rs"]
@@ -12,6 +14,8 @@ mod issuance;
 mod ledger;
 #[path = "suite/mesh.rs"]
 mod mesh;
+#[path = "suite/quarantine.rs"]
+mod quarantine;
 #[path = "suite/registry.rs"]
 mod registry;
 #[path = "suite/restart.rs"]

@@ -143,6 +143,21 @@ fn the_root_of_another_trust_domain_is_refused() {
 }
 
 #[test]
+fn a_root_that_is_no_ca_is_refused_and_not_replaced() {
+    let scratch = Scratch::new();
+    drop(scratch.open().unwrap());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut leaf = CertificateParams::default();
+    leaf.is_ca = IsCa::ExplicitNoCa;
+    leaf.subject_alt_names = vec![SanType::URI("spiffe://shop.test".try_into().unwrap())];
+    let text = format!("{}{}", key.serialize_pem(), leaf.self_signed(&key).unwrap().pem());
+    std::fs::write(scratch.path("root.key"), &text).unwrap();
+    std::fs::remove_file(scratch.path("root.pem")).unwrap();
+    assert!(scratch.refusal().contains("SG0408"), "{}", scratch.refusal());
+    assert_eq!(std::fs::read_to_string(scratch.path("root.key")).unwrap(), text);
+}
+
+#[test]
 fn a_damaged_root_is_refused_and_not_replaced() {
     let scratch = Scratch::new();
     drop(scratch.open().unwrap());

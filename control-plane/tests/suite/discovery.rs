@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::{
     mesh::{ALLOW_ORDERS, Mesh, mesh_yaml},
-    sidecar::{INSTANCE, Key, Sidecar, connect, held, hello, issue, join, names},
+    sidecar::{INSTANCE, Sidecar, connect, held, hello, join, names},
 };
 
 const PAYMENTS_POLICY: &str = "policy/shop/payments-callers";
@@ -256,38 +256,4 @@ async fn a_service_is_reached_on_its_own_port_and_on_no_other_listener() {
     mesh.write("mesh.yaml", &yaml.replace("name: orders,", "name: orders, port: 9090,"));
     let update = payments.acked_update().await;
     assert_eq!(addresses(&update).as_deref(), Some("10.0.0.7:15107"));
-}
-
-#[tokio::test]
-async fn a_quarantine_reaches_everybody_and_its_identity_gets_no_stream_and_no_certificate() {
-    let mesh = Mesh::started().await;
-    let credentials = join(&mesh, "payments").await;
-    let mut payments = Sidecar::subscribe(&mesh, &credentials, hello(&[])).await.unwrap();
-    payments.acked_update().await;
-    let orders = join(&mesh, "orders").await;
-    let mut left = Sidecar::subscribe(&mesh, &orders, hello(&[])).await.unwrap();
-    left.acked_update().await;
-
-    let written = Instant::now();
-    mesh.write("quarantine.yaml", &quarantine("spiffe://shop.test/ns/shop/sa/orders"));
-    let update = payments.acked_update().await;
-    assert!(written.elapsed() < Duration::from_secs(1), "{:?}", written.elapsed());
-    assert_eq!(names(&update), ["quarantine"]);
-    assert_eq!(left.ended().await.code(), Code::PermissionDenied);
-    let key = Key::new();
-    for (credentials, token) in [(Some(&orders), ""), (None, "orders")] {
-        let refused = issue(&mesh, credentials, key.csr.clone(), token).await.unwrap_err();
-        assert!(refused.message().contains("SG0314"), "{refused}");
-    }
-
-    mesh.write("quarantine.yaml", &quarantine("spiffe://shop.test/ns/shop/sa/web"));
-    assert_eq!(names(&payments.acked_update().await), ["quarantine"]);
-    assert!(issue(&mesh, Some(&orders), key.csr.clone(), "").await.is_ok(), "lifted is as before");
-}
-
-fn quarantine(id: &str) -> String {
-    format!(
-        "apiVersion: sidegate.dev/v1alpha1\nkind: Quarantine\n\
-         identities: [{{id: '{id}', reason: a test, since: '2026-01-01T00:00:00Z'}}]\n"
-    )
 }

@@ -1,6 +1,10 @@
 //! A mesh in a folder of its own, with a control plane that serves it.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -99,18 +103,29 @@ impl Mesh {
         PathBuf::from(format!("/proc/{process}/root")).join(path.strip_prefix("/").unwrap())
     }
 
-    /// Makes a join token as the operator does.
+    /// Makes a join token as the operator does, for an hour.
     pub(crate) fn token(&self, identity: &str, uses: Option<u32>) -> (Token, Secret) {
-        let secret = Secret::generate().unwrap();
-        let identity = SpiffeId::parse(identity).unwrap();
-        let terms = Terms { identity, life: std::time::Duration::from_hours(1), uses };
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let now_ms = u64::try_from(now.as_millis()).unwrap();
-        let token = self.tokens().add(&secret, &terms, now_ms).unwrap();
-        (token, secret)
+        self.token_of(now_ms(), identity, uses)
     }
 
-    pub(crate) fn tokens(&self) -> Tokens {
+    /// The same two hours ago.
+    pub(crate) fn expired_token(&self, identity: &str) -> Secret {
+        self.token_of(now_ms() - 2 * 3_600_000, identity, None).1
+    }
+
+    /// Takes one back as the operator does.
+    pub(crate) fn revoke(&self, token: &Token) {
+        self.tokens().revoke(&token.id, now_ms()).unwrap();
+    }
+
+    fn token_of(&self, now_ms: u64, identity: &str, uses: Option<u32>) -> (Token, Secret) {
+        let secret = Secret::generate().unwrap();
+        let identity = SpiffeId::parse(identity).unwrap();
+        let terms = Terms { identity, life: Duration::from_hours(1), uses };
+        (self.tokens().add(&secret, &terms, now_ms).unwrap(), secret)
+    }
+
+    fn tokens(&self) -> Tokens {
         Tokens::open(&Config::load(&self.path("mesh.yaml")).unwrap()).unwrap()
     }
 
@@ -150,7 +165,7 @@ impl Mesh {
 
     /// Asks until the document says what is expected: the API shows another task's work.
     pub(crate) async fn wait_for(&self, path: &str, expected: impl Fn(&Value) -> bool) -> Value {
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         loop {
             let document = self.get(path).await;
             if expected(&document) {
@@ -188,4 +203,9 @@ services:
         token("orders"),
         token("payments")
     )
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(now.as_millis()).unwrap()
 }

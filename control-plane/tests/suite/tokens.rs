@@ -65,7 +65,7 @@ async fn a_token_that_is_taken_back_is_refused_at_once() {
     let mesh = Mesh::started().await;
     let (token, secret) = mesh.token(PAYMENTS, None);
     issue(&mesh, None, Key::new().csr, secret.as_str()).await.unwrap();
-    mesh.tokens().revoke(&token.id, 1).unwrap();
+    mesh.revoke(&token);
     let refusal = issue(&mesh, None, Key::new().csr, secret.as_str()).await.unwrap_err();
     assert!(refusal.message().starts_with("SG0351"), "{refusal}");
 }
