@@ -174,6 +174,19 @@ pub(crate) enum Command {
   sidegate explain-code sg0305 -o json")]
     ExplainCode(explain::Args),
 
+    /// Put a mesh around the services of a Docker Compose file.
+    ///
+    /// Three commands, no privileges, no change to the applications: `init` once, `inject` after each change of the file, then
+    /// `docker compose up` with the file it writes.
+    #[command(after_long_help = "Examples:
+  sidegate compose init
+  sidegate compose inject
+  docker compose -f compose.yaml -f compose.sidegate.yaml up")]
+    Compose {
+        #[command(subcommand)]
+        what: crate::compose::What,
+    },
+
     /// Print a completion script for a shell.
     #[command(after_long_help = "Examples:
   sidegate completion bash > ~/.local/share/bash-completion/completions/sidegate

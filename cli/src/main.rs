@@ -6,6 +6,7 @@ mod api;
 mod args;
 mod certs;
 mod check;
+mod compose;
 mod demo;
 mod exit;
 mod explain;
@@ -66,6 +67,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Policy { what } => policy::run(&what).map(Into::into),
         Command::Quarantine { what } => quarantine::run(&what).map(Into::into),
         Command::ExplainCode(args) => explain::run(&args).map(Into::into),
+        Command::Compose { what } => compose::run(&what).map(Into::into),
         Command::Completion { shell } => reference::completion(shell).map(Into::into),
         Command::Version(args) => version::run(args).map(Into::into),
         Command::Reference { page, output } => reference::run(page, output).map(Into::into),

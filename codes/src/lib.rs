@@ -345,6 +345,38 @@ codes! {
         "capture rules cannot be read or changed",
         "The process lacks CAP_NET_ADMIN, neither nft nor iptables is installed, or the kernel refused. The rules that were in force still are.",
         "Run as root in the workload's network namespace, with nftables installed; the message says what the tool answered.";
+    ComposeSyntax = "SG0501", Injection,
+        "the Compose file cannot be read",
+        "It is not YAML, has no services, or has something twice. Tags such as `!reset` belong into overrides.",
+        "Correct the line that the message names; `docker compose config` reads the file as Docker does.";
+    ComposeIndirect = "SG0502", Injection,
+        "a service's description comes from another place",
+        "With `include` and `extends` the file does not say by itself which networks and ports a service has, so no fence around it could be sure.",
+        "Write one plain file first: `docker compose config > flat.yaml`, then `sidegate compose inject --file flat.yaml`.";
+    ComposeNetworkMode = "SG0503", Injection,
+        "a service shares a network that is not its own",
+        "With `network_mode` it is in the network of the host or of another container, so a fence would not hold it.",
+        "Take `network_mode` out and publish the ports it needs, or leave the service out of the mesh: label `sidegate.dev/inject: disabled`.";
+    ComposeFence = "SG0504", Injection,
+        "a service does not fit into a fence",
+        "A fence is a network of eight addresses that Sidegate chooses: there is no room for an address of your own, nor for more than three replicas.",
+        "Take the address out and call the service by its name; for more replicas, write further services.";
+    ComposePort = "SG0505", Injection,
+        "a port cannot be carried by a sidecar",
+        "Sidecars carry TCP, on ports whose numbers are known, up to eight of one service.",
+        "Write the container's port as a number, or leave the service out of the mesh: label `sidegate.dev/inject: disabled`.";
+    ComposeAmbiguous = "SG0506", Injection,
+        "two upstreams of a service cannot be told apart",
+        "On one port, HTTP goes by its host and TLS by its server name. Opaque bytes name nobody, so only one such upstream can have the port, and no two may share a name.",
+        "Let one of them listen on another port, or say what is called: label `sidegate.dev/upstreams: \"db:5432\"`.";
+    ComposeBadLabel = "SG0507", Injection,
+        "a label or a name cannot be used",
+        "The value of a label of Sidegate's is malformed, or a name would mean two things in the mesh.",
+        "Labels: `sidegate.dev/inject: disabled`, `sidegate.dev/ports: \"8080/http, 9090\"`, `sidegate.dev/upstreams: \"orders, db:5432\"`.";
+    ComposeStale = "SG0508", Injection,
+        "what was generated does not fit the Compose file",
+        "A service is newer than its token, its fence or the generated file, or a generated file was changed by hand.",
+        "sidegate compose init, then sidegate compose inject.";
     UpstreamUnreachable = "SG0601", Connectivity,
         "the upstream cannot be reached",
         "The connection was refused, reset or timed out before a request was sent.",

@@ -1,0 +1,166 @@
+//! The folder `.sidegate/` beside the Compose file, and every file that is written: whole or not at all, tokens for their owner alone.
+
+use std::{
+    fs::{self, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest as _, Sha256};
+use sidegate_codes::Code;
+
+use super::{inject::IMAGE_USER, problem::Problem, settings::Settings};
+use crate::{exit::Exit, failure::Failure};
+
+/// `.sidegate/`.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// The folder beside this file.
+    pub(crate) fn beside(compose: &Path) -> Self {
+        let parent = compose.parent().unwrap_or(Path::new(""));
+        Self { path: parent.join(".sidegate") }
+    }
+
+    pub(crate) fn mesh(&self) -> PathBuf {
+        self.path.join("mesh.yaml")
+    }
+
+    pub(crate) fn policy(&self, account: &str) -> PathBuf {
+        self.path.join("policies").join(format!("{account}.yaml"))
+    }
+
+    pub(crate) fn settings_file(&self) -> PathBuf {
+        self.path.join("compose.yaml")
+    }
+
+    fn token(&self, account: &str) -> PathBuf {
+        self.path.join("tokens").join(account)
+    }
+
+    /// What `compose init` has decided; `None` before it.
+    pub(crate) fn settings(&self) -> Result<Option<Settings>, Failure> {
+        let path = self.settings_file();
+        match fs::read_to_string(&path) {
+            Ok(text) => Settings::parse(&text).map(Some).map_err(|problem| {
+                super::problem::failure(format!("{} cannot be used", path.display()), &[problem])
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(&path, &error)),
+        }
+    }
+
+    /// Makes the folders, and the file that keeps tokens out of Git.
+    pub(crate) fn create(&self) -> Result<(), Failure> {
+        for name in ["policies", "tokens"] {
+            let path = self.path.join(name);
+            fs::create_dir_all(&path).map_err(|error| unwritable(&path, &error))?;
+        }
+        let tokens = self.path.join("tokens");
+        fs::set_permissions(&tokens, Permissions::from_mode(0o700))
+            .map_err(|error| unwritable(&tokens, &error))?;
+        let ignore = self.path.join(".gitignore");
+        if !ignore.exists() {
+            replace(&ignore, "tokens/\n", 0o644)?;
+        }
+        Ok(())
+    }
+
+    /// The digest of a service's join token, which is made if it is not there.
+    pub(crate) fn token_digest(&self, account: &str, settings: &Settings) -> Result<String, Failure> {
+        let path = self.token(account);
+        let token = match fs::read_to_string(&path) {
+            Ok(token) => token,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let token = random_token().map_err(|error| unwritable(&path, &error))?;
+                replace(&path, &token, 0o600)?;
+                give_away(&path, settings)?;
+                token
+            }
+            Err(error) => return Err(unreadable(&path, &error)),
+        };
+        Ok(hex(&Sha256::digest(token.trim().as_bytes())))
+    }
+
+    pub(crate) fn has_token(&self, account: &str) -> bool {
+        self.token(account).exists()
+    }
+}
+
+/// To the user that sidecars run as, which root alone can do; anybody else's sidecars run as their own user.
+fn give_away(path: &Path, settings: &Settings) -> Result<(), Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let ids = settings
+        .user
+        .split_once(':')
+        .and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+    let Some((user, group)) = ids else { return Ok(()) };
+    chown(path, Some(user), Some(group)).map_err(|error| unwritable(path, &error))
+}
+
+/// Whom sidecars run as, so that they can read the tokens that this process writes.
+pub(crate) fn token_user() -> String {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    if user.is_root() { IMAGE_USER.to_owned() } else { format!("{}:{}", user.as_raw(), group.as_raw()) }
+}
+
+/// Writes a file in one step: whoever reads it sees the old one or the new one.
+pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> io::Result<()> {
+        let mut file = tempfile::Builder::new()
+            .prefix(".sidegate-")
+            .permissions(Permissions::from_mode(mode))
+            .tempfile_in(parent)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().set_permissions(Permissions::from_mode(mode))?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|error| unwritable(path, &error))
+}
+
+/// A file that could not be read.
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        format!("{} cannot be read", path.display()),
+        error.to_string(),
+        "check the path",
+    )
+    .coded(Code::ConfigUnreadable)
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    let next =
+        "check who owns the folder and whether the disk is full, then run it again: what is there is kept";
+    Failure::new(Exit::Findings, format!("{} cannot be written", path.display()), error.to_string(), next)
+}
+
+/// The way out where `compose init` has to come first.
+pub(crate) fn not_yet(service: Option<&str>, what: impl Into<String>) -> Problem {
+    Problem {
+        code: Code::ComposeStale,
+        service: service.map(ToOwned::to_owned),
+        what: what.into(),
+        next: Some("sidegate compose init".to_owned()),
+    }
+}
+
+fn random_token() -> io::Result<String> {
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(hex(&bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+}
