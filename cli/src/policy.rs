@@ -4,6 +4,7 @@
 pub(crate) mod called;
 mod diff;
 pub(crate) mod files;
+mod import;
 mod lint;
 mod observed;
 mod reach;
@@ -103,6 +104,17 @@ A test file:
   sidegate policy what-can spiffe://partner.test/batch --mesh mesh.yaml -o json"
     )]
     Callees(reach::WhatArgs),
+
+    /// Translate the policies of Istio or Linkerd, with a report of what became of each.
+    ///
+    /// Each construct is translated exactly, or refused with its reason. What grants and is refused is left out; in place of
+    /// what denies stands a Deny of everything. Policies go to stdout, the report to stderr. Exit code 1 if anything is
+    /// refused.
+    #[command(after_long_help = "Examples:
+  sidegate policy import istio istio/*.yaml --trust-domain shop.test > policies/imported.yaml
+  kubectl get authorizationpolicies,servers -A -o yaml > all.yaml
+  sidegate policy import linkerd all.yaml --trust-domain shop.test -o json")]
+    Import(import::Args),
 }
 
 /// Runs the command.
@@ -116,6 +128,7 @@ pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
         What::Unused(args) => unused::run(args),
         What::Callers(args) => reach::who(args),
         What::Callees(args) => reach::what(args),
+        What::Import(args) => import::run(args),
     }
 }
 

@@ -229,6 +229,10 @@ codes! {
         "recorded calls cannot be used",
         "The file of edges or access log lines cannot be read, or a line of it is not understood. A command that left the line out would answer from less than was recorded, so it answers nothing.",
         "The message names the line; `sidegate get edges -o jsonl` prints what is understood.";
+    ImportRefused = "SG0240", Policy,
+        "a policy of another mesh has no exact translation",
+        "It says something that this language does not, or the file is not understood. Nothing is translated to what is nearly the same. What grants is left out; in place of what denies stands a Deny of everything, so that nothing opens.",
+        "The report names the construct, its line and the reason. Write what is meant by hand, or say it otherwise there and import again.";
     NoClientCertificate = "SG0301", Identity,
         "handshake refused: the peer sent no certificate",
         "Every inbound connection needs a client certificate: an X.509-SVID of the mesh.",

@@ -1,6 +1,7 @@
 //! The operator's program as a person or a script meets it: help, exit codes, stdout and stderr, JSON documents.
 
 mod control_plane;
+mod import;
 mod manifests;
 mod policies;
 mod recorded;
