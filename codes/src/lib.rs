@@ -505,6 +505,10 @@ codes! {
         "connection closed: the request head did not end in time",
         "A head began and its end did not come: a broken client, or one that holds connections on purpose.",
         "Look at the client; the limit is `limits.headTimeout`.";
+    BodyTooSlow = "SG0651", Connectivity,
+        "request refused: its body comes too slowly",
+        "The body was waited for, and less of it came than the limit asks for: a broken client, or one that holds requests on purpose. Time in which the upstream takes nothing does not count.",
+        "Look at the client; the limits are `limits.bodyRate` and `limits.bodyTimeout`.";
     WriteStalled = "SG0652", Connectivity,
         "connection closed: its downstream reads no answer",
         "Answers wait, and the downstream has taken nothing of them for as long as the limit says.",

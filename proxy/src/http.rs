@@ -11,6 +11,7 @@ mod lingering;
 mod pace;
 pub mod path;
 mod request;
+mod trickle;
 pub(crate) mod tunnel;
 mod upgrade;
 
@@ -288,6 +289,11 @@ async fn answer<H: Handler + 'static>(
     record.request(request.method().as_str(), shown, id.to_str().unwrap_or_default());
     let may_become_tunnel = is_tunnel || request.headers().contains_key(UPGRADE);
     let upgrade = hyper::upgrade::on(&mut request);
+    // A stream of messages has no pace.
+    let is_stream = is_grpc && carried == Carried::Http2;
+    if !is_stream && !request.body().is_end_stream() {
+        record.flow().keeps_pace(&worker.limits);
+    }
     let mut request = request.map(|body| RequestBody::new(body, Rc::clone(record.flow())));
     request.headers_mut().insert(headers::REQUEST_ID, id.clone());
     let result = match worker.request_slot(exchange.direction) {
@@ -302,6 +308,11 @@ async fn answer<H: Handler + 'static>(
             }
         }
     };
+    // The upstream failed because the body was given up, or could not be read.
+    let result = result.map_err(|error| {
+        let of_body = || wire.untold_of_body().map(guard::Refusal::error);
+        record.flow().why_cut().or_else(of_body).unwrap_or(error)
+    });
     let is_opened = matches!(result, Ok(Passed::Upgraded(_) | Passed::Connected(_)));
     if may_become_tunnel {
         wire.decide(is_opened);
@@ -310,13 +321,11 @@ async fn answer<H: Handler + 'static>(
     // two readings would be misread too.
     let is_not_opened = may_become_tunnel && !is_opened && carried == Carried::Http1;
     let is_last = carried == Carried::Http1 && exchange.is_closing.get() && !is_opened;
-    let closes = !agrees || is_last || (is_not_opened && (is_tunnel || wire.is_early()));
+    // The rest of a body that trickles is not waited for either (RFC 9110 §15.5.9).
+    let trickles = carried == Carried::Http1 && matches!(result, Err(Error::Expired { .. }));
+    let closes = !agrees || is_last || trickles || (is_not_opened && (is_tunnel || wire.is_early()));
     let mut response = match result {
-        Err(error) => {
-            // The upstream failed because the body could not be read.
-            let error = wire.untold_of_body().map_or(error, guard::Refusal::error);
-            refuse(&error, is_grpc, &id, record)
-        }
+        Err(error) => refuse(&error, is_grpc, &id, record),
         Ok(Passed::Connected(link)) => {
             record.answered(StatusCode::OK);
             lingering.begin();

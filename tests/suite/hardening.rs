@@ -1,6 +1,7 @@
 //! Attacks on a real sidecar, over raw sockets: each has a named bound, and is told, recorded and counted; a client on
 //! another connection notices nothing.
 
+mod bodies;
 mod frames;
 mod framing;
 mod pace;

@@ -37,6 +37,14 @@ pub struct Limits {
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "schema::Time")]
     pub head_timeout: Duration,
+    /// Bytes per second that a request's body brings at least, on average over each `bodyTimeout` in which it is waited
+    /// for. gRPC has messages instead of a pace, and is left alone.
+    #[schemars(range(min = 1, max = MOST))]
+    pub body_rate: u32,
+    /// How long a request's body is waited for before it is judged by `bodyRate`, and then anew.
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "schema::Time")]
+    pub body_timeout: Duration,
     /// How long a downstream HTTP connection may be without a request.
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "schema::Time")]
@@ -123,6 +131,8 @@ impl Default for Limits {
             detect_timeout: Duration::from_secs(3),
             quiet_timeout: Duration::from_millis(50),
             head_timeout: Duration::from_secs(10),
+            body_rate: 240,
+            body_timeout: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_mins(1),
             opaque_idle_timeout: Duration::from_hours(1),
             write_timeout: Duration::from_mins(1),
@@ -159,6 +169,8 @@ pub(super) struct LimitsFile {
     detect_timeout: Option<String>,
     quiet_timeout: Option<String>,
     head_timeout: Option<String>,
+    body_rate: Option<u64>,
+    body_timeout: Option<String>,
     keep_alive_timeout: Option<String>,
     opaque_idle_timeout: Option<String>,
     write_timeout: Option<String>,
@@ -205,12 +217,14 @@ impl LimitsFile {
                 }),
             }
         };
+        let mut body_rate = limits.body_rate as usize;
         let mut streams = limits.streams as usize;
         let mut control_frames = limits.control_frames as usize;
         let mut stream_resets = limits.stream_resets as usize;
         number("connections", self.connections, &mut limits.connections, 1);
         number("connectionsPerSource", self.connections_per_source, &mut limits.connections_per_source, 1);
         number("handshakes", self.handshakes, &mut limits.handshakes, 1);
+        number("bodyRate", self.body_rate, &mut body_rate, 1);
         // hyper's read buffer has a floor of 8 KiB.
         number("headerBytes", self.header_bytes, &mut limits.header_bytes, 8_192);
         number("headers", self.headers, &mut limits.headers, 8);
@@ -225,6 +239,7 @@ impl LimitsFile {
         number("edgeCells", self.edge_cells, &mut limits.edge_cells, 16);
         // None of them is over `MOST`.
         for (into, number) in [
+            (&mut limits.body_rate, body_rate),
             (&mut limits.streams, streams),
             (&mut limits.control_frames, control_frames),
             (&mut limits.stream_resets, stream_resets),
@@ -244,6 +259,7 @@ impl LimitsFile {
         time("detectTimeout", self.detect_timeout, &mut limits.detect_timeout);
         time("quietTimeout", self.quiet_timeout, &mut limits.quiet_timeout);
         time("headTimeout", self.head_timeout, &mut limits.head_timeout);
+        time("bodyTimeout", self.body_timeout, &mut limits.body_timeout);
         time("keepAliveTimeout", self.keep_alive_timeout, &mut limits.keep_alive_timeout);
         time("opaqueIdleTimeout", self.opaque_idle_timeout, &mut limits.opaque_idle_timeout);
         time("writeTimeout", self.write_timeout, &mut limits.write_timeout);

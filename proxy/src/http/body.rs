@@ -1,4 +1,4 @@
-//! Bodies in passing: counts their bytes and cleans their trailers. Nothing is held back: a frame in is a frame out,
+//! Bodies in passing: counts their bytes, cleans their trailers, and ends a request's that trickles. Nothing is held back: a frame in is a frame out,
 //! so back-pressure reaches from end to end and memory stays constant.
 
 use std::{
@@ -80,11 +80,16 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Err(BrokenBody::Cut)));
         }
         let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
-        let mut frame = ready!(body.poll_frame(cx));
+        let polled = body.poll_frame(cx);
+        let came = match &polled {
+            Poll::Ready(frame) => Some(data_bytes(frame.as_ref())),
+            Poll::Pending => None,
+        };
+        if let Err(broken) = this.flow.asked(came, cx) {
+            return Poll::Ready(Some(Err(broken)));
+        }
+        let mut frame = ready!(polled);
         if let Some(Ok(frame)) = &mut frame {
-            if let Some(bytes) = frame.data_ref() {
-                this.flow.add_received(bytes.len() as u64);
-            }
             clean(frame);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BrokenBody::from)))
@@ -148,6 +153,11 @@ impl Body for ResponseBody {
             Self::Text { body } => body.size_hint(),
         }
     }
+}
+
+fn data_bytes<E>(frame: Option<&Result<Frame<Bytes>, E>>) -> u64 {
+    let bytes = frame.and_then(|frame| frame.as_ref().ok()?.data_ref());
+    bytes.map_or(0, Bytes::len) as u64
 }
 
 fn clean(frame: &mut Frame<Bytes>) {

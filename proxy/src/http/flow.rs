@@ -1,19 +1,25 @@
-//! One request in passing: its bytes are counted, and it can be cut from elsewhere. Shared by its two bodies, its record
-//! and whoever judges what is open; a cut wakes whichever of them waits.
+//! One request in passing: its bytes are counted, its body has a pace, and it can be cut. Shared by its two bodies, its
+//! record and whoever judges what is open; a cut wakes whichever of them waits.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
     future::poll_fn,
+    pin::Pin,
     task::{Context, Poll, Waker},
 };
 
-use crate::{authorize::Denial, error::Error};
+use sidegate_codes::Code;
+
+use super::trickle::Trickle;
+use crate::{authorize::Denial, config::Limits, error::Error};
 
 /// What is known of one request while it is open.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
     received: Cell<u64>,
-    cut: OnceCell<Box<Denial>>,
+    cut: OnceCell<Cut>,
+    /// `None`: its body may come as slowly as it likes. Borrowed for one poll at a time.
+    trickle: RefCell<Option<Pin<Box<Trickle>>>>,
     waiting: [RefCell<Option<Waker>>; 2],
 }
 
@@ -26,14 +32,21 @@ pub(crate) enum Half {
     Answer,
 }
 
+/// Why it was cut.
+#[derive(Clone, Debug)]
+enum Cut {
+    Denied(Box<Denial>),
+    TooSlow,
+}
+
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokenBody {
     /// Whoever sent it broke off. Transparent, so that hyper passes the reason of a reset on.
     #[error(transparent)]
     Broke(#[from] hyper::Error),
-    /// Policy no longer permits what it belongs to.
-    #[error("cut by policy")]
+    /// The request that it belongs to was cut.
+    #[error("cut by this sidecar")]
     Cut,
 }
 
@@ -48,9 +61,45 @@ impl Flow {
         self.received.set(self.received.get().saturating_add(bytes));
     }
 
-    /// Ends both halves. The first reason is the reason.
+    /// Policy permits it no longer: ends both halves.
     pub(crate) fn cut(&self, denial: Denial) {
-        if self.cut.set(Box::new(denial)).is_ok() {
+        self.end(Cut::Denied(Box::new(denial)));
+    }
+
+    /// Its body must come at the pace that `limits` want.
+    pub(super) fn keeps_pace(&self, limits: &Limits) {
+        self.trickle.replace(Some(Box::pin(Trickle::new(limits))));
+    }
+
+    /// For a while nobody asks for more of the body: there is no upstream to send it to.
+    pub(crate) fn rests(&self) {
+        if let Some(trickle) = &mut *self.trickle.borrow_mut() {
+            trickle.as_mut().rested();
+        }
+    }
+
+    /// More of the body was asked for, and so many bytes came, or none yet. A body that comes too slowly ends both halves.
+    pub(super) fn asked(&self, came: Option<u64>, cx: &mut Context<'_>) -> Result<(), BrokenBody> {
+        self.add_received(came.unwrap_or(0));
+        let mut trickle = self.trickle.borrow_mut();
+        let is_too_slow = match (trickle.as_mut(), came) {
+            (None, _) => false,
+            (Some(trickle), Some(bytes)) => {
+                trickle.as_mut().came(bytes);
+                false
+            }
+            (Some(trickle), None) => trickle.as_mut().is_too_slow(cx),
+        };
+        if is_too_slow {
+            self.end(Cut::TooSlow);
+            return Err(BrokenBody::Cut);
+        }
+        Ok(())
+    }
+
+    /// The first reason is the reason.
+    fn end(&self, cut: Cut) {
+        if self.cut.set(cut).is_ok() {
             for waiting in &self.waiting {
                 if let Some(waker) = waiting.take() {
                     waker.wake();
@@ -59,10 +108,18 @@ impl Flow {
         }
     }
 
+    /// Why it was cut, if it was.
+    pub(super) fn why_cut(&self) -> Option<Error> {
+        self.cut.get().map(|cut| match cut {
+            Cut::Denied(denial) => Error::Denied(denial.clone()),
+            Cut::TooSlow => Error::expired(Code::BodyTooSlow, "limits.bodyTimeout"),
+        })
+    }
+
     /// Why it was cut, or else `half` is woken when it is.
     pub(crate) fn poll_cut(&self, half: Half, cx: &mut Context<'_>) -> Poll<Error> {
-        if let Some(denial) = self.cut.get() {
-            return Poll::Ready(Error::Denied(denial.clone()));
+        if let Some(why) = self.why_cut() {
+            return Poll::Ready(why);
         }
         let mut waiting = self.waiting[half as usize].borrow_mut();
         match &mut *waiting {

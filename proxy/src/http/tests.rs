@@ -34,6 +34,7 @@ samples! {
     UnknownDestination: Error::UnknownDestination(([192, 0, 2, 1], 1).into());
     Expired:
         expired(Code::HeadTimeout),
+        expired(Code::BodyTooSlow),
         expired(Code::WriteStalled),
         expired(Code::IdleTimeout),
         expired(Code::TooOld);

@@ -70,6 +70,7 @@ pub(crate) async fn send(
         };
         let reason = again.reason(failure.fault).filter(|_| sending.is_there(failure.unsent.take()));
         let Some(reason) = reason else { return Err(again.given_up(failure)) };
+        record.flow().rests();
         again.wait(reason, failure.fault).await;
         bounds.is_fresh = reason == Reason::Reset;
         record.again();

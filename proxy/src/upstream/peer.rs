@@ -89,13 +89,16 @@ pub(crate) async fn send(
         let reason = judge(&mut sending, &mut result, &picked, &mut tries);
         let stop = match reason {
             None => Stop::Exhausted,
-            Some(reason) => match tries.again(reason, endpoint, key).await {
-                Ok(next) => {
-                    picked = next;
-                    continue;
+            Some(reason) => {
+                record.flow().rests();
+                match tries.again(reason, endpoint, key).await {
+                    Ok(next) => {
+                        picked = next;
+                        continue;
+                    }
+                    Err(stop) => stop,
                 }
-                Err(stop) => stop,
-            },
+            }
         };
         return match (result, stop) {
             (Ok(answer), _) => {
