@@ -4,6 +4,7 @@
 mod bodies;
 mod frames;
 mod framing;
+mod idle;
 mod pace;
 mod totals;
 

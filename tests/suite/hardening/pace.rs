@@ -122,13 +122,3 @@ async fn a_connection_grows_only_so_old() {
     let line = stage.sidecar.accessed(|line| line["code"] == "SG0654");
     assert_eq!((&line["protocol"], &line["verdict"]), (&"http2".into(), &"failed".into()));
 }
-
-#[tokio::test]
-async fn an_opaque_connection_that_carries_nothing_is_ended() {
-    let (address, _generous) = generous().await;
-    let stage = Stage::before(address, "tcp", "limits: {opaqueIdleTimeout: 400ms}").await;
-    let mut quiet = stage.link(b"sidegate-tcp/1").await;
-    until_closed(&mut quiet).await;
-    let line = stage.sidecar.accessed(|line| line["code"] == "SG0653");
-    assert_eq!((&line["protocol"], &line["verdict"]), (&"tcp".into(), &"failed".into()));
-}
