@@ -1,6 +1,6 @@
 //! Bounded everything: what is over a limit is refused, counted, and costs nobody else anything.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use tokio::{
@@ -60,6 +60,86 @@ async fn a_silent_peer_does_not_hold_a_place() {
     half.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
     assert!(is_closed(half).await);
     sidecar.accessed(|line| line["code"] == "SG0310");
+}
+
+/// A peer that begins a handshake and goes no further.
+async fn half_a_handshake(sidecar: &Sidecar) -> TcpStream {
+    let mut half = TcpStream::connect(sidecar.inbound()).await.unwrap();
+    half.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+    half
+}
+
+#[tokio::test]
+async fn handshakes_over_the_limit_wait_and_are_given_up_in_time() {
+    let (app, authority) = (App::start().await, Authority::new());
+    let start = |limits: &str| {
+        let (svid, more) = (authority.svid(&id("payments")), format!("workers: 1\nlimits: {{{limits}}}"));
+        let ports = [Port::Inbound(app.address, "protocol: http")];
+        Sidecar::start_as("payments", &svid, &authority, ORDERS, &ports, &more)
+    };
+    let sidecar = start("handshakes: 2, handshakeTimeout: 5s");
+    let begun = Instant::now();
+    let _half = half_a_handshake(&sidecar).await;
+    assert_eq!(orders(&sidecar, &authority).await.unwrap().status("GET", "/").await, 200);
+    assert!(begun.elapsed() < Duration::from_secs(5), "there was a place beside it");
+
+    let sidecar = start("handshakes: 1, handshakeTimeout: 1s");
+    let begun = Instant::now();
+    let half = half_a_handshake(&sidecar).await;
+    assert_eq!(orders(&sidecar, &authority).await.unwrap().status("GET", "/").await, 200);
+    assert!(begun.elapsed() >= Duration::from_millis(900), "it has not waited: {:?}", begun.elapsed());
+    assert!(is_closed(half).await);
+
+    let mut halves = Vec::new();
+    for _ in 0..5 {
+        halves.push(half_a_handshake(&sidecar).await);
+    }
+    assert!(orders(&sidecar, &authority).await.is_err(), "five were before it");
+    for half in halves {
+        assert!(is_closed(half).await);
+    }
+    sidecar.accessed(|line| line["code"] == "SG0310");
+    assert_eq!(orders(&sidecar, &authority).await.unwrap().status("GET", "/").await, 200);
+}
+
+#[tokio::test]
+async fn each_piece_of_a_cookie_counts_as_a_field() {
+    let (app, authority, sidecar) = stage("headers: 10").await;
+    let svid = authority.svid(&id("orders"));
+    let stream = tls(sidecar.inbound(), &authority, Some(&svid), &id("payments"), b"h2").await.unwrap();
+    let mut caller = Connection::over(stream, Http::Two).await;
+    for (pieces, status) in [(3, 200), (20, 431)] {
+        let mut request = http::Request::get("http://payments/");
+        for n in 0..pieces {
+            request = request.header("cookie", format!("c{n}=1"));
+        }
+        let reply = caller.send(request.body(http_body_util::Full::default()).unwrap()).await.unwrap();
+        assert_eq!(reply.status, status);
+    }
+    assert_eq!(app.seen().len(), 1);
+    assert_eq!(app.seen()[0].headers["cookie"], "c0=1; c1=1; c2=1");
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_idles_too_long_is_closed() {
+    let authority = Authority::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let svid = authority.svid(&id("payments"));
+    let ports = [Port::Inbound(listener.local_addr().unwrap(), "protocol: http")];
+    let one = "workers: 1\nlimits: {idleTimeout: 2s}";
+    let sidecar = Sidecar::start_as("payments", &svid, &authority, ORDERS, &ports, one);
+    let mut caller = orders(&sidecar, &authority).await.unwrap();
+    let calls =
+        tokio::spawn(async move { [caller.status("GET", "/").await, caller.status("GET", "/").await] });
+    let (mut app, _) = listener.accept().await.unwrap();
+    for _ in 0..2 {
+        assert_ne!(app.read(&mut [0; 1024]).await.unwrap(), 0, "both on this connection");
+        app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    }
+    assert_eq!(calls.await.unwrap(), [200, 200]);
+    let begun = Instant::now();
+    assert!(is_closed(app).await);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

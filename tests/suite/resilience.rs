@@ -456,13 +456,14 @@ async fn all_tries_together_keep_to_the_time_of_the_request() {
 async fn a_connection_that_takes_too_long_is_told_apart() {
     let authority = Authority::new();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let rules = "  timeouts: {connect: 100ms}\n";
-    let orders = orders(&authority, &[silent.local_addr().unwrap()], rules);
-    for version in [Http::One, Http::Two] {
-        let mut client = client(&orders, version).await;
-        assert_eq!(client.status("GET", "/a").await, 503);
+    for rules in ["  timeouts: {connect: 100ms}\n", "limits: {connectTimeout: 100ms}\n"] {
+        let orders = orders(&authority, &[silent.local_addr().unwrap()], rules);
+        for version in [Http::One, Http::Two] {
+            let mut client = client(&orders, version).await;
+            assert_eq!(client.status("GET", "/a").await, 503);
+        }
+        assert_eq!(orders.accessed(|line| line["status"] == 503)["code"], "SG0645");
     }
-    assert_eq!(orders.accessed(|line| line["status"] == 503)["code"], "SG0645");
 }
 
 #[tokio::test]

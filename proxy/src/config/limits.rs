@@ -282,3 +282,6 @@ const MOST: u64 = 1 << 30;
 /// Below this there is no sidecar; above, no machine.
 const LEAST_MEMORY: u64 = 16 * 1024 * 1024;
 const MOST_MEMORY: u64 = 1 << 40;
+
+#[cfg(test)]
+mod tests;
