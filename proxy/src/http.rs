@@ -5,7 +5,7 @@ pub mod authority;
 mod body;
 mod carry;
 mod flow;
-mod guard;
+pub mod guard;
 mod headers;
 mod lingering;
 mod pace;

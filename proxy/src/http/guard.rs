@@ -1,9 +1,9 @@
 //! Stands between a downstream connection and hyper, and looks at the raw bytes. Hands them on unchanged, and refuses
-//! what hyper would repair or put up with in silence. What it sees is in a [`Wire`], which `serve` reads: the reason of
+//! what hyper would repair or put up with in silence. What it sees is in a `Wire`, which `serve` reads: the reason of
 //! a refusal, since hyper knows none, and whether the connection makes progress.
 
 mod frames;
-mod framing;
+pub mod framing;
 mod wire;
 
 use std::{

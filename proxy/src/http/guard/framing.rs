@@ -6,14 +6,14 @@
 mod fault;
 mod word;
 
-pub(crate) use fault::Fault;
+pub use fault::Fault;
 
 use fault::MOST_EXTENSION_BYTES;
 use word::{TARGET, TOKEN, Word, is_target_byte, is_token_byte};
 
 /// Reads one connection, byte after byte.
 #[derive(Debug)]
-pub(crate) struct Scanner {
+pub struct Scanner {
     state: State,
     head: Head,
     /// The line being read: a word of the request line, or a field's name.
@@ -31,7 +31,7 @@ pub(crate) struct Scanner {
 
 /// How a request says where it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub enum Framing {
     /// This many bytes follow its head; none if it does not say.
     Length(u64),
     /// It ends with the last chunk.
@@ -40,10 +40,11 @@ pub(crate) enum Framing {
 
 /// The byte at which a request broke a rule, and the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub struct Refused {
     /// Of the bytes given to [`Scanner::read`].
-    pub(crate) at: usize,
-    pub(crate) fault: Fault,
+    pub at: usize,
+    /// Which rule.
+    pub fault: Fault,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ enum Value {
 
 impl Scanner {
     /// At the first byte of a connection.
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             state: State::Start,
             head: Head::default(),
@@ -111,7 +112,7 @@ impl Scanner {
     }
 
     /// Reads on. After a refusal nothing more may be read.
-    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+    pub fn read(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         let mut at = 0;
         while at < bytes.len() {
             let skipped = self.skip(&bytes[at..]);
@@ -124,17 +125,17 @@ impl Scanner {
     }
 
     /// Request heads that are complete.
-    pub(crate) fn heads(&self) -> u64 {
+    pub fn heads(&self) -> u64 {
         self.heads
     }
 
     /// Of the last complete head.
-    pub(crate) fn framing(&self) -> Framing {
+    pub fn framing(&self) -> Framing {
         self.framing
     }
 
     /// Whether a head has begun and not ended.
-    pub(crate) fn is_in_head(&self) -> bool {
+    pub fn is_in_head(&self) -> bool {
         match self.state {
             State::Method | State::Target | State::Version | State::RequestLineLf => true,
             State::Field | State::Name | State::Value | State::ValueLf | State::EndLf => !self.is_trailer,
@@ -143,22 +144,22 @@ impl Scanner {
     }
 
     /// Whether the next byte belongs to no message yet.
-    pub(crate) fn is_between(&self) -> bool {
+    pub fn is_between(&self) -> bool {
         matches!(self.state, State::Start | State::StartLf)
     }
 
     /// Whether the last request has to be answered before its connection can be read further.
-    pub(crate) fn is_undecided(&self) -> bool {
+    pub fn is_undecided(&self) -> bool {
         self.state == State::Undecided
     }
 
     /// Whether bytes came before that, which nobody has read: if they are not a tunnel's they must not be read at all.
-    pub(crate) fn is_early(&self) -> bool {
+    pub fn is_early(&self) -> bool {
         self.is_early
     }
 
     /// The last request was answered, with or without a tunnel.
-    pub(crate) fn decide(&mut self, is_tunnel: bool) {
+    pub fn decide(&mut self, is_tunnel: bool) {
         if self.is_undecided() {
             self.state = if is_tunnel || self.is_early { State::Tunnel } else { State::Start };
         }
@@ -387,6 +388,12 @@ impl Scanner {
             return Err(Fault::ChunkExtension);
         }
         Ok(State::Extension(size))
+    }
+}
+
+impl Default for Scanner {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -4,7 +4,7 @@ use sidegate_codes::Code;
 
 /// The rule that a request broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// No method is a token of this shape.
     #[error("a request line that does not begin with a method")]
     Method,
@@ -57,7 +57,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// One of the `SG061x`.
-    pub(crate) fn code(self) -> Code {
+    pub fn code(self) -> Code {
         match self {
             Self::Target | Self::Fragment => Code::BadPath,
             Self::SecondHost => Code::BadAuthority,
