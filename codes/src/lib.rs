@@ -297,6 +297,14 @@ codes! {
         "the SPIFFE Workload API grants this workload no identity",
         "The provider has no entry for this process, took the entry back, or gives other identities than the configured one. What was received before is used no longer.",
         "Compare `trustDomain` and `workload` with the provider's registration of this process.";
+    WorkloadApiUnserved = "SG0332", Identity,
+        "the socket of the SPIFFE Workload API cannot be opened",
+        "Others could write to its folder and put a socket of their own there, another process answers on it, or something else has its name. An application that asks the wrong socket gets somebody else's identity.",
+        "The message says which. Name a folder that does not exist yet below one of the sidecar's user, or `chmod 755` it.";
+    WorkloadApiCallerRefused = "SG0333", Identity,
+        "a caller of the SPIFFE Workload API was refused: its user is not configured",
+        "Whoever is answered has the workload's private key, so processes of the users in `workloadApi.users` are, and without that list those of the sidecar's own user.",
+        "If the process is the application, add its user ID to `workloadApi.users`; in a container it is the one that the sidecar sees.";
     RegistryBroken = "SG0340", Identity,
         "the registry of issued certificates is damaged or was changed; nothing is issued",
         "A page, a record, the chain of their hashes or a signed checkpoint does not hold. Issuing on top of it would hide what happened, so the control plane does not start; what is on disk was left as it is.",

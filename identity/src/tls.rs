@@ -18,7 +18,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use sidegate_codes::Code;
 use thiserror::Error as ThisError;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use self::verifier::{ClientVerifier, ServerVerifier};
 use crate::{SpiffeId, SvidError, SvidLimits, TrustBundles, Usage, VerifiedSvid, verify};
@@ -31,7 +31,18 @@ pub struct Credentials(Arc<Verified>);
 
 struct Verified {
     key: Arc<CertifiedKey>,
+    /// PKCS#8; only of a key that is handed on.
+    bytes: Option<Zeroizing<Vec<u8>>>,
     svid: VerifiedSvid,
+}
+
+/// Whether a private key can leave the process again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyUse {
+    /// Its bytes are overwritten as soon as it is in use.
+    Sealed,
+    /// Its bytes stay readable, for the workload whose key it is, and are overwritten with the last of the credentials.
+    HandedOn,
 }
 
 /// Why a key and chain cannot be this workload's credentials.
@@ -46,6 +57,11 @@ pub enum CredentialsError {
     /// The private key is not the one that the leaf certifies.
     #[error("the private key does not belong to the certificate")]
     KeyMismatch,
+    /// The private key is to be handed on, and is not in the one form for that.
+    #[error(
+        "the private key is not PKCS#8 (`BEGIN PRIVATE KEY`), the only form in which the Workload API hands it on"
+    )]
+    NotPkcs8,
 }
 
 /// What a server asks of its clients.
@@ -149,18 +165,37 @@ impl Credentials {
     /// directions at `now`. The key's bytes are overwritten, whether it is used or refused.
     pub fn new(
         chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        bundles: &TrustBundles,
+        now: UnixTime,
+    ) -> Result<Self, CredentialsError> {
+        Self::for_use(KeyUse::Sealed, chain, key, bundles, now)
+    }
+
+    /// The same; what becomes of the key's bytes once it is in use is the caller's to say.
+    pub fn for_use(
+        key_use: KeyUse,
+        chain: Vec<CertificateDer<'static>>,
         mut key: PrivateKeyDer<'static>,
         bundles: &TrustBundles,
         now: UnixTime,
     ) -> Result<Self, CredentialsError> {
         let signing_key = aws_lc_rs::sign::any_supported_type(&key);
+        let bytes = match (key_use, &key) {
+            (KeyUse::Sealed, _) => Ok(None),
+            (KeyUse::HandedOn, PrivateKeyDer::Pkcs8(der)) => {
+                Ok(Some(Zeroizing::new(der.secret_pkcs8_der().to_vec())))
+            }
+            (KeyUse::HandedOn, _) => Err(CredentialsError::NotPkcs8),
+        };
         key.zeroize();
+        let bytes = bytes?;
         let limits = SvidLimits::default();
         verify(&chain, Usage::Client, bundles, &limits, now)?;
         let svid = verify(&chain, Usage::Server, bundles, &limits, now)?;
         let key = CertifiedKey::new(chain, signing_key.map_err(CredentialsError::Key)?);
         key.keys_match().map_err(|_| CredentialsError::KeyMismatch)?;
-        Ok(Self(Arc::new(Verified { key: Arc::new(key), svid })))
+        Ok(Self(Arc::new(Verified { key: Arc::new(key), bytes, svid })))
     }
 
     /// Our own identity and its terms.
@@ -171,6 +206,11 @@ impl Credentials {
     /// Our own chain, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.0.key.cert
+    }
+
+    /// The private key in PKCS#8. `None` unless it was taken to be handed on.
+    pub fn pkcs8(&self) -> Option<&[u8]> {
+        self.0.bytes.as_ref().map(|bytes| bytes.as_slice())
     }
 }
 

@@ -37,6 +37,7 @@ use crate::{
     telemetry::{AccessLog, Direction, Edges, Metrics, access_log::Writer},
     worker::{Shared, Worker},
     workload_api,
+    workload_endpoint::{self, Endpoint, Socket, SocketError},
 };
 
 use lifeline::Lifeline;
@@ -53,6 +54,9 @@ pub(crate) enum RunError {
     /// The control plane's bundle cannot be used.
     #[error(transparent)]
     Control(#[from] control::StartError),
+    /// The socket of the Workload API is taken, or would not be safe.
+    #[error(transparent)]
+    WorkloadApi(#[from] SocketError),
     /// The system gives no thread, no event queue or no randomness.
     #[error("cannot start: {0}")]
     Runtime(#[from] io::Error),
@@ -153,10 +157,14 @@ impl Sidecar {
         let mut tasks = JoinSet::new();
         let (lifeline, mut lost) = Lifeline::new();
         let client = self.control()?;
+        let workload_socket = self.config.workload_endpoint.as_ref().map(Socket::open).transpose()?;
         let workers = self.start_workers(&lifeline)?;
         if let Some(admin) = self.admin.take() {
             let admin_of_task = tokio::net::TcpListener::from_std(admin)?;
             tasks.spawn(admin::run(admin_of_task, self.admin()));
+        }
+        if let (Some(socket), Some(endpoint)) = (workload_socket, self.workload_endpoint()) {
+            tasks.spawn(workload_endpoint::run(socket, endpoint));
         }
         tasks.spawn(
             memory::watch(self.config.limits.memory, Arc::clone(&self.metrics)).map(|never| match never {}),
@@ -268,6 +276,12 @@ impl Sidecar {
             edges: self.edges.clone(),
             access_log: self.access_log.clone(),
         }
+    }
+
+    fn workload_endpoint(&self) -> Option<Endpoint> {
+        let endpoint = self.config.workload_endpoint.as_ref()?;
+        let (mesh, metrics) = (self.publisher.reader(), Arc::clone(&self.metrics));
+        Some(Endpoint { mesh, users: endpoint.users.clone(), metrics })
     }
 
     /// Follows the configuration file, and the files or the control plane that it names, until traffic has ended.

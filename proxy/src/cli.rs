@@ -110,6 +110,7 @@ pub fn run(args: Args) -> ExitCode {
 fn code(error: &RunError) -> Code {
     match error {
         RunError::Listen { .. } => Code::ListenFailed,
+        RunError::WorkloadApi(_) => Code::WorkloadApiUnserved,
         RunError::Control(_) => Code::BadCredentials,
         RunError::Runtime(_) => Code::ConfigBadValue,
         RunError::Fault(_) => Code::ConnectionPanicked,

@@ -14,6 +14,7 @@ mod routes;
 mod schema;
 mod services;
 mod upgrades;
+mod workload_endpoint;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +30,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidegate_codes::Code;
-use sidegate_identity::{SpiffeId, TrustDomain};
+use sidegate_identity::{SpiffeId, TrustDomain, tls::KeyUse};
 
 pub use capture::{Capture, IpProtocol, ResolversUnknown, Selection, Traffic};
 pub use captured::{CapturedOutbound, Passthrough};
@@ -43,6 +44,7 @@ pub use routes::{
 };
 pub use schema::schema;
 pub use upgrades::Upgrades;
+pub use workload_endpoint::{Users, WorkloadEndpoint};
 
 /// Everything a sidecar is told by its file.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +67,8 @@ pub struct Config {
     pub capture: Option<Capture>,
     /// Where `/livez`, `/readyz` and `/metrics` are served. `None`: nowhere.
     pub admin: Option<SocketAddr>,
+    /// Where the application is given its own SVID. `None`: nowhere, and the key never leaves the process.
+    pub workload_endpoint: Option<WorkloadEndpoint>,
     /// Where access log lines go.
     pub access_log: AccessLog,
     /// Every bound of the data path.
@@ -340,6 +344,11 @@ impl Config {
         self.outbound.iter().find(|port| port.is_captured()).map(|port| port.listen.port())
     }
 
+    /// Whether the own private key may leave the process.
+    pub(crate) fn key_use(&self) -> KeyUse {
+        if self.workload_endpoint.is_some() { KeyUse::HandedOn } else { KeyUse::Sealed }
+    }
+
     /// The first field that differs from `next` and is in force only after a restart, if any.
     pub fn needs_restart(&self, next: &Self) -> Option<&'static str> {
         let inbound = |config: &Self| config.inbound.iter().map(|port| port.listen).collect::<Vec<_>>();
@@ -369,6 +378,7 @@ impl Config {
             ),
             ("the services called", !is_told || self.called() == next.called()),
             ("admin", self.admin == next.admin),
+            ("workloadApi", self.workload_endpoint == next.workload_endpoint),
             ("accessLog", self.access_log == next.access_log),
             ("limits", self.limits == next.limits),
             ("workers", self.workers == next.workers),

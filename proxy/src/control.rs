@@ -98,7 +98,10 @@ impl Client {
             connector,
             join_token: control_plane.join_token.clone(),
             instance: format!("{:032x}", u128::from_be_bytes(random)),
-            cache: config.cache.clone().map(|folder| Cache::new(folder, config.workload.identity.clone())),
+            cache: config
+                .cache
+                .clone()
+                .map(|folder| Cache::new(folder, config.workload.identity.clone(), config.key_use())),
             config: config.clone(),
             inbound,
             publisher,

@@ -54,6 +54,8 @@ pub static ALL: &[&Family] = &[
     &ACCESS_LOG_LOST,
     &CERTIFICATE_EXPIRY,
     &RENEWALS,
+    &WORKLOAD_API_STREAMS,
+    &WORKLOAD_API_REFUSALS,
     &CONFIG_VERSION,
     &CONFIG_STALE,
     &CONTROL_CONNECTED,
@@ -197,6 +199,25 @@ pub(crate) static RENEWALS: Family = Family {
     help: "Certificate renewals",
     kind: Kind::Counter,
     labels: &[RENEWAL_RESULT],
+};
+
+pub(crate) static WORKLOAD_API_STREAMS: Family = Family {
+    name: "sidegate_workload_api_streams",
+    help: "Open streams on the socket that serves the Workload API",
+    kind: Kind::Gauge,
+    labels: &[],
+};
+
+pub(crate) static WORKLOAD_API_REFUSALS: Family = Family {
+    name: "sidegate_workload_api_refusals_total",
+    help: "Callers that the Workload API refused",
+    kind: Kind::Counter,
+    labels: &[WORKLOAD_API_REASON],
+};
+
+const WORKLOAD_API_REASON: Label = Label {
+    name: "reason",
+    values: "`user`: a process of a user who is not in `workloadApi.users`; `connections`, `streams`: too many are open; `header`: without `workload.spiffe.io: true`; `identity`: there is none to give",
 };
 
 pub(crate) static CONFIG_VERSION: Family =

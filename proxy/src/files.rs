@@ -13,7 +13,11 @@ use std::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use sha2::{Digest as _, Sha256};
 use sidegate_codes::Code;
-use sidegate_identity::{SvidLimits, TrustBundle, TrustBundles, Usage, tls::Credentials, verify};
+use sidegate_identity::{
+    SvidLimits, TrustBundle, TrustBundles, Usage,
+    tls::{Credentials, KeyUse},
+    verify,
+};
 use sidegate_policy::{PolicyError, PolicySet, Workload, parse_yaml};
 
 use crate::{
@@ -168,7 +172,7 @@ impl InForce {
             return Ok(None);
         }
         let bad = |reason: String| FilesError::BadCredentials { path: files.certificate.clone(), reason };
-        let credentials = credentials(&chain, &key, trust).map_err(bad)?;
+        let credentials = credentials(&chain, &key, config.key_use(), trust).map_err(bad)?;
         if credentials.svid().id() != &config.workload.identity {
             return Err(bad(format!(
                 "it is for {}, the configuration says {}",
@@ -319,13 +323,18 @@ fn refuse_open_key(path: &Path) -> Result<(), FilesError> {
 }
 
 /// Credentials from PEM, verified as peers will verify them.
-pub(crate) fn credentials(chain: &[u8], key: &[u8], trust: &TrustBundles) -> Result<Credentials, String> {
+pub(crate) fn credentials(
+    chain: &[u8],
+    key: &[u8],
+    key_use: KeyUse,
+    trust: &TrustBundles,
+) -> Result<Credentials, String> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<_, _>>()
         .map_err(|error| format!("not a PEM certificate chain: {error}"))?;
     let key =
         PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("not a PEM private key: {error}"))?;
-    Credentials::new(chain, key, trust, UnixTime::now()).map_err(|error| error.to_string())
+    Credentials::for_use(key_use, chain, key, trust, UnixTime::now()).map_err(|error| error.to_string())
 }
 
 const REPORT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);

@@ -38,3 +38,4 @@ mod upstream;
 mod watch;
 mod worker;
 mod workload_api;
+mod workload_endpoint;

@@ -4,7 +4,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
 /// A root of any trust domain.
@@ -59,6 +59,12 @@ impl Svid {
     /// Chain and key.
     pub(crate) fn pem(&self) -> (String, String) {
         (self.certificate.pem(), self.key.serialize_pem())
+    }
+
+    /// Chain and key, as credentials are made of them.
+    pub(crate) fn pkcs8(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
+        (vec![self.certificate.der().clone()], key.into())
     }
 
     /// Chain and key, the key as PKCS#8.

@@ -65,7 +65,11 @@ impl Client {
         let Identity::WorkloadApi(WorkloadApi { socket, hint }) = &files.identity else { return None };
         Some(Self {
             socket: socket.clone(),
-            wanted: Wanted { identity: config.workload.identity.clone(), hint: hint.clone() },
+            wanted: Wanted {
+                identity: config.workload.identity.clone(),
+                hint: hint.clone(),
+                key_use: config.key_use(),
+            },
             most_bytes: config.limits.snapshot_bytes,
             publisher: Arc::clone(publisher),
             metrics: Arc::clone(metrics),

@@ -109,7 +109,7 @@ class Sidecar:
 
     def __init__(self, ends, folder, account, authority, policies, inbound=(), outbound=(), more=""):
         folder.mkdir()
-        self.folder = folder
+        self.folder, self.account = folder, account
         certificate, key = authority.svid(account)
         for name, content in [("svid.pem", certificate), ("key.pem", key), ("bundle.pem", authority.bundle())]:
             self._write(name, content)
@@ -133,6 +133,12 @@ class Sidecar:
         self._write(".policies.new", policies.encode())
         (self.folder / ".policies.new").rename(self.folder / "policies.yaml")
         self.applied(times)
+
+    def renew(self, authority):
+        """Gives it a new certificate and key, by rename as tools do."""
+        for name, content in zip(["svid.pem", "key.pem"], authority.svid(self.account), strict=True):
+            self._write(f".{name}.new", content)
+            (self.folder / f".{name}.new").rename(self.folder / name)
 
     def applied(self, times):
         wanted = {"message": "identity and policies applied"}

@@ -29,3 +29,4 @@ mod streams;
 mod tokens;
 mod websocket;
 mod websocket_h2;
+mod workload_api;

@@ -22,6 +22,7 @@ use super::{
     outbound::{self, Known, OutboundFile},
     resilience, schema,
     services::{self, ServiceFile},
+    workload_endpoint::WorkloadEndpointFile,
 };
 
 /// Checks the text of the file at `path`.
@@ -72,6 +73,9 @@ pub(super) struct ConfigFile {
     capture: Option<CaptureFile>,
     /// The endpoint for operators and probes. Absent: there is none.
     admin: Option<AdminFile>,
+    /// The SPIFFE Workload API, served to the application itself. Absent: it is not, and the private key never leaves
+    /// the sidecar.
+    workload_api: Option<WorkloadEndpointFile>,
     /// Where access log lines go.
     #[serde(default)]
     access_log: AccessLog,
@@ -182,6 +186,8 @@ impl ConfigFile {
             faults.push("workload.labels", "labels come from the control plane; remove them here");
         }
         let admin = self.admin.and_then(|admin| faults.parse::<SocketAddr>("admin.listen", &admin.listen));
+        let workload_endpoint =
+            self.workload_api.and_then(|endpoint| endpoint.resolve(source.as_ref(), faults));
         let capture = self.capture.map(|capture| capture.resolve(&mut faults.list));
         let limits = self.limits.resolve(&mut faults.list);
         if limits.idle_timeout >= limits.keep_alive_timeout {
@@ -210,6 +216,7 @@ impl ConfigFile {
             services,
             capture,
             admin,
+            workload_endpoint,
             access_log: self.access_log,
             limits,
             workers,
@@ -291,6 +298,11 @@ pub(super) struct Faults<'a> {
 }
 
 impl Faults<'_> {
+    /// The file at `path`, which is relative to the folder of the configuration.
+    pub(super) fn file(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
     pub(super) fn push(&mut self, field: &str, message: impl Into<String>) {
         self.list.push(Fault { field: field.to_owned(), message: message.into() });
     }

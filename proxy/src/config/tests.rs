@@ -456,3 +456,30 @@ fn captured_ports_that_change_places_need_a_restart() {
     let changed = config.needs_restart(&with("{port: 5432}, {port: 8080}"));
     assert_eq!(changed, Some("inbound[].ports"));
 }
+
+#[test]
+fn the_workload_api_is_served_where_the_file_says_and_to_nobody_by_default() {
+    let config = parse(WITH_FILES).unwrap();
+    assert_eq!((&config.workload_endpoint, config.key_use()), (&None, KeyUse::Sealed));
+    let served = |fields: &str| parse(&format!("{WITH_FILES}workloadApi: {{{fields}}}\n"));
+    let config = served("listen: run/api.sock").unwrap();
+    let own = WorkloadEndpoint { socket: "/etc/sidegate/run/api.sock".into(), users: Users::Own };
+    assert_eq!((&config.workload_endpoint, config.key_use()), (&Some(own), KeyUse::HandedOn));
+    let config = served("listen: /run/api.sock, users: [1000, 1001]").unwrap();
+    assert_eq!(config.workload_endpoint.unwrap().users, Users::These([1000, 1001].into()));
+    for user in ["-1", "root", "4294967296"] {
+        assert!(served(&format!("listen: /run/api.sock, users: [{user}]")).is_err(), "{user}");
+    }
+}
+
+#[test]
+fn a_workload_api_that_nobody_could_use_is_refused() {
+    let refused = |fields: &str| faults(&format!("{WITH_FILES}workloadApi: {{{fields}}}\n"));
+    assert_eq!(refused("listen: api.sock, users: []"), ["workloadApi.users"]);
+    let long = "a".repeat(108);
+    assert_eq!(refused(&format!("listen: /{long}")), ["workloadApi.listen"]);
+    let provider = "identity: {workloadApi: {socket: api.sock}}";
+    let files = "identity:\n  files: {certificate: svid.pem, privateKey: key.pem, trustBundle: bundle.pem}";
+    let text = WITH_FILES.replace(files, provider) + "workloadApi: {listen: api.sock}\n";
+    assert_eq!(faults(&text), ["workloadApi.listen"]);
+}

@@ -12,7 +12,10 @@ use std::{
 };
 
 use prost::Message;
-use sidegate_identity::{SpiffeId, TrustBundles, tls::Credentials};
+use sidegate_identity::{
+    SpiffeId, TrustBundles,
+    tls::{Credentials, KeyUse},
+};
 use sidegate_proto::v1;
 use zeroize::Zeroizing;
 
@@ -23,6 +26,7 @@ use super::resources::Resources;
 pub(crate) struct Cache {
     folder: PathBuf,
     identity: SpiffeId,
+    key_use: KeyUse,
 }
 
 /// What a restart begins with.
@@ -47,8 +51,8 @@ pub(super) enum CacheError {
 }
 
 impl Cache {
-    pub(super) fn new(folder: PathBuf, identity: SpiffeId) -> Self {
-        Self { folder, identity }
+    pub(super) fn new(folder: PathBuf, identity: SpiffeId, key_use: KeyUse) -> Self {
+        Self { folder, identity, key_use }
     }
 
     /// What was saved; empty when nothing was. Certificates are verified like any others.
@@ -90,7 +94,7 @@ impl Cache {
 
     /// `None` when they are good no longer: then the join token counts.
     fn credentials(&self, pem: &[u8], trust: &TrustBundles) -> Result<Option<Credentials>, CacheError> {
-        match crate::files::credentials(pem, pem, trust) {
+        match crate::files::credentials(pem, pem, self.key_use, trust) {
             Ok(credentials) if credentials.svid().id() == &self.identity => Ok(Some(credentials)),
             Ok(other) => Err(CacheError::OtherIdentity(other.svid().id().to_string())),
             Err(reason) => {
@@ -178,7 +182,7 @@ mod tests {
     /// A cache of `identity` with a good state of `PAYMENTS` in it.
     fn saved(identity: &str) -> (TempDir, Cache) {
         let root = TempDir::new().unwrap();
-        let cache = Cache::new(root.path().join("cache"), SpiffeId::parse(identity).unwrap());
+        let cache = Cache::new(root.path().join("cache"), SpiffeId::parse(identity).unwrap(), KeyUse::Sealed);
         let (authority, credentials, key) = issued();
         cache.save_resources(&resources(authority)).unwrap();
         cache.save_credentials(&credentials, &key).unwrap();
@@ -250,7 +254,7 @@ mod tests {
     #[test]
     fn an_empty_cache_resumes_nothing() {
         let root = TempDir::new().unwrap();
-        let cache = Cache::new(root.path().join("cache"), SpiffeId::parse(PAYMENTS).unwrap());
+        let cache = Cache::new(root.path().join("cache"), SpiffeId::parse(PAYMENTS).unwrap(), KeyUse::Sealed);
         let resumed = cache.load().unwrap();
         assert!(resumed.credentials.is_none() && resumed.resources.len() == 0);
     }

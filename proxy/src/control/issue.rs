@@ -145,7 +145,7 @@ fn take_into_use(
         issued.certificate_chain.into_iter().map(CertificateDer::from).collect();
     let pkcs8 = Zeroizing::new(key.serialize_der());
     let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(pkcs8.to_vec()));
-    let credentials = Credentials::new(chain, private, &trust, UnixTime::now())?;
+    let credentials = Credentials::for_use(client.config.key_use(), chain, private, &trust, UnixTime::now())?;
     if credentials.svid().id() != &client.config.workload.identity {
         return Err(IssueError::WrongIdentity(credentials.svid().id().to_string()));
     }

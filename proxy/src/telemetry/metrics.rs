@@ -42,6 +42,10 @@ pub(crate) struct Metrics {
     pub(crate) handshake_failures: Series<HandshakeLabels>,
     /// Certificate renewals by result.
     pub(crate) renewals: Series<&'static str>,
+    /// Callers of the Workload API that were refused.
+    pub(crate) workload_refusals: Series<&'static str>,
+    /// Its open streams.
+    pub(crate) workload_streams: AtomicI64,
     /// Policy sets refused, by the code of the first error.
     pub(crate) policies_refused: Series<Code>,
     /// Copies of requests, sent or not.
@@ -375,6 +379,12 @@ impl Exposition {
         single(encoder, &families::CERTIFICATE_EXPIRY, expiry)?;
         samples(encoder, &families::RENEWALS, |mut to| {
             metrics.renewals.each(|result, count| to.counter([*result], count))
+        })?;
+        samples(encoder, &families::WORKLOAD_API_STREAMS, |mut to| {
+            to.gauge([""; 0], metrics.workload_streams.load(Ordering::Relaxed))
+        })?;
+        samples(encoder, &families::WORKLOAD_API_REFUSALS, |mut to| {
+            metrics.workload_refusals.each(|reason, count| to.counter([*reason], count))
         })
     }
 

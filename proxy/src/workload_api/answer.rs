@@ -8,7 +8,7 @@ use sidegate_codes::Code;
 use sidegate_identity::{
     BundleError, InvalidSpiffeId, Malformed, SpiffeId, TrustBundle, TrustBundles, TrustDomain,
     certificates_in_sequence,
-    tls::{Credentials, CredentialsError},
+    tls::{Credentials, CredentialsError, KeyUse},
 };
 use sidegate_proto::workload::{X509svid, X509svidResponse};
 use zeroize::Zeroizing;
@@ -19,6 +19,8 @@ pub(super) struct Wanted {
     pub(super) identity: SpiffeId,
     /// `None`: the first with the identity.
     pub(super) hint: Option<String>,
+    /// What its key is for.
+    pub(super) key_use: KeyUse,
 }
 
 /// An SVID of the answer, with its key apart: overwritten whichever way this ends.
@@ -154,9 +156,9 @@ fn credentials(
         return Err(Refusal::Missing("svids.x509_svid_key"));
     }
     let chain = sequence("svids.x509_svid", &own.svid.x509_svid)?;
-    // `Credentials::new` overwrites this copy.
+    // `Credentials::for_use` overwrites this copy, unless it is handed on.
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(own.key.to_vec()));
-    let credentials = Credentials::new(chain, key, trust, now)?;
+    let credentials = Credentials::for_use(wanted.key_use, chain, key, trust, now)?;
     let actual = credentials.svid().id();
     if *actual != wanted.identity {
         return Err(Refusal::OtherIdentity { named: wanted.identity.clone(), actual: actual.clone() });

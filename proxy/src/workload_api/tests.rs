@@ -1,5 +1,6 @@
 use std::{collections::BTreeMap, path::Path, pin::Pin};
 
+use sidegate_identity::tls::KeyUse;
 use sidegate_proto::workload::{
     X509BundlesRequest, X509BundlesResponse, X509svid,
     spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
@@ -193,7 +194,8 @@ fn answer(svids: Vec<X509svid>) -> X509svidResponse {
 }
 
 fn wanted() -> Wanted {
-    Wanted { identity: sidegate_identity::SpiffeId::parse(PAYMENTS).unwrap(), hint: None }
+    let identity = sidegate_identity::SpiffeId::parse(PAYMENTS).unwrap();
+    Wanted { identity, hint: None, key_use: KeyUse::Sealed }
 }
 
 #[tokio::test]

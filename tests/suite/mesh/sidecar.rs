@@ -152,6 +152,11 @@ impl Sidecar {
         self.outbound.expect("it has an outbound port")
     }
 
+    /// A file in its folder.
+    pub(crate) fn file(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// Replaces a file of its configuration by rename, as tools do.
     pub(crate) fn replace(&self, file: &str, text: &str) {
         let beside = self.folder.path().join(format!(".{file}.new"));
@@ -159,11 +164,14 @@ impl Sidecar {
         fs::rename(beside, self.folder.path().join(file)).unwrap();
     }
 
-    /// A folder with the same files.
+    /// A folder with the same files; a socket is none.
     pub(crate) fn copy(&self) -> TempDir {
         let copy = TempDir::new().unwrap();
         for file in fs::read_dir(self.folder.path()).unwrap() {
             let file = file.unwrap();
+            if !file.file_type().unwrap().is_file() {
+                continue;
+            }
             fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
         }
         copy
