@@ -12,7 +12,7 @@ SIDEGATE = os.environ["SIDEGATE"]
 FILES = ["-f", "compose.yaml", "-f", "compose.sidegate.yaml"]
 
 
-def run(*command, within=60, cwd=None, check=True):
+def run(*command, within=240, cwd=None, check=True):
     """Standard output of a command that must succeed; with `check=False` whatever it said, errors last."""
     done = subprocess.run(command, cwd=cwd, timeout=within, text=True, capture_output=True)
     if check and done.returncode != 0:
@@ -55,7 +55,7 @@ def answers(said, targets):
     return {tuple(part.split("\n", 1)[0].split(" ")): part.split("\n", 1)[1] for part in parts}
 
 
-def eventually(attempt, within=30.0):
+def eventually(attempt, within=90.0):
     """The first true answer, and the seconds it took."""
     begun = time.monotonic()
     while True:
@@ -95,10 +95,10 @@ class Project:
         if "--merge" in inject:
             self.files = ["-f", "compose.sidegate.yaml"]
 
-    def compose(self, *arguments, within=120, **more):
+    def compose(self, *arguments, within=300, **more):
         return docker("compose", *self.files, *arguments, cwd=self.folder, within=within, **more)
 
-    def up(self, *arguments, within=120):
+    def up(self, *arguments, within=300):
         return self.compose("up", "-d", *arguments, within=within)
 
     def down(self):
@@ -127,6 +127,6 @@ class Project:
         os.kill(pid, 9)
         return pid
 
-    def healthy(self, service, within=40.0):
+    def healthy(self, service, within=120.0):
         health = lambda: self.inspect(service)["State"].get("Health", {}).get("Status") == "healthy"
         return eventually(health, within)

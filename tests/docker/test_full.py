@@ -39,7 +39,7 @@ def test_a_fenced_application_survives_restarts_and_stays_closed(project):
     for service in ("payments", "payments-sidegate", "orders-sidegate", "web", "sidegate-control-plane"):
         shop.compose("restart", "-t", "1", service)
         assert get(f"http://{app}:8080/cgi-bin/charge")[0] == "000"
-        eventually(lambda: get(BUY) == ("200", CHARGED), within=60)
+        eventually(lambda: get(BUY) == ("200", CHARGED))
 
 
 def test_an_edited_policy_is_in_force_within_a_second(project):
@@ -68,9 +68,9 @@ def test_everything_is_back_after_a_restart_of_the_engine(project):
     pid = pathlib.Path(os.environ["SIDEGATE_ENGINE_PID"])
     old = int(pid.read_text())
     os.kill(old, 15)
-    eventually(lambda: pid.exists() and int(pid.read_text() or old) != old, within=60)
-    eventually(lambda: subprocess.run(["docker", "ps"], capture_output=True).returncode == 0, within=60)
-    eventually(lambda: get(BUY) == ("200", CHARGED), within=120)
+    eventually(lambda: pid.exists() and int(pid.read_text() or old) != old)
+    eventually(lambda: subprocess.run(["docker", "ps"], capture_output=True).returncode == 0)
+    eventually(lambda: get(BUY) == ("200", CHARGED), within=240)
 
 
 def test_thirty_services_come_up_and_call_each_other(project):
@@ -82,10 +82,10 @@ def test_thirty_services_come_up_and_call_each_other(project):
     )
     many = project(text=f"name: many\nservices:\n{services}")
     many.mesh()
-    many.up(within=400)
+    many.up(within=600)
     for number in range(1, 30):
         ask = ["wget", "-T", "10", "-qO-", f"http://s{number + 1}:8080/n"]
-        eventually(lambda: many.inside(f"s{number}", *ask) == f"{number + 1}\n", within=60)
+        eventually(lambda: many.inside(f"s{number}", *ask) == f"{number + 1}\n")
     assert "30 of 30 connected" in many.inside("sidegate-control-plane", "/sidegate", "status")
 
 
@@ -120,12 +120,12 @@ def test_postgresql_and_redis_work_behind_sidecars(project, tmp_path):
     data.mesh()
     data.up()
     query = ["psql", "-h", "db", "-U", "postgres", "-Atc", "select 6 * 7"]
-    eventually(lambda: data.inside("client", *query) == "42\n", within=60)
-    eventually(lambda: data.inside("client", "redis-cli", "-h", "cache", "ping") == "PONG\n", within=60)
+    eventually(lambda: data.inside("client", *query) == "42\n")
+    eventually(lambda: data.inside("client", "redis-cli", "-h", "cache", "ping") == "PONG\n")
     # The stranger's fence has no such name, and its identity no such permission.
     assert "42" not in data.inside("stranger", *query)
     data.kill("db-sidegate")
-    eventually(lambda: data.inside("client", *query) == "42\n", within=60)
+    eventually(lambda: data.inside("client", *query) == "42\n")
 
 
 def databases_image(folder):
