@@ -229,10 +229,18 @@ codes! {
         "recorded calls cannot be used",
         "The file of edges or access log lines cannot be read, or a line of it is not understood. A command that left the line out would answer from less than was recorded, so it answers nothing.",
         "The message names the line; `sidegate get edges -o jsonl` prints what is understood.";
-    ImportRefused = "SG0240", Policy,
+    ImportRefused = "SG0231", Policy,
         "a policy of another mesh has no exact translation",
         "It says something that this language does not, or the file is not understood. Nothing is translated to what is nearly the same. What grants is left out; in place of what denies stands a Deny of everything, so that nothing opens.",
         "The report names the construct, its line and the reason. Write what is meant by hand, or say it otherwise there and import again.";
+    TokenRefused = "SG0240", Policy,
+        "denied: the request's token is not good",
+        "A request that brings a token is let in only if that passes every check: its signature by a key of its issuer, its dates, its audience, one reading. What policies would say without it does not count. The downstream reads 401 and nothing more.",
+        "The log line's `nearest` field says which check it was. Have the caller send one current token for this audience, in the field that `jwt.header` names.";
+    TokenKeysUnknown = "SG0241", Policy,
+        "denied: the keys of the token's issuer cannot be had",
+        "Without the issuer's keys no token of it can be checked, and none is taken unchecked. The last good keys were used for as long as `maxStale` says. The downstream reads 503.",
+        "The sidecar's log says why under this code: the file or URL, the authority that vouches for the server, its address, or the key set itself.";
     NoClientCertificate = "SG0301", Identity,
         "handshake refused: the peer sent no certificate",
         "Every inbound connection needs a client certificate: an X.509-SVID of the mesh.",

@@ -31,7 +31,7 @@ use crate::{
     control::{self, Client, Means},
     drain::Drain,
     files::InForce,
-    inbound, memory, outbound,
+    inbound, jwt, memory, outbound,
     route::warn_of_faults,
     snapshot::Publisher,
     telemetry::{AccessLog, Direction, Edges, Metrics, access_log::Writer},
@@ -294,6 +294,7 @@ impl Sidecar {
             in_force: InForce::default(),
         };
         let traffic_ended = self.traffic_ended.watch();
+        let keys = jwt::follow(self.publisher.reader(), Arc::clone(&self.metrics));
         let provider = workload_api::Client::of(&self.config, &self.publisher, &self.metrics);
         let until_the_end = async move {
             match client {
@@ -304,6 +305,7 @@ impl Sidecar {
         async move {
             tokio::select! {
                 never = reload.run() => match never {},
+                never = keys => match never {},
                 never = workload_api::follow(provider) => match never {},
                 () = until_the_end => {}
             }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::Body;
 use sidegate_codes::Code;
 use sidegate_policy::{self as policy, Decision, Policies};
@@ -26,6 +26,7 @@ use crate::{
     error::Error,
     http::Checked,
     identity::Peer,
+    jwt::{Refusal, Token, Verified},
     snapshot::{Enforcement, Reader, Snapshot},
     telemetry::{Judgement, Verdict},
 };
@@ -51,6 +52,7 @@ pub(crate) struct Asked {
     path: usize,
     /// A changed policy may ask for those that none asks for now.
     headers: Fields<HeaderMap>,
+    token: Option<Arc<Verified>>,
 }
 
 /// Header fields as policy reads them.
@@ -68,10 +70,11 @@ pub(crate) struct Denial {
     pub(crate) nearest: Option<String>,
 }
 
-/// Judges one HTTP request.
+/// Judges one HTTP request, with the token that came with it.
 pub(crate) fn request<B: Body>(
     caller: Caller<'_>,
     request: Checked<B>,
+    token: &Token,
     snapshot: &Snapshot,
 ) -> Result<Permit<Checked<B>>, Error> {
     let headers = Fields(request.headers());
@@ -80,9 +83,12 @@ pub(crate) fn request<B: Body>(
         host: request.host(),
         path: request.path(),
         headers: &headers,
-        claims: None,
+        claims: token.verified().and_then(|token| token.claims(now())),
     };
-    let admission = judge(caller, Some(http), snapshot)?;
+    let admission = match token {
+        Token::Refused(refusal) => refused(*refusal, snapshot.enforcement)?,
+        Token::None | Token::Verified(_) => judge(caller, Some(http), snapshot)?,
+    };
     Ok(Permit::new(request, caller.peer.id().clone(), admission))
 }
 
@@ -124,6 +130,25 @@ fn judge(
         (policy::Verdict::Deny, Enforcement::Observe) => Ok(admission(&decision, Verdict::WouldDeny)),
         (policy::Verdict::Deny, Enforcement::Enforce) => {
             Err(Error::Denied(Box::new(denial(&decision, &snapshot.policies, &request))))
+        }
+    }
+}
+
+/// Whoever brings a token that is not good is not judged as somebody without one.
+fn refused(refusal: Refusal, enforcement: Enforcement) -> Result<Admission, Error> {
+    let code = refusal.code();
+    match enforcement {
+        Enforcement::Observe => Ok(Admission::new(Judgement {
+            verdict: Verdict::WouldDeny,
+            code: Some(code),
+            policy: None,
+            rule: None,
+            route: None,
+            shadow: None,
+        })),
+        Enforcement::Enforce => {
+            let nearest = Some(refusal.to_string());
+            Err(Error::Denied(Box::new(Denial { code, policy: None, rule: None, shadow: None, nearest })))
         }
     }
 }
@@ -185,23 +210,26 @@ fn shadow(verdict: policy::Verdict) -> Verdict {
 }
 
 /// A clock before 1970 reads as the end of time, where every Allow with an end has ended.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs())
 }
 
 impl Asked {
     /// As policy reads it.
-    pub(crate) fn of<B: Body>(request: &Checked<B>) -> Self {
+    pub(crate) fn of<B: Body>(request: &Checked<B>, token: &Token) -> Self {
         let (method, host, path) = (request.method(), request.host(), request.path());
         let text = [method, host, path].concat().into_boxed_str();
         let headers = Fields(request.headers().clone());
-        Self { text, host: method.len(), path: method.len() + host.len(), headers }
+        let token = token.verified().cloned();
+        Self { text, host: method.len(), path: method.len() + host.len(), headers, token }
     }
 
     fn http(&self) -> policy::Http<'_> {
         let (rest, path) = self.text.split_at(self.path);
         let (method, host) = rest.split_at(self.host);
-        policy::Http { method, host, path, headers: &self.headers, claims: None }
+        // A token that has ended says nothing any more.
+        let claims = self.token.as_ref().and_then(|token| token.claims(now()));
+        policy::Http { method, host, path, headers: &self.headers, claims }
     }
 }
 
@@ -221,6 +249,15 @@ impl<H: Borrow<HeaderMap>> fmt::Debug for Fields<H> {
 }
 
 impl Denial {
+    /// What an HTTP downstream is answered.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self.code {
+            Code::TokenRefused => StatusCode::UNAUTHORIZED,
+            Code::TokenKeysUnknown => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::FORBIDDEN,
+        }
+    }
+
     /// As it is recorded.
     pub(crate) fn judgement(&self) -> Judgement {
         Judgement {

@@ -6,6 +6,7 @@ mod captured;
 mod file;
 mod hosts;
 mod inbound;
+mod jwt;
 mod limits;
 mod outbound;
 mod rates;
@@ -35,6 +36,7 @@ use sidegate_identity::{SpiffeId, TrustDomain, tls::KeyUse};
 pub use capture::{Capture, IpProtocol, ResolversUnknown, Selection, Traffic};
 pub use captured::{CapturedOutbound, Passthrough};
 pub use hosts::{ByHost, Host};
+pub use jwt::{Issuer, Jwt, KeysFrom, KeysUrl, Origin};
 pub use limits::Limits;
 pub use rates::{Per, Rate, RateLimit};
 pub use resilience::{Balance, Breakers, Failures, HashKey, Outliers, Resilience, Retries, Timeouts};
@@ -57,6 +59,8 @@ pub struct Config {
     pub source: Source,
     /// Where the last good state is kept across restarts. `None`: nowhere.
     pub cache: Option<PathBuf>,
+    /// Whose tokens are taken. `None`: none is looked at.
+    pub jwt: Option<Jwt>,
     /// Ports on which peers reach the application.
     pub inbound: Vec<Inbound>,
     /// Ports on which the application reaches its upstreams.

@@ -247,7 +247,7 @@ impl Error {
     /// What an HTTP downstream is answered.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Denied(denial) => denial.status(),
             Self::UnknownHost(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::BadRequest { code: Code::HeadersTooLarge, .. } => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE

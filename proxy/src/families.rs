@@ -59,6 +59,7 @@ pub static ALL: &[&Family] = &[
     &CONFIG_VERSION,
     &CONFIG_STALE,
     &CONTROL_CONNECTED,
+    &TOKEN_KEYS_FAILED,
     &POLICY_REFUSED,
     &ENDPOINTS,
     &ENDPOINT_EJECTIONS,
@@ -155,6 +156,13 @@ pub(crate) static FAULTS_INJECTED: Family = Family {
 pub(crate) static CONNECTION_PANICS: Family = Family {
     name: "sidegate_connection_panics_total",
     help: "Connections ended by a fault of Sidegate",
+    kind: Kind::Counter,
+    labels: &[],
+};
+
+pub(crate) static TOKEN_KEYS_FAILED: Family = Family {
+    name: "sidegate_token_keys_failed_total",
+    help: "Times that the keys of an issuer of tokens could not be had; the log says why",
     kind: Kind::Counter,
     labels: &[],
 };

@@ -19,7 +19,7 @@ use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE},
+    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE},
 };
 use http_body::Body as _;
 use hyper::{
@@ -411,6 +411,10 @@ fn refuse(error: &Error, is_grpc: bool, id: &HeaderValue, mut record: Record) ->
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     fields.insert(headers::REQUEST_ID, id.clone());
+    if error.status() == StatusCode::UNAUTHORIZED {
+        // RFC 6750 §3.1, and no more than that.
+        fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+    }
     if let Some(seconds) = error.retry_after() {
         fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -425,6 +429,7 @@ fn refuse(error: &Error, is_grpc: bool, id: &HeaderValue, mut record: Record) ->
 fn grpc_status(status: StatusCode) -> u16 {
     match status {
         StatusCode::FORBIDDEN => 7,
+        StatusCode::UNAUTHORIZED => 16,
         StatusCode::GATEWAY_TIMEOUT => 4,
         StatusCode::TOO_MANY_REQUESTS => 8,
         StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => 12,

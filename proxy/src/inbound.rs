@@ -85,10 +85,14 @@ async fn forward(
         limits: &worker.limits,
         removes_identity: true,
     };
-    let checked = Checked::new(request, rules)?;
-    let (opening, asked) = (checked.opening().cloned(), Asked::of(&checked));
+    let mut checked = Checked::new(request, rules)?;
+    let token = snapshot.issuers.check(&mut checked, &worker.tokens, authorize::now).await;
+    let (opening, asked) = (checked.opening().cloned(), Asked::of(&checked, &token));
+    // Keys may have been waited for.
+    let snapshot = worker.mesh.snapshot();
+    let inbound = &snapshot.inbound[*port];
     let caller = caller(peer, *downstream, inbound);
-    let permit = authorize::request(caller, checked, &snapshot)?;
+    let permit = authorize::request(caller, checked, &token, &snapshot)?;
     record.admitted(permit.admission());
     snapshot.rates[*port].admit(peer.id(), &permit.subject().asking(), &worker.metrics)?;
     let flow = Rc::clone(record.flow());

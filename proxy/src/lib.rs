@@ -23,6 +23,7 @@ mod files;
 mod healthcheck;
 mod identity;
 mod inbound;
+mod jwt;
 mod memory;
 mod orig_dst;
 mod outbound;

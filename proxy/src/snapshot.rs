@@ -23,6 +23,7 @@ pub(crate) use called_at::CalledAt;
 
 use crate::{
     config::{Config, Inbound, Outbound, Resilience, ServiceName, Target},
+    jwt::Issuers,
     rate::{Kept, PortRates, Renewal},
     route::RouteTable,
     telemetry::Metrics,
@@ -39,6 +40,8 @@ pub(crate) struct Snapshot {
     pub(crate) policies: Arc<Policies>,
     /// Whether denials are applied.
     pub(crate) enforcement: Enforcement,
+    /// Whose tokens are taken.
+    pub(crate) issuers: Arc<Issuers>,
     /// Ports by listener.
     pub(crate) inbound: Arc<[Inbound]>,
     /// How many requests those take, in the same order.
@@ -163,6 +166,8 @@ struct Parts {
     credentials: Option<Credentials>,
     trust: Arc<TrustBundles>,
     policies: Arc<Policies>,
+    /// Of the snapshot before, with the keys that are known.
+    issuers: Arc<Issuers>,
     /// The rate limits of the snapshot before.
     rates: Kept,
     generation: u64,
@@ -185,6 +190,7 @@ impl Publisher {
             credentials: None,
             trust: Arc::default(),
             policies: Arc::default(),
+            issuers: Arc::default(),
             rates: Kept::default(),
             generation: 0,
             version: 0,
@@ -314,6 +320,7 @@ impl Parts {
     }
 
     fn snapshot(&mut self) -> Snapshot {
+        self.issuers = Arc::new(Issuers::new(self.config.jwt.as_ref(), &self.issuers));
         let mut rates = self.rates.renew();
         let secured = self.credentials.as_ref().map(|credentials| Secured {
             credentials: credentials.clone(),
@@ -337,6 +344,7 @@ impl Parts {
             trust: Arc::clone(&self.trust),
             policies: Arc::clone(&self.policies),
             enforcement: self.mesh.as_ref().map_or(Enforcement::Enforce, |mesh| mesh.enforcement),
+            issuers: Arc::clone(&self.issuers),
             inbound: self.config.inbound.clone().into(),
             rates: port_rates,
             outbound: self.config.outbound.iter().map(route).collect(),

@@ -14,6 +14,7 @@ use crate::{
     drain::DrainWatch,
     error::Error,
     http::LocalExecutor,
+    jwt,
     route::{Chance, Copies},
     snapshot::Reader,
     telemetry::{
@@ -59,6 +60,8 @@ pub(crate) struct Worker {
     pub(crate) balancer: Balancer,
     pub(crate) chance: Chance,
     pub(crate) copies: Copies,
+    /// Tokens that were verified.
+    pub(crate) tokens: jwt::Cache,
     /// What was admitted and is judged again.
     pub(crate) open: Rc<Open>,
     /// Bounds handshakes in flight.
@@ -112,6 +115,7 @@ impl Worker {
             balancer,
             chance: Chance::new(seed),
             copies: Copies::default(),
+            tokens: jwt::Cache::default(),
             open: Rc::default(),
             inbound_requests: Rc::default(),
             outbound_requests: Rc::default(),

@@ -13,6 +13,7 @@ mod forward_proxy;
 mod hardening;
 mod http_path;
 mod identity;
+mod jwt;
 mod limits;
 mod mesh;
 mod opaque;

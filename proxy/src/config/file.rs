@@ -18,6 +18,7 @@ use super::{
     capture::CaptureFile,
     captured,
     inbound::{self, InboundFile},
+    jwt::JwtFile,
     limits::LimitsFile,
     outbound::{self, Known, OutboundFile},
     resilience, schema,
@@ -60,6 +61,8 @@ pub(super) struct ConfigFile {
     /// works without the control plane. Absent: nothing is kept.
     #[schemars(with = "Option<schema::File>")]
     cache: Option<PathBuf>,
+    /// Whose tokens are taken, for the `jwt` of policies. Absent: tokens are not looked at.
+    jwt: Option<JwtFile>,
     /// Ports on which peers reach the application, with mutual TLS.
     #[serde(default)]
     inbound: Vec<InboundFile>,
@@ -185,6 +188,7 @@ impl ConfigFile {
         if !in_files && workload.as_ref().is_some_and(|workload| !workload.labels.is_empty()) {
             faults.push("workload.labels", "labels come from the control plane; remove them here");
         }
+        let jwt = self.jwt.map(|jwt| jwt.resolve(faults));
         let admin = self.admin.and_then(|admin| faults.parse::<SocketAddr>("admin.listen", &admin.listen));
         let workload_endpoint =
             self.workload_api.and_then(|endpoint| endpoint.resolve(source.as_ref(), faults));
@@ -211,6 +215,10 @@ impl ConfigFile {
             workload: workload?,
             source: source?,
             cache: self.cache.map(|path| faults.folder.join(path)),
+            jwt: match jwt {
+                None => None,
+                Some(jwt) => Some(jwt?),
+            },
             inbound,
             outbound,
             services,
@@ -301,6 +309,10 @@ impl Faults<'_> {
     /// The file at `path`, which is relative to the folder of the configuration.
     pub(super) fn file(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder
     }
 
     pub(super) fn push(&mut self, field: &str, message: impl Into<String>) {

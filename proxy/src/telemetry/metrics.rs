@@ -88,6 +88,8 @@ pub(crate) struct Metrics {
     pub(crate) retries: Series<RetryLabels>,
     /// Requests over a rate limit.
     pub(crate) rate_limited: Series<RateLabels>,
+    /// Looks at the keys of issuers of tokens that found none.
+    pub(crate) token_keys_failed: AtomicU64,
 }
 
 /// A counter per label set. Few and small: connections are not requests.
@@ -397,6 +399,8 @@ impl Exposition {
         single(encoder, &families::CONFIG_STALE, u64::from(is_stale))?;
         let connected = metrics.control_connected.load(Ordering::Relaxed);
         single(encoder, &families::CONTROL_CONNECTED, connected)?;
+        let keys_failed = metrics.token_keys_failed.load(Ordering::Relaxed);
+        single(encoder, &families::TOKEN_KEYS_FAILED, keys_failed)?;
         samples(encoder, &families::POLICY_REFUSED, |mut to| {
             metrics.policies_refused.each(|code, count| to.counter([code.id()], count))
         })

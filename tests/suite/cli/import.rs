@@ -267,7 +267,7 @@ fn what_has_no_exact_translation_is_refused_at_its_line_and_never_wider() {
         let allow = import("istio", &istio(spec), "yaml");
         assert_eq!(allow.status.code(), Some(1), "{spec}");
         assert!(
-            stderr(&allow).contains(why) && stderr(&allow).contains("SG0240"),
+            stderr(&allow).contains(why) && stderr(&allow).contains("SG0231"),
             "{spec}: {}",
             stderr(&allow)
         );
@@ -326,7 +326,7 @@ fn the_report_says_of_every_construct_what_became_of_it() {
     let texts = document["policies"].as_array().expect("a list").iter();
     let texts: Vec<&str> = texts.map(|policy| policy["text"].as_str().expect("text")).collect();
     judged(&compile(&texts.join("---\n")), "as JSON", &[], &[&format!("{WEB} GET /")]);
-    for words in ["→ shop/a", "mutual TLS", "SG0240", "left alone", "refused 1"] {
+    for words in ["→ shop/a", "mutual TLS", "SG0231", "left alone", "refused 1"] {
         let report = import("istio", &text, "yaml");
         assert!(stderr(&report).contains(words), "{words} in {}", stderr(&report));
     }
@@ -337,7 +337,7 @@ fn a_file_that_is_no_manifest_imports_nothing() {
     for text in ["a: [", "just: a map", "- list"] {
         let output = import("istio", text, "yaml");
         assert_eq!((output.status.code(), stdout(&output)), (Some(2), ""), "{text}");
-        assert!(stderr(&output).contains("SG0240"), "{text}: {}", stderr(&output));
+        assert!(stderr(&output).contains("SG0231"), "{text}: {}", stderr(&output));
     }
 }
 
@@ -476,7 +476,7 @@ fn what_of_linkerd_has_no_exact_translation_is_refused_and_lets_nobody_in() {
     ] {
         let output = import("linkerd", &linkerd(&more), "yaml");
         assert_eq!(output.status.code(), Some(1), "{more}");
-        assert!(stderr(&output).contains(why) && stderr(&output).contains("SG0240"), "{why}: {}", stderr(&output));
+        assert!(stderr(&output).contains(why) && stderr(&output).contains("SG0231"), "{why}: {}", stderr(&output));
         assert_eq!(stdout(&output), "", "{more}");
     }
 }

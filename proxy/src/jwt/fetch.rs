@@ -1,0 +1,138 @@
+//! Gets the bytes of a key set, from a file or by one GET over TLS. Refuses plaintext, redirects, more bytes than a key set
+//! has, a server that is slow, and addresses that [`super::guard`] refuses: the connection goes to an address that was looked
+//! at, and the name is not looked up again.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::{
+    guard::may_ask,
+    keys::{BadKeys, KeySet},
+};
+use crate::config::{KeysUrl, Origin};
+
+/// Why there are no keys.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoKeys {
+    #[error("cannot read {path}: {cause}")]
+    File { path: String, cause: String },
+    #[error("{url}: {cause}")]
+    Server { url: String, cause: String },
+    #[error("{from}: {cause}")]
+    Bad { from: String, cause: BadKeys },
+}
+
+/// Gets the keys.
+pub(super) async fn fetch(origin: &Origin) -> Result<KeySet, NoKeys> {
+    let (from, bytes) = match origin {
+        Origin::File(path) => (path.display().to_string(), file(path).await?),
+        Origin::Url(at) => {
+            let url = at.url.to_string();
+            let asked = tokio::time::timeout(DEADLINE, ask(at)).await;
+            let asked = asked.unwrap_or_else(|_| Err(format!("no whole answer in {} s", DEADLINE.as_secs())));
+            (url.clone(), asked.map_err(|cause| NoKeys::Server { url, cause })?)
+        }
+    };
+    KeySet::parse(&bytes).map_err(|cause| NoKeys::Bad { from, cause })
+}
+
+async fn file(path: &Path) -> Result<Vec<u8>, NoKeys> {
+    let unreadable = |cause: String| NoKeys::File { path: path.display().to_string(), cause };
+    let length = tokio::fs::metadata(path).await.map_err(|error| unreadable(error.to_string()))?.len();
+    if length > MOST_BYTES as u64 {
+        return Err(unreadable(format!("{length} bytes; at most {MOST_BYTES} are read")));
+    }
+    tokio::fs::read(path).await.map_err(|error| unreadable(error.to_string()))
+}
+
+async fn ask(at: &KeysUrl) -> Result<Vec<u8>, String> {
+    let host = at.url.host().ok_or("no host")?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = at.url.port_u16().unwrap_or(443);
+    let tcp = connect(&host, port, at).await?;
+    let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
+    let tls = TlsConnector::from(tls(&at.trust_bundle).await?);
+    let stream = tls.connect(name, tcp).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    let asked = async {
+        let path = at.url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let authority = at.url.authority().map_or("", http::uri::Authority::as_str);
+        let request = Request::get(path)
+            .header(header::HOST, authority)
+            .header(header::ACCEPT, "application/json, application/jwk-set+json")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        // A redirect is another URL than the one that was written down.
+        if response.status() != StatusCode::OK {
+            return Err(format!("it answered {}", response.status()));
+        }
+        let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
+        body.map(|body| body.to_bytes().to_vec())
+            .map_err(|error| format!("{error}; at most {MOST_BYTES} bytes are read"))
+    };
+    tokio::select! {
+        // The answer is what is asked for; the connection ends after it.
+        biased;
+        answer = asked => answer,
+        ended = connection => Err(ended.err().map_or_else(|| "it closed the connection".to_owned(), |error| error.to_string())),
+    }
+}
+
+/// To the first address that answers. One that may not be asked refuses all: a name that has such an address is not to be trusted
+/// with the others.
+async fn connect(host: &str, port: u16, at: &KeysUrl) -> Result<TcpStream, String> {
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
+    let addresses: Vec<_> = found.take(MOST_ADDRESSES).collect();
+    if let Some(near) = addresses.iter().find(|address| !may_ask(address.ip(), &at.allow_addresses)) {
+        return Err(format!(
+            "{} is an address of the own host or link; name it in allowAddresses if it is meant",
+            near.ip()
+        ));
+    }
+    let mut last = "the name has no address".to_owned();
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    Err(last)
+}
+
+async fn tls(trust_bundle: &Path) -> Result<Arc<ClientConfig>, String> {
+    let unusable = |error: &dyn std::fmt::Display| format!("{}: {error}", trust_bundle.display());
+    let pem = tokio::fs::read(trust_bundle).await.map_err(|error| unusable(&error))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| unusable(&error))?;
+        // A root of a kind that rustls does not take vouches for nobody.
+        let _ = roots.add(certificate);
+    }
+    if roots.is_empty() {
+        return Err(unusable(&"no authority in it"));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// From the name to the last byte.
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+const MOST_BYTES: usize = 256 * 1024;
+const MOST_ADDRESSES: usize = 8;
