@@ -1,6 +1,7 @@
-//! `sidegate certs`: the certificates of the mesh. What was issued is read from the registry's files.
+//! `sidegate certs`: the certificates of the mesh and its root. What was issued is read from the registry's files.
 
 mod records;
+mod rotate;
 
 use crate::{exit::Exit, failure::Failure};
 
@@ -18,6 +19,14 @@ pub(crate) enum What {
     /// Check that the registry is whole: every record, the chain of their hashes, every signed checkpoint.
     #[command(after_long_help = "Example:\n  sidegate certs verify --mesh mesh.yaml")]
     Verify(records::VerifyArgs),
+    /// Replace the mesh's root by a new one, without a failed handshake.
+    #[command(subcommand)]
+    Rotate(rotate::What),
+    /// Replace a root whose key may be known to others, now: certificates are renewed at once, and whoever is away is waited
+    /// for no longer than half a minute per phase.
+    #[command(after_long_help = "Example:
+  sidegate certs taint --reason 'backup of the state folder stolen, INC-9' --mesh mesh.yaml")]
+    Taint(rotate::TaintArgs),
 }
 
 /// Runs one of them.
@@ -26,5 +35,7 @@ pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
         What::List(args) => records::list(args),
         What::Show(args) => records::show(args),
         What::Verify(args) => records::verify(args),
+        What::Rotate(what) => rotate::run(what),
+        What::Taint(args) => rotate::taint(args),
     }
 }

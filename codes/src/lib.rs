@@ -329,6 +329,14 @@ codes! {
         "a join token was refused: it has expired, is used up or was revoked",
         "A token ends by its time, by the number of its uses or by `sidegate token revoke`. One that is used up and comes again may have been copied.",
         "Make the workload a new one: `sidegate token create`. If it is nobody of yours, the registry has the address: `sidegate certs list --refused`.";
+    RotationRefused = "SG0360", Identity,
+        "the rotation of the root cannot do what was asked",
+        "Another rotation is under way, it has gone too far to be aborted, or the root to go back to is tainted. Nothing was changed.",
+        "`sidegate certs rotate status` shows how far it is and who is in the way.";
+    RotationStuck = "SG0361", Identity,
+        "the rotation of the root does not go on",
+        "Each step is written to the state folder before it has an effect, and that failed. The roots that are in force stay, and the step is tried again every second.",
+        "`df -h` and the permissions of the state folder on the control plane's host; the message says what failed.";
     ConfigUnreadable = "SG0401", Configuration,
         "the configuration cannot be read",
         "The file does not exist or may not be read.",

@@ -2,9 +2,8 @@
 //! to it.
 
 use std::{
-    fs, io,
+    io,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -21,7 +20,7 @@ use tonic::transport::Server;
 
 use crate::{
     api::{self, Shown},
-    ca::Authority,
+    ca::{self, Authority},
     clock,
     config::Config,
     discovery::DiscoveryService,
@@ -32,12 +31,12 @@ use crate::{
     problem::Problem,
     proxies::Proxies,
     quarantine::QuarantineFile,
-    resource,
+    rotation::driver::Driver,
     server::{
         Acceptor, Connection,
         credentials::{OwnCredentials, OwnCredentialsError},
     },
-    state::{StateError, StateFolder, unusable},
+    state::{StateError, StateFolder},
     tokens::{Tokens, TokensError},
 };
 
@@ -86,13 +85,15 @@ impl Running {
         // Without it, whoever is in quarantine would be issued a certificate.
         let quarantine = QuarantineFile::load(&config).map_err(StartError::Config)?;
         let state = StateFolder::open(&config.state)?;
-        let root_certificate = state.join("root.pem");
+        let root_certificate = state.join(ca::PUBLIC_FILE);
         let tokens = Arc::new(Tokens::open_in(&state)?);
-        let authority =
-            Arc::new(Authority::open(state, &config.trust_domain, config.root_life, config.retention)?);
-        if let Some(copy) = &config.trust_bundle {
-            publish(&root_certificate, copy)?;
-        }
+        let authority = Arc::new(Authority::open(
+            state,
+            &config.trust_domain,
+            config.root_life,
+            config.retention,
+            config.trust_bundle.clone(),
+        )?);
         let grpc = listen(config.grpc).await?;
         let api = listen(config.api).await?;
         let addresses = (address(&grpc, config.grpc)?, address(&api, config.api)?);
@@ -141,9 +142,8 @@ impl Running {
         api: TcpListener,
     ) -> Result<(), StartError> {
         let metrics = Arc::new(Metrics::default());
-        let bundles = authority.bundles().iter().map(|bundle| Arc::new(resource::bundle(bundle))).collect();
         let (publisher, mesh) =
-            Publisher::start(config_path.to_owned(), config, &quarantine, bundles, metrics.clone());
+            Publisher::start(config_path.to_owned(), config, &quarantine, authority.trust(), metrics.clone());
         let (credentials, tls) = OwnCredentials::start(authority.clone(), mesh.clone())
             .map_err(|error: OwnCredentialsError| StartError::Credentials { reason: error.to_string() })?;
         let proxies = Proxies::new();
@@ -152,7 +152,7 @@ impl Running {
         let acceptor = Acceptor {
             listener: grpc,
             tls,
-            bundles: authority.bundles().clone(),
+            trust: authority.trust(),
             metrics: metrics.clone(),
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
@@ -160,6 +160,7 @@ impl Running {
         let services = Services {
             identity: IdentityService::new(authority.clone(), tokens, mesh.clone(), metrics.clone()),
             discovery: DiscoveryService {
+                authority: authority.clone(),
                 mesh: mesh.clone(),
                 proxies: proxies.clone(),
                 metrics: metrics.clone(),
@@ -169,6 +170,7 @@ impl Running {
             },
             ledger: LedgerService { ledger: ledger.clone(), metrics: metrics.clone() },
         };
+        let rotation = Driver::new(authority.clone(), proxies.clone(), mesh.clone());
         let shown = Shown {
             mesh,
             authority,
@@ -179,6 +181,7 @@ impl Running {
         };
         self.tasks.spawn(publisher.run(self.stop.clone()));
         self.tasks.spawn(credentials.run(self.stop.clone()));
+        self.tasks.spawn(rotation.run(self.stop.clone()));
         self.tasks.spawn(acceptor.run(connections));
         self.tasks.spawn(services.serve(incoming, self.stop.clone()));
         self.tasks.spawn(sweep(proxies, self.stop.clone()));
@@ -247,17 +250,6 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 fn address(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|source| StartError::Listen { address, source })
-}
-
-/// Copies the root's certificate to where sidecars read it, in one step.
-fn publish(root_certificate: &Path, copy: &Path) -> Result<(), StateError> {
-    let aside = copy.with_extension("partial");
-    let copied = fs::read(root_certificate).and_then(|pem| {
-        fs::write(&aside, pem)?;
-        fs::set_permissions(&aside, fs::Permissions::from_mode(0o644))?;
-        fs::rename(&aside, copy)
-    });
-    copied.map_err(|error| unusable(copy, format!("cannot be written: {error}")))
 }
 
 fn lines(problems: &[Problem]) -> String {

@@ -1,10 +1,18 @@
 //! The certificate authority. It receives an attested identity and a proven key, records the issuance, signs, and
-//! hands the certificate out only after the mesh's own verification accepts it.
+//! hands the certificate out only after the mesh's own verification accepts it. Which root signs and which are trusted is
+//! the rotation's to say.
 
 pub(crate) mod csr;
-mod root;
+mod office;
+pub(crate) mod root;
+mod rotate;
+mod trust;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData,
@@ -13,23 +21,30 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
 use sidegate_codes::Code;
-use sidegate_identity::{
-    SpiffeId, SvidError, SvidLimits, TrustBundle, TrustBundles, TrustDomain, Usage, serial, verify,
-};
+use sidegate_identity::{SpiffeId, SvidError, SvidLimits, TrustDomain, Usage, serial, verify};
+use tokio::sync::watch;
 
-use self::{csr::ProvenKey, root::Root};
+use self::{csr::ProvenKey, office::Office, root::Root};
 use crate::{
     clock, hex,
     registry::{Event, Issuance, RecordError, Refused, Registry},
+    server::Peer,
     state::{StateError, StateFolder},
 };
 
-/// The root, its registry and the folder that both live in.
+pub(crate) use rotate::{Seen, StepError};
+pub(crate) use trust::{PUBLIC_FILE, Trust};
+
+/// The roots, the registry and the folder that both live in.
 pub(crate) struct Authority {
-    root: Root,
-    bundles: Arc<TrustBundles>,
+    /// Held for a few instructions, or while a step of a rotation is written.
+    office: Mutex<Office>,
+    trust: watch::Sender<Arc<Trust>>,
+    trust_domain: TrustDomain,
+    /// Where a copy of the roots' certificates goes.
+    copy: Option<PathBuf>,
     registry: Registry,
-    _state: StateFolder,
+    folder: StateFolder,
 }
 
 /// What is to be issued, for whom and on what evidence.
@@ -83,85 +98,110 @@ impl IssueError {
 }
 
 impl Authority {
-    /// Loads the root from the state folder, or makes one if the folder is new.
+    /// Loads the roots from the state folder, or makes one if the folder is new. `copy` is where their certificates are
+    /// copied to.
     pub(crate) fn open(
-        state: StateFolder,
+        folder: StateFolder,
         trust_domain: &TrustDomain,
         root_life: Duration,
         retention: Duration,
+        copy: Option<PathBuf>,
     ) -> Result<Self, StateError> {
-        let has_issued = Registry::exists(&state);
-        let root = Root::open(&state, trust_domain, root_life, has_issued)?;
-        let (registry, opened) = Registry::open(&state, retention)?;
+        let mut office = Office::open(&folder, trust_domain, root_life)?;
+        let (registry, opened) = Registry::open(&folder, retention)?;
+        for issuance in &opened.alive {
+            office.roll.enroll(issuance);
+        }
+        let trust = office.trust(trust_domain)?;
+        trust.publish(&folder, copy.as_deref())?;
         tracing::info!(
-            fingerprint = root.fingerprint(),
-            not_after = clock::rfc3339_of(root.not_after()),
+            fingerprint = office.signing.fingerprint(),
+            not_after = clock::rfc3339_of(office.signing.not_after()),
+            rotation = office.state.phase.name(),
             records = opened.last,
             "certificate authority ready"
         );
-        let bundle = TrustBundle::from_der(trust_domain.clone(), [root.certificate().clone()])
-            .map_err(|error| crate::state::unusable(&state.join(root::PUBLIC_FILE), error.to_string()))?;
-        let bundles = Arc::new(TrustBundles::from_iter([bundle]));
-        Ok(Self { root, bundles, registry, _state: state })
+        Ok(Self {
+            office: Mutex::new(office),
+            trust: watch::Sender::new(Arc::new(trust)),
+            trust_domain: trust_domain.clone(),
+            copy,
+            registry,
+            folder,
+        })
     }
 
-    /// The bundles that sidecars verify their peers with.
-    pub(crate) fn bundles(&self) -> &Arc<TrustBundles> {
-        &self.bundles
+    /// The roots that are in force, and their changes.
+    pub(crate) fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
     }
 
-    pub(crate) fn root(&self) -> &Root {
-        &self.root
+    /// The root that signs.
+    pub(crate) fn signing(&self) -> Arc<Root> {
+        self.office().signing.clone()
+    }
+
+    /// The fingerprint of the root that issued this certificate, if it is on record and alive.
+    pub(crate) fn issuer_of(&self, serial: &str) -> Option<String> {
+        self.office().roll.get(serial).map(|standing| standing.issuer.clone())
+    }
+
+    /// Whether the certificate of this caller may have a successor: its root is trusted still, and where a root's key may be
+    /// known to others, the very key is on record. Whoever holds that root could name any identity and any serial number.
+    pub(crate) fn may_renew(&self, peer: &Peer) -> bool {
+        let trust = self.trust.borrow().clone();
+        if !peer.is_vouched_for(&trust) {
+            return false;
+        }
+        let office = self.office();
+        office.state.tainted.is_none() || office.has_on_record(peer)
     }
 
     /// Records, signs, verifies. Waits for the disk: call it on a blocking thread.
     pub(crate) fn issue(&self, order: &Order) -> Result<Issued, IssueError> {
         let issued_at_ms = clock::now_ms();
         let now = clock::unix_time(issued_at_ms);
-        let validity = self.validity(now, order.life)?;
         let mut random = [0; 9];
         getrandom::fill(&mut random)?;
         let serial = serial::compose(issued_at_ms, random);
-        self.registry.record(Event::Issued(self.record(order, serial, validity)))?;
+        let (root, validity, issuance) = self.enroll(order, serial, now)?;
+        if let Err(error) = self.registry.record(Event::Issued(issuance)) {
+            self.office().roll.withdraw(&hex::encode(&serial));
+            return Err(error.into());
+        }
         let leaf = leaf_params(&order.identity, serial, validity)?
-            .signed_by(order.key.public_key(), self.root.issuer())?;
+            .signed_by(order.key.public_key(), root.issuer())?;
         let chain = vec![leaf.der().clone()];
+        let bundles = self.trust.borrow().bundles.clone();
         for usage in [Usage::Client, Usage::Server] {
-            verify(&chain, usage, &self.bundles, &SvidLimits::default(), now)?;
+            verify(&chain, usage, &bundles, &SvidLimits::default(), now)?;
         }
         Ok(Issued { chain, at_ms: issued_at_ms, not_after: validity.not_after })
+    }
+
+    /// Chooses the root, and puts the certificate on the roll before it exists: under one lock, so that no step of a
+    /// rotation comes between.
+    fn enroll(
+        &self,
+        order: &Order,
+        serial: [u8; 16],
+        now: UnixTime,
+    ) -> Result<(Arc<Root>, Validity, Issuance), IssueError> {
+        let mut office = self.office();
+        let root = office.signing.clone();
+        let validity = Validity::within(&root, now, order.life)?;
+        let issuance = record(order, &root, serial, validity);
+        office.roll.enroll(&issuance);
+        Ok((root, validity, issuance))
+    }
+
+    fn office(&self) -> MutexGuard<'_, Office> {
+        self.office.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that somebody was refused. Waits for the disk: call it on a blocking thread.
     pub(crate) fn refused(&self, refused: Refused) -> Result<(), RecordError> {
         self.registry.record(Event::Refused(refused))
-    }
-
-    /// Backdated against clocks that are behind, and never beyond the root.
-    fn validity(&self, now: UnixTime, life: Duration) -> Result<Validity, IssueError> {
-        let seconds = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        let not_before =
-            now.as_secs().saturating_sub(BACKDATE.as_secs()).max(self.root.not_before().as_secs());
-        let not_after = now.as_secs().saturating_add(life.as_secs()).min(self.root.not_after().as_secs());
-        if not_after <= now.as_secs() {
-            return Err(IssueError::RootExpired);
-        }
-        Ok(Validity { not_before: seconds(not_before), not_after: seconds(not_after) })
-    }
-
-    fn record(&self, order: &Order, serial: [u8; 16], validity: Validity) -> Issuance {
-        Issuance {
-            serial: hex::encode(&serial),
-            identity: order.identity.to_string(),
-            key: hex::encode(&Sha256::digest(order.key.public_key().subject_public_key_info())),
-            attestor: order.attestor.to_owned(),
-            evidence: order.evidence.clone(),
-            caller: order.caller.clone(),
-            new_source: order.new_source,
-            not_before: validity.not_before.as_secs(),
-            not_after: validity.not_after.as_secs(),
-            issuer: self.root.fingerprint().to_owned(),
-        }
     }
 }
 
@@ -169,6 +209,34 @@ impl Authority {
 struct Validity {
     not_before: UnixTime,
     not_after: UnixTime,
+}
+
+impl Validity {
+    /// Backdated against clocks that are behind, and never beyond the root.
+    fn within(root: &Root, now: UnixTime, life: Duration) -> Result<Self, IssueError> {
+        let seconds = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let not_before = now.as_secs().saturating_sub(BACKDATE.as_secs()).max(root.not_before().as_secs());
+        let not_after = now.as_secs().saturating_add(life.as_secs()).min(root.not_after().as_secs());
+        if not_after <= now.as_secs() {
+            return Err(IssueError::RootExpired);
+        }
+        Ok(Self { not_before: seconds(not_before), not_after: seconds(not_after) })
+    }
+}
+
+fn record(order: &Order, root: &Root, serial: [u8; 16], validity: Validity) -> Issuance {
+    Issuance {
+        serial: hex::encode(&serial),
+        identity: order.identity.to_string(),
+        key: hex::encode(&Sha256::digest(order.key.public_key().subject_public_key_info())),
+        attestor: order.attestor.to_owned(),
+        evidence: order.evidence.clone(),
+        caller: order.caller.clone(),
+        new_source: order.new_source,
+        not_before: validity.not_before.as_secs(),
+        not_after: validity.not_after.as_secs(),
+        issuer: root.fingerprint().to_owned(),
+    }
 }
 
 /// Sets every field whose default in rcgen would make something else than an X.509-SVID: the validity (1975 to 4096),

@@ -41,7 +41,7 @@ pub struct Config {
     pub quarantine: PathBuf,
     /// The folder of root key, registry and lock.
     pub state: PathBuf,
-    /// Where a copy of the root's certificate is put for sidecars to read; its folder holds nothing secret.
+    /// Where a copy of the roots' certificates is put for sidecars to read; its folder holds nothing secret.
     pub trust_bundle: Option<PathBuf>,
     /// Where sidecars connect (gRPC over TLS).
     pub grpc: SocketAddr,
@@ -49,7 +49,7 @@ pub struct Config {
     pub api: SocketAddr,
     /// How long a workload's certificate lives.
     pub leaf_life: Duration,
-    /// How long a root lives that is made at first start.
+    /// How long a root lives that is made from now on.
     pub root_life: Duration,
     /// How long the registry keeps a record after its certificate has ended.
     pub retention: Duration,

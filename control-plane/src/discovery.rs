@@ -27,15 +27,18 @@ use self::{
     session::{Answer, Session},
 };
 use crate::{
+    ca::{Authority, Trust},
     mesh::Mesh,
     metrics::Metrics,
     proxies::{Certificate, Endpoints, Nack, Proxies, Subscription},
+    resource::Renewal,
     server::{self, VerifiedPeer},
 };
 
 /// The gRPC service.
 #[derive(Clone)]
 pub(crate) struct DiscoveryService {
+    pub(crate) authority: Arc<Authority>,
     pub(crate) mesh: watch::Receiver<Arc<Mesh>>,
     pub(crate) proxies: Arc<Proxies>,
     pub(crate) metrics: Arc<Metrics>,
@@ -93,10 +96,11 @@ impl DiscoveryService {
             return Err(not_in_mesh(peer.id()));
         }
         let held = mem::take(&mut hello.held);
+        let bundle = held.get(&self.mesh.borrow().trust.resource.name).cloned();
         let hello = Arc::new(hello);
         let subscription = self
             .proxies
-            .subscribe(peer.peer(), peer.id(), certificate(peer), hello.clone())
+            .subscribe(peer.peer(), peer.id(), certificate(peer), hello.clone(), bundle)
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         tracing::info!(identity = %peer.id(), instance = hello.instance, address = %peer.peer().address,
             "sidecar subscribed");
@@ -108,6 +112,8 @@ impl DiscoveryService {
             settled_at: self.settled_at,
             session: Session::new(held, subscription.last_sent()),
             identity: peer.id().clone(),
+            issuer: self.authority.issuer_of(&crate::hex::encode(peer.svid().serial())),
+            trust: None,
             peer: peer.clone(),
             ends_at: peer.ends_at(),
             hello,
@@ -127,6 +133,10 @@ struct Conversation {
     settled_at: Instant,
     session: Session,
     identity: SpiffeId,
+    /// The root of the caller's certificate; `None`: the registry does not have it.
+    issuer: Option<String>,
+    /// The roots that vouch for the caller, as far as this stream has looked.
+    trust: Option<Arc<Trust>>,
     peer: VerifiedPeer,
     hello: Arc<Hello>,
     /// What the mesh alone decides, and of which mesh: not made anew when only endpoints change.
@@ -215,15 +225,31 @@ impl Conversation {
         if mesh.quarantine.quarantine.refuses(self.peer.svid()) {
             return Err(quarantined(&self.identity));
         }
+        if !self.trust.as_ref().is_some_and(|trust| Arc::ptr_eq(trust, &mesh.trust)) {
+            if !self.peer.peer().is_vouched_for(&mesh.trust) {
+                return Err(untrusted());
+            }
+            self.trust = Some(mesh.trust.clone());
+        }
         let endpoints = self.endpoints.borrow_and_update().clone();
         let decided = match self.decided.take() {
             Some((of, desired)) if Arc::ptr_eq(&of, &mesh) => desired,
-            _ => Desired::of_mesh(&mesh, &self.identity).ok_or_else(|| not_in_mesh(&self.identity))?,
+            _ => Desired::of_mesh(&mesh, &self.identity, self.renewal(&mesh).as_ref())
+                .ok_or_else(|| not_in_mesh(&self.identity))?,
         };
         self.decided = Some((mesh.clone(), decided.clone()));
         let settled = Instant::now() >= self.settled_at;
         let may_keep = |name: &str| !settled && self.session.holds_from_before(name);
         Ok(decided.with_services(&mesh, &endpoints, &self.hello.services, may_keep))
+    }
+
+    /// Another root signs than the one of the caller's certificate.
+    fn renewal(&self, mesh: &Mesh) -> Option<Renewal> {
+        let issuer = self.issuer.as_ref()?;
+        (*issuer != mesh.trust.signing).then(|| Renewal {
+            serial: crate::hex::encode(self.peer.svid().serial()),
+            within: if mesh.trust.is_urgent { Duration::ZERO } else { mesh.config.leaf_life / 10 },
+        })
     }
 
     fn receive(&mut self, request: SubscribeRequest) -> Result<(), Status> {
@@ -238,7 +264,8 @@ impl Conversation {
         match answer {
             Answer::Ack(version) => {
                 self.metrics.update("acked");
-                self.subscription.acked(version);
+                let bundle = self.session.held(&self.mesh.borrow().trust.resource.name).cloned();
+                self.subscription.acked(version, bundle);
             }
             Answer::Nack(nack) => self.refused_by_sidecar(nack),
         }
@@ -279,6 +306,11 @@ fn refused(status: Status) -> End {
 
 fn certificate_ended() -> Status {
     Status::unauthenticated(format!("{}: the client certificate has ended", Code::PeerCertificateEnded))
+}
+
+fn untrusted() -> Status {
+    let code = Code::UntrustedCertificate;
+    Status::unauthenticated(format!("{code}: the root of the client certificate is trusted no longer"))
 }
 
 fn not_in_mesh(identity: &SpiffeId) -> Status {

@@ -65,6 +65,9 @@ impl IdentityService {
         let (attestor, mesh) = (self.attestor.clone(), self.mesh.borrow().clone());
         let (source, svid) = (source(peer), peer.svid.clone());
         let presented_id = svid.as_ref().map(|svid| svid.id().clone());
+        if svid.is_some() && !self.authority.may_renew(peer) {
+            return Err(Stopped::Denied(Denied::Untrusted, presented_id));
+        }
         let attested = tokio::task::spawn_blocking(move || {
             let presented = Presented { join_token: &join_token, svid: svid.as_deref(), source };
             attestor.attest(&presented, &mesh, now())
@@ -190,6 +193,10 @@ enum Denied {
     Caller(#[from] Refusal),
     #[error("{0}")]
     Request(#[from] CsrError),
+    #[error(
+        "the root of the presented certificate is trusted no longer, or it is tainted and did not issue it on record"
+    )]
+    Untrusted,
     #[error("over the issue rate of this identity; wait")]
     Rate,
 }
@@ -198,6 +205,7 @@ impl Denied {
     fn code(&self) -> Code {
         match self {
             Self::Caller(refusal) => refusal.code(),
+            Self::Untrusted => Code::UntrustedCertificate,
             Self::Request(_) | Self::Rate => Code::IssuanceRefused,
         }
     }
@@ -206,6 +214,7 @@ impl Denied {
     fn reason(&self) -> &'static str {
         match self {
             Self::Caller(refusal) => refusal.reason(),
+            Self::Untrusted => "untrusted",
             Self::Request(_) => "bad_request",
             Self::Rate => "rate_limited",
         }
@@ -214,7 +223,7 @@ impl Denied {
     fn status(&self) -> Status {
         let message = format!("{}: {self}", self.code());
         match self {
-            Self::Caller(_) => Status::unauthenticated(message),
+            Self::Caller(_) | Self::Untrusted => Status::unauthenticated(message),
             Self::Request(_) => Status::invalid_argument(message),
             Self::Rate => Status::resource_exhausted(message),
         }
@@ -232,7 +241,8 @@ impl Identity for IdentityService {
             }
             Err(Stopped::Unable(status)) => return Err(status),
         };
-        let trust_bundles = self.authority.bundles().iter().map(resource::trust_bundle).collect();
+        let trust = self.authority.trust().borrow().clone();
+        let trust_bundles = trust.bundles.iter().map(resource::trust_bundle).collect();
         Ok(Response::new(IssueResponse {
             certificate_chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
             trust_bundles,

@@ -8,6 +8,7 @@ pub mod config;
 pub mod families;
 pub mod quarantine;
 pub mod registry;
+pub mod rotation;
 pub mod tokens;
 
 mod api;

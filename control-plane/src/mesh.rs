@@ -9,11 +9,11 @@ use std::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sidegate_codes::Code;
-use sidegate_proto::v1::Resource;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    ca::Trust,
     clock,
     config::{Config, folder::PolicyFile},
     metrics::Metrics,
@@ -24,15 +24,15 @@ use crate::{
 };
 
 /// Everything that distribution and attestation need to know, at one moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Mesh {
     pub(crate) config: Arc<Config>,
     /// `None` until a set has loaded once: then nothing is known, which is not the same as an empty set.
     pub(crate) policies: Option<Arc<LoadedPolicies>>,
     /// Whom nobody speaks with.
     pub(crate) quarantine: Arc<LoadedQuarantine>,
-    /// The trust bundles, made once for all sidecars.
-    pub(crate) bundles: Vec<Arc<Resource>>,
+    /// The mesh's own roots.
+    pub(crate) trust: Arc<Trust>,
     /// Why the newest `mesh.yaml` is not in force; empty when it is.
     pub(crate) config_problems: Vec<DatedProblem>,
     /// Why the newest policies are not in force; empty when they are.
@@ -51,6 +51,7 @@ pub(crate) struct DatedProblem {
 pub(crate) struct Publisher {
     path: PathBuf,
     mesh: watch::Sender<Arc<Mesh>>,
+    trust: watch::Receiver<Arc<Trust>>,
     metrics: Arc<Metrics>,
     /// Of the files' bytes at the last look.
     seen: [u8; 32],
@@ -63,7 +64,7 @@ impl Publisher {
         path: PathBuf,
         config: Config,
         quarantine: &QuarantineFile,
-        bundles: Vec<Arc<Resource>>,
+        mut trust: watch::Receiver<Arc<Trust>>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Arc<Mesh>>) {
         let files = Files::read(&path, &config);
@@ -72,12 +73,12 @@ impl Publisher {
             config: Arc::new(config),
             policies: None,
             quarantine: Arc::new(LoadedQuarantine::of(quarantine)),
-            bundles,
+            trust: trust.borrow_and_update().clone(),
             config_problems: Vec::new(),
             policy_problems: Vec::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(blank));
-        let mut publisher = Self { path, mesh: sender, metrics, seen };
+        let mut publisher = Self { path, mesh: sender, trust, metrics, seen };
         publisher.publish(&files);
         (publisher, receiver)
     }
@@ -90,6 +91,10 @@ impl Publisher {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
+                Ok(()) = self.trust.changed() => {
+                    self.trust_anew();
+                    continue;
+                }
                 () = changes.next() => {}
             }
             // Files are read and parsed off the workers that serve sidecars.
@@ -100,6 +105,12 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// Other roots, and all else as it is.
+    fn trust_anew(&mut self) {
+        let trust = self.trust.borrow_and_update().clone();
+        self.mesh.send_modify(|mesh| *mesh = Arc::new(Mesh { trust, ..Mesh::clone(mesh) }));
     }
 
     /// Looks at the files once and publishes if any byte of them differs.
@@ -137,7 +148,7 @@ impl Publisher {
             config,
             policies,
             quarantine,
-            bundles: before.bundles.clone(),
+            trust: self.trust.borrow().clone(),
             config_problems: dated(config_problems),
             policy_problems: dated(policy_problems),
         }));

@@ -48,6 +48,8 @@ pub(crate) struct Entry {
     /// The newest refusal, until a later version is acknowledged.
     pub(crate) nack: Option<Nack>,
     pub(crate) certificate: Certificate,
+    /// The version of the mesh's own trust bundle that is in force there, as it said.
+    pub(crate) bundle: Option<String>,
     /// When its stream was lost; `None` while it is subscribed.
     lost: Option<Instant>,
     /// Ends the stream when a newer one of the same instance takes its place.
@@ -100,6 +102,7 @@ impl Proxies {
         identity: &SpiffeId,
         certificate: Certificate,
         hello: Arc<Hello>,
+        bundle: Option<String>,
     ) -> Result<Subscription, TooMany> {
         let key = (identity.clone(), hello.instance.clone());
         let superseded = CancellationToken::new();
@@ -120,6 +123,7 @@ impl Proxies {
             acked: before.as_ref().map_or(0, |before| before.acked),
             nack: None,
             certificate,
+            bundle,
             lost: None,
             superseded: superseded.clone(),
         };
@@ -205,9 +209,10 @@ impl Subscription {
         self.change(|entry| entry.sent = version);
     }
 
-    pub(crate) fn acked(&self, version: u64) {
+    pub(crate) fn acked(&self, version: u64, bundle: Option<String>) {
         self.change(|entry| {
             entry.acked = version;
+            entry.bundle = bundle;
             entry.nack = None;
         });
     }

@@ -15,7 +15,11 @@ use serde::{Deserialize, Serialize};
 use sidegate_codes::Code;
 
 use self::{chain::Chain, seal::Seal, sqlite::Sqlite, writer::Writer};
-use crate::state::{StateError, StateFolder, unusable};
+use crate::{
+    clock,
+    rotation::machine::MARGIN,
+    state::{StateError, StateFolder, unusable},
+};
 
 pub use archive::{Archive, ArchiveError, Listed, Query, Verified};
 
@@ -27,6 +31,8 @@ pub enum Event {
     Issued(Issuance),
     /// Somebody was refused a certificate.
     Refused(Refused),
+    /// The rotation of the root took a step.
+    Rotated(Rotated),
 }
 
 /// What is known of a certificate at the moment of its issuance.
@@ -70,16 +76,36 @@ pub struct Refused {
     pub caller: String,
 }
 
+/// A step of the root's rotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotated {
+    /// The rotation's number.
+    pub rotation: u64,
+    /// The phase that began.
+    pub phase: String,
+    /// The fingerprint of the root that signs from now on.
+    pub signing: String,
+    /// The fingerprint of the root that comes or goes.
+    pub other: Option<String>,
+    /// Whether waiting has an end.
+    pub urgent: bool,
+    /// In the operator's words, or why it happened by itself.
+    pub reason: String,
+}
+
 /// The open registry.
 pub(crate) struct Registry {
     writer: Writer,
 }
 
 /// How a registry was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Opened {
     /// The last record's number; 0 if there is none.
     pub(crate) last: u64,
+    /// The certificates that somebody may take for valid, in their order.
+    pub(crate) alive: Vec<Issuance>,
 }
 
 /// Nothing was recorded, so nothing may be signed.
@@ -104,7 +130,9 @@ impl Registry {
         let store = Sqlite::open(&path).map_err(|error| broken(&path, error.to_string()))?;
         let seal = Seal::open(state)?;
         let chain = Chain::check(&store, &seal).map_err(|error| broken(&path, error.to_string()))?;
-        let opened = Opened { last: chain.last() };
+        let since = (clock::now_ms() / 1000).saturating_sub(MARGIN.as_secs());
+        let alive = alive(&store, since).map_err(|reason| broken(&path, reason))?;
+        let opened = Opened { last: chain.last(), alive };
         let writer = Writer::start(store, seal, chain, retention)
             .map_err(|error| unusable(&path, error.to_string()))?;
         Ok((Self { writer }, opened))
@@ -127,14 +155,14 @@ impl Event {
     fn ends(&self, at_ms: u64) -> u64 {
         match self {
             Self::Issued(issuance) => issuance.not_after,
-            Self::Refused(_) => at_ms / 1000,
+            Self::Refused(_) | Self::Rotated(_) => at_ms / 1000,
         }
     }
 
     fn serial(&self) -> Option<&str> {
         match self {
             Self::Issued(issuance) => Some(&issuance.serial),
-            Self::Refused(_) => None,
+            Self::Refused(_) | Self::Rotated(_) => None,
         }
     }
 
@@ -142,6 +170,7 @@ impl Event {
         match self {
             Self::Issued(issuance) => Some(&issuance.identity),
             Self::Refused(refused) => refused.identity.as_deref(),
+            Self::Rotated(_) => None,
         }
     }
 }
@@ -153,6 +182,15 @@ impl RecordError {
     fn new(reason: impl std::fmt::Display) -> Self {
         Self { reason: reason.to_string() }
     }
+}
+
+fn alive(store: &Sqlite, since: u64) -> Result<Vec<Issuance>, String> {
+    let rows = store.alive(since).map_err(|error| error.to_string())?;
+    let issued = rows.iter().map(|row| match serde_json::from_str(&row.body) {
+        Ok(Event::Issued(issuance)) => Ok(issuance),
+        _ => Err(format!("record {} is not understood", row.sequence)),
+    });
+    issued.collect()
 }
 
 /// Lines of JSON had no index, no bound and no signature. They stay readable as they are.

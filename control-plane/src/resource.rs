@@ -1,7 +1,7 @@
 //! What the mesh holds, in its form on the wire. A resource's version is a digest of its content, so that what a sidecar
 //! holds from another stream, or from its cache, is compared without sending it.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use sha2::{Digest, Sha256};
 use sidegate_identity::{Quarantine, Refused, TrustBundle};
@@ -13,8 +13,17 @@ use crate::{
     hex,
 };
 
+/// A certificate that is to be renewed before half of its life has passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Renewal {
+    /// Hex.
+    pub(crate) serial: String,
+    /// Each sidecar draws a moment within.
+    pub(crate) within: Duration,
+}
+
 /// What the mesh says of one workload.
-pub(crate) fn settings(config: &Config, workload: &Service) -> Resource {
+pub(crate) fn settings(config: &Config, workload: &Service, renewal: Option<&Renewal>) -> Resource {
     let enforcement = match config.enforcement {
         Enforcement::Enforce => v1::Enforcement::Enforce,
         Enforcement::Observe => v1::Enforcement::Observe,
@@ -27,11 +36,17 @@ pub(crate) fn settings(config: &Config, workload: &Service) -> Resource {
         content.add(key).add(value);
     }
     content.add(&root_namespace).add(enforcement.as_str_name()).add(&report_interval_ms.to_string());
+    let renew = renewal.map(|Renewal { serial, within }| {
+        let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+        content.add(serial).add(&within_ms.to_string());
+        v1::Renew { serial: serial.clone(), within_ms }
+    });
     let settings = v1::Settings {
         labels: workload.labels.clone().into_iter().collect(),
         root_namespace,
         enforcement: enforcement.into(),
         report_interval_ms,
+        renew,
     };
     content.resource("settings".to_owned(), Kind::Settings(settings))
 }
@@ -141,7 +156,7 @@ mod tests {
 
     fn settings_version(labels: &str, enforcement: &str) -> String {
         let config = config(labels, enforcement);
-        settings(&config, &config.services[0]).version
+        settings(&config, &config.services[0], None).version
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, SvidLimits, TrustBundles, Usage, VerifiedSvid, tls, verify};
 use tokio::{
@@ -27,14 +27,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Status, transport::server::Connected};
 
 use self::limit::{Limits, Permit};
-use crate::{clock, metrics::Metrics};
+use crate::{ca::Trust, clock, metrics::Metrics};
 
 /// Accepts connections and hands them on once their handshake is done.
 pub(crate) struct Acceptor {
     pub(crate) listener: TcpListener,
     /// The newest of the control plane's own credentials, as a TLS configuration.
     pub(crate) tls: watch::Receiver<Arc<rustls::ServerConfig>>,
-    pub(crate) bundles: Arc<TrustBundles>,
+    pub(crate) trust: watch::Receiver<Arc<Trust>>,
     pub(crate) metrics: Arc<Metrics>,
     /// Owns the handshakes.
     pub(crate) tasks: TaskTracker,
@@ -46,6 +46,8 @@ pub(crate) struct Acceptor {
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     pub(crate) svid: Option<Arc<VerifiedSvid>>,
+    /// Kept to verify again when the roots change; empty without an identity.
+    pub(crate) chain: Arc<[CertificateDer<'static>]>,
 }
 
 /// A peer whose certificate was verified and is still valid.
@@ -112,7 +114,7 @@ impl Acceptor {
             }
         };
         let acceptor = TlsAcceptor::from(self.tls.borrow().clone());
-        let (bundles, metrics) = (self.bundles.clone(), self.metrics.clone());
+        let (bundles, metrics) = (self.trust.borrow().bundles.clone(), self.metrics.clone());
         let (connections, stop) = (connections.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             let handshake = handshake(&acceptor, stream, address, &bundles, permit);
@@ -136,10 +138,11 @@ async fn handshake(
     stream.set_nodelay(true)?;
     let stream =
         timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| HandshakeError::Timeout)??;
-    let svid = match stream.get_ref().1.peer_certificates() {
-        None | Some([]) => None,
+    let chain: Arc<[_]> = stream.get_ref().1.peer_certificates().unwrap_or_default().into();
+    let svid = match &*chain {
+        [] => None,
         // The same function that the handshake's verifier ran; here it hands on its evidence.
-        Some(chain) => {
+        chain => {
             let now = clock::unix_time(clock::now_ms());
             Some(Arc::new(verify(chain, Usage::Client, bundles, &SvidLimits::default(), now)?))
         }
@@ -151,7 +154,7 @@ async fn handshake(
     );
     Ok(Connection {
         stream,
-        peer: Peer { address, svid },
+        peer: Peer { address, svid, chain },
         ends: Box::pin(sleep_until(ends_at)),
         _permit: permit,
     })
@@ -198,6 +201,14 @@ pub(crate) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
 
 fn unauthenticated(code: Code, message: &str) -> Status {
     Status::unauthenticated(format!("{code}: {message}"))
+}
+
+impl Peer {
+    /// Whether these roots vouch for it, too: they may be others than those of the handshake.
+    pub(crate) fn is_vouched_for(&self, trust: &Trust) -> bool {
+        let now = clock::unix_time(clock::now_ms());
+        verify(&self.chain, Usage::Client, &trust.bundles, &SvidLimits::default(), now).is_ok()
+    }
 }
 
 impl VerifiedPeer {

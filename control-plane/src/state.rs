@@ -113,11 +113,21 @@ impl StateFolder {
         self.place(&path, &partial, text, 0o600).map_err(|error| unusable(&path, error.to_string()))
     }
 
-    /// Writes a public file that must not exist yet.
-    pub(crate) fn create_public(&self, name: &str, text: &str) -> Result<(), StateError> {
+    /// The names of everything in the folder.
+    pub(crate) fn names(&self) -> Result<Vec<String>, StateError> {
+        let read = fs::read_dir(&self.path).and_then(|entries| {
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        });
+        read.map_err(|error| unusable(&self.path, error.to_string()))
+    }
+
+    /// Deletes a file for good; one that is gone already is no error.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), StateError> {
         let path = self.join(name);
-        let partial = self.join(&format!("{name}.partial"));
-        self.place(&path, &partial, text, 0o644).map_err(|error| unusable(&path, error.to_string()))
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(&path, error.to_string())),
+            _ => self.sync().map_err(|error| unusable(&self.path, error.to_string())),
+        }
     }
 
     /// Opens a private file for appending and reading; makes it if there is none.

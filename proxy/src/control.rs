@@ -13,6 +13,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use rustls::pki_types::UnixTime;
@@ -48,6 +49,8 @@ pub(crate) struct Client {
     traffic_ended: DrainWatch,
     /// The certificate is of a root that the control plane has no longer.
     reissue: Notify,
+    /// The certificate that the control plane wants to be renewed early.
+    renew: watch::Sender<Option<Renewal>>,
 }
 
 /// What the client is given to work with.
@@ -61,6 +64,14 @@ pub(crate) struct Means {
     pub(crate) drain: DrainWatch,
     /// Begins when draining is over: what is counted by then is all there will be.
     pub(crate) traffic_ended: DrainWatch,
+}
+
+/// A certificate that is to be renewed before half of its life has passed, within a time that each sidecar draws from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Renewal {
+    /// Hex.
+    serial: String,
+    within: Duration,
 }
 
 /// Why the client cannot begin. The configuration's fault.
@@ -110,6 +121,7 @@ impl Client {
             drain,
             traffic_ended,
             reissue: Notify::new(),
+            renew: watch::Sender::new(None),
         })
     }
 
@@ -117,6 +129,7 @@ impl Client {
     /// reported. How long the last two take is bounded by whoever drops this.
     pub(crate) async fn run(self) {
         let resumed = self.resume();
+        self.renew.send_replace(resumed.resources.renewal());
         let (renewed, credentials) = watch::channel(resumed.credentials);
         let until_told = async {
             tokio::join!(
@@ -156,7 +169,7 @@ impl Client {
             );
             let trust = Arc::clone(&mesh.trust);
             self.publisher.mesh(mesh);
-            self.publisher.credentials(credentials.clone(), trust);
+            self.publisher.credentials(credentials.clone(), &trust);
         }
         resumed
     }

@@ -11,10 +11,11 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, ServerConfig, pki_types::UnixTime};
 use sidegate_identity::{
-    SpiffeId, TrustBundles,
+    SpiffeId, SvidLimits, TrustBundles, Usage,
     tls::{ClientAuth, Credentials, Expected, client_config, server_config},
+    verify,
 };
 use sidegate_policy::{Policies, PolicySet, Workload};
 use tokio::sync::watch;
@@ -213,15 +214,17 @@ impl Publisher {
         });
     }
 
-    /// Puts a new certificate in force. `trust` counts until the mesh has told its own bundles.
-    pub(crate) fn credentials(&self, credentials: Credentials, trust: Arc<TrustBundles>) {
+    /// Puts a new certificate in force. `trust` came with it: it counts until the mesh has told its own bundles, and where
+    /// those are so old that they do not know the certificate's authority yet. Who is in quarantine stays there.
+    pub(crate) fn credentials(&self, credentials: Credentials, trust: &TrustBundles) {
         self.publish(|parts| {
             self.ends_at(Some(&credentials));
-            parts.credentials = Some(credentials);
             parts.generation += 1;
-            if parts.mesh.is_none() {
-                parts.trust_in(trust);
+            if parts.mesh.is_none() || !parts.vouches_for(&credentials) {
+                let quarantine = parts.trust.quarantine().clone();
+                parts.trust_in(Arc::new(trust.clone().without(quarantine)));
             }
+            parts.credentials = Some(credentials);
         });
     }
 
@@ -307,6 +310,10 @@ impl Parts {
             self.trust = trust;
             self.generation += 1;
         }
+    }
+
+    fn vouches_for(&self, own: &Credentials) -> bool {
+        verify(own.chain(), Usage::Client, &self.trust, &SvidLimits::default(), UnixTime::now()).is_ok()
     }
 
     fn compile(&mut self) {

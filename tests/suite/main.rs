@@ -23,6 +23,7 @@ mod quarantine;
 mod rates;
 mod resilience;
 mod rolling;
+mod rotation;
 mod routing;
 mod server_first;
 mod server_names;

@@ -162,7 +162,7 @@ fn shown(listed: &[Listed], wide: bool, refusals: bool) -> String {
                 name(event.identity.as_deref()),
                 event.caller.clone(),
             ]),
-            Event::Issued(_) => None,
+            Event::Issued(_) | Event::Rotated(_) => None,
         });
         return table::columns(["AT", "CODE", "REASON", "IDENTITY", "CALLER"], rows);
     }
@@ -175,7 +175,7 @@ fn shown(listed: &[Listed], wide: bool, refusals: bool) -> String {
             event.attestor.clone(),
             event.caller.clone(),
         ]),
-        Event::Refused(_) => None,
+        Event::Refused(_) | Event::Rotated(_) => None,
     });
     table::columns(["SERIAL", "IDENTITY", "ISSUED", "ENDS", "BY", "CALLER"], rows)
 }
@@ -220,7 +220,7 @@ fn seconds(moment: OffsetDateTime) -> u64 {
     u64::try_from(moment.unix_timestamp()).unwrap_or(0)
 }
 
-fn written(seconds: u64) -> String {
+pub(super) fn written(seconds: u64) -> String {
     i64::try_from(seconds)
         .ok()
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())

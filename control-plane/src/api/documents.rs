@@ -22,6 +22,7 @@ pub(super) struct Status {
     trust_domain: String,
     enforcement: Enforcement,
     root: Root,
+    rotation: Rotation,
     policies: PolicyState,
     mesh: MeshState,
     proxies: ProxyCount,
@@ -33,6 +34,14 @@ pub(super) struct Status {
 struct Root {
     not_after: String,
     fingerprint: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Rotation {
+    phase: &'static str,
+    since: String,
+    urgent: bool,
 }
 
 #[derive(Serialize)]
@@ -68,6 +77,8 @@ impl Status {
         let policies = mesh.policies.as_deref();
         let (connected, total) = shown.proxies.count();
         let (cells, dropped) = shown.ledger.size();
+        let root = shown.authority.signing();
+        let rotation = shown.authority.rotation();
         Self {
             api_version: API_VERSION,
             version: env!("CARGO_PKG_VERSION"),
@@ -75,8 +86,13 @@ impl Status {
             trust_domain: mesh.config.trust_domain.to_string(),
             enforcement: mesh.config.enforcement,
             root: Root {
-                not_after: clock::rfc3339_of(shown.authority.root().not_after()),
-                fingerprint: shown.authority.root().fingerprint().to_owned(),
+                not_after: clock::rfc3339_of(root.not_after()),
+                fingerprint: root.fingerprint().to_owned(),
+            },
+            rotation: Rotation {
+                phase: rotation.phase.name(),
+                since: clock::rfc3339(rotation.since_ms),
+                urgent: rotation.urgent,
             },
             policies: PolicyState {
                 count: policies.map_or(0, |policies| policies.set.len()),

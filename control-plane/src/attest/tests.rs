@@ -93,7 +93,7 @@ fn mesh(quarantined: &[&str]) -> Mesh {
             resource: Arc::new(resource::quarantine(&quarantine)),
             quarantine,
         }),
-        bundles: Vec::new(),
+        trust: Arc::default(),
         config_problems: Vec::new(),
         policy_problems: Vec::new(),
     }

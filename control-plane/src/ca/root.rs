@@ -1,5 +1,5 @@
-//! The root: made once, at first start, and never over another. Key and certificate are one file, so that a crash
-//! leaves both or neither; `root.pem` is the certificate's public copy.
+//! A root: its key and its self-signed certificate in one file, so that a crash leaves both or neither. Made, loaded and
+//! deleted here; never over another.
 
 use std::time::Duration;
 
@@ -31,32 +31,39 @@ pub(crate) struct Root {
     public_pem: String,
 }
 
+/// What becomes of a root that has expired.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expired {
+    /// It is refused: it is to sign.
+    Refused,
+    /// It is loaded: it only has to be known.
+    Loaded,
+}
+
 impl Root {
-    /// Loads the root. Makes one only in a folder that has never had any: neither a root's public copy nor a record.
-    pub(crate) fn open(
+    /// Makes a root with a file of its own.
+    pub(crate) fn create(
         state: &StateFolder,
+        file: &str,
         trust_domain: &TrustDomain,
         life: Duration,
-        has_records: bool,
     ) -> Result<Self, StateError> {
-        if let Some(pem) = state.read_secret(SECRET_FILE)? {
-            let root = Self::from_pem(&pem, trust_domain)
-                .map_err(|reason| unusable(&state.join(SECRET_FILE), reason))?;
-            root.publish(state)?;
-            return Ok(root);
-        }
-        if has_records || state.join(PUBLIC_FILE).exists() {
-            let reason =
-                "is missing although this folder has issued before; no new root is made over an old one";
-            return Err(unusable(&state.join(SECRET_FILE), reason));
-        }
-        let pem =
-            generate(trust_domain, life).map_err(|reason| unusable(&state.join(SECRET_FILE), reason))?;
-        state.create_secret(SECRET_FILE, &pem)?;
-        let root = Self::from_pem(&pem, trust_domain)
-            .map_err(|reason| unusable(&state.join(SECRET_FILE), reason))?;
-        root.publish(state)?;
-        Ok(root)
+        let pem = generate(trust_domain, life).map_err(|reason| unusable(&state.join(file), reason))?;
+        state.create_secret(file, &pem)?;
+        Self::from_pem(&pem, trust_domain, Expired::Refused)
+            .map_err(|reason| unusable(&state.join(file), reason))
+    }
+
+    /// Loads a root. `None`: there is no such file.
+    pub(crate) fn load(
+        state: &StateFolder,
+        file: &str,
+        trust_domain: &TrustDomain,
+        expired: Expired,
+    ) -> Result<Option<Self>, StateError> {
+        let Some(pem) = state.read_secret(file)? else { return Ok(None) };
+        let root = Self::from_pem(&pem, trust_domain, expired);
+        root.map(Some).map_err(|reason| unusable(&state.join(file), reason))
     }
 
     pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
@@ -80,7 +87,12 @@ impl Root {
         &self.fingerprint
     }
 
-    fn from_pem(pem: &str, trust_domain: &TrustDomain) -> Result<Self, String> {
+    /// The certificate as PEM.
+    pub(crate) fn public_pem(&self) -> &str {
+        &self.public_pem
+    }
+
+    fn from_pem(pem: &str, trust_domain: &TrustDomain, expired: Expired) -> Result<Self, String> {
         let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
             .map_err(|error| format!("holds no private key: {error}"))?;
         let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256)
@@ -88,7 +100,8 @@ impl Root {
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|error| format!("holds no certificate: {error}"))?;
         let (not_before, not_after) = inspect(&certificate, &key, trust_domain)?;
-        if not_after.as_secs() <= clock::unix_time(clock::now_ms()).as_secs() {
+        let has_expired = not_after.as_secs() <= clock::unix_time(clock::now_ms()).as_secs();
+        if has_expired && expired == Expired::Refused {
             return Err(format!("expired at {}", clock::rfc3339_of(not_after)));
         }
         let fingerprint = hex::encode(&Sha256::digest(&certificate));
@@ -102,19 +115,6 @@ impl Root {
             fingerprint,
             public_pem: public_pem.to_owned(),
         })
-    }
-
-    /// Writes the public copy if there is none, and refuses one that says something else: sidecars would trust it.
-    fn publish(&self, state: &StateFolder) -> Result<(), StateError> {
-        let path = state.join(PUBLIC_FILE);
-        if !path.exists() {
-            return state.create_public(PUBLIC_FILE, &self.public_pem);
-        }
-        match CertificateDer::from_pem_file(&path) {
-            Ok(found) if found == self.certificate => Ok(()),
-            Ok(_) => Err(unusable(&path, "is not the certificate of the root in this folder")),
-            Err(error) => Err(unusable(&path, error.to_string())),
-        }
     }
 }
 
@@ -163,7 +163,7 @@ fn root_params(
     life: Duration,
     serial: &[u8],
 ) -> Result<CertificateParams, rcgen::Error> {
-    let start = now.as_secs().saturating_sub(super::BACKDATE.as_secs());
+    let start = now.as_secs().saturating_sub(BACKDATE.as_secs());
     let end = now.as_secs().saturating_add(life.as_secs());
     let mut params = CertificateParams::default();
     params.not_before = offset_date_time(UnixTime::since_unix_epoch(Duration::from_secs(start)));
@@ -188,9 +188,7 @@ pub(super) fn offset_date_time(moment: UnixTime) -> OffsetDateTime {
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
-/// The root's key and certificate: 0600.
-pub(super) const SECRET_FILE: &str = "root.key";
-/// The root's certificate, for the sidecars' bootstrap.
-pub(super) const PUBLIC_FILE: &str = "root.pem";
+/// A new root is taken for valid by clocks that are far behind: who is told of one must be able to use it at once.
+const BACKDATE: Duration = Duration::from_hours(1);
 /// The certificate is the last section of the secret file.
 const CERTIFICATE_MARK: &str = "-----BEGIN CERTIFICATE-----";

@@ -71,8 +71,8 @@ pub(super) struct Document {
     /// The folder, mode 0700, of the root with its key and of the registry. Whoever reads the key is the mesh.
     #[schemars(with = "schema::File")]
     state: PathBuf,
-    /// Where a copy of `root.pem` is put at each start, for sidecars that cannot look into the state folder, such as
-    /// containers. Absent: nowhere.
+    /// Where a copy of `root.pem` is put at each start and by each rotation, for sidecars that cannot look into the state
+    /// folder, such as containers. Absent: nowhere.
     #[serde(default)]
     #[schemars(with = "Option<schema::File>")]
     trust_bundle: Option<PathBuf>,
@@ -109,7 +109,7 @@ struct Certificates {
     #[serde(default)]
     #[schemars(with = "Option<schema::Time>", transform = |schema: &mut Schema| LEAF_LIFE.describe(schema))]
     leaf_life: Option<Spanned<String>>,
-    /// Of the root; counts when the first start makes one.
+    /// Of a root; counts when one is made, at the first start and by each rotation.
     #[serde(default)]
     #[schemars(with = "Option<schema::Time>", transform = |schema: &mut Schema| ROOT_LIFE.describe(schema))]
     root_life: Option<Spanned<String>>,

@@ -15,7 +15,7 @@ use crate::{
     config::{Service, ServiceName},
     mesh::Mesh,
     proxies::Endpoints,
-    resource::{self, POLICY_PREFIX},
+    resource::{self, POLICY_PREFIX, Renewal},
 };
 
 /// What a sidecar is to hold, by resource name.
@@ -30,13 +30,14 @@ pub(crate) struct Desired {
 
 impl Desired {
     /// What one mesh alone decides: settings, quarantine, bundles, policies. `None`: the identity is no service of the mesh. An
-    /// identity that several services share gets the labels of the first of them in `mesh.yaml`.
-    pub(crate) fn of_mesh(mesh: &Mesh, identity: &SpiffeId) -> Option<Self> {
+    /// identity that several services share gets the labels of the first of them in `mesh.yaml`. `renewal` is the
+    /// certificate that is to be renewed now, if the sidecar uses it.
+    pub(crate) fn of_mesh(mesh: &Mesh, identity: &SpiffeId, renewal: Option<&Renewal>) -> Option<Self> {
         let workload = mesh.config.workload(identity)?;
         let mut desired = Self { policies_unknown: mesh.policies.is_none(), ..Self::default() };
-        desired.add(Arc::new(resource::settings(&mesh.config, workload)));
+        desired.add(Arc::new(resource::settings(&mesh.config, workload, renewal)));
         desired.add(mesh.quarantine.resource.clone());
-        desired.add_all(mesh.bundles.iter().cloned());
+        desired.add(mesh.trust.resource.clone());
         desired.add_all(policies(mesh, workload));
         Some(desired)
     }

@@ -97,6 +97,11 @@ impl Session {
         Ok(())
     }
 
+    /// The version of a resource that the sidecar has in force.
+    pub(crate) fn held(&self, name: &str) -> Option<&String> {
+        self.held.get(name)
+    }
+
     /// Whether the sidecar has this resource in force as somebody before this stream said it.
     pub(crate) fn holds_from_before(&self, name: &str) -> bool {
         self.from_before.contains(name)

@@ -29,8 +29,9 @@ impl Scratch {
         fs::write(&path, mesh_yaml("Enforce", "127.0.0.1:0")).unwrap();
         fs::write(folder.path().join("policies/a.yaml"), policy).unwrap();
         let config = Config::load(&path).unwrap();
+        let (_, trust) = watch::channel(Arc::default());
         let (publisher, mesh) =
-            Publisher::start(path, config, &QuarantineFile::default(), Vec::new(), Arc::default());
+            Publisher::start(path, config, &QuarantineFile::default(), trust, Arc::default());
         Self { folder, publisher, mesh }
     }
 

@@ -19,8 +19,8 @@ fn subscribe(proxies: &Arc<Proxies>, account: &str, instance: &str, port: u16) -
         issued_at_ms: None,
         not_after: rustls_pki_types::UnixTime::since_unix_epoch(Duration::ZERO),
     };
-    let peer = Peer { address, svid: None };
-    proxies.subscribe(&peer, &identity(account), certificate, Arc::new(hello)).unwrap()
+    let peer = Peer { address, svid: None, chain: Arc::default() };
+    proxies.subscribe(&peer, &identity(account), certificate, Arc::new(hello), None).unwrap()
 }
 
 fn ports(proxies: &Proxies, account: &str) -> Vec<u16> {
@@ -91,7 +91,7 @@ fn a_nack_is_shown_until_a_later_version_is_acknowledged() {
     let subscription = subscribe(&proxies, "payments", "a", 1);
     subscription.nacked(Nack { version: 1, path: "p".into(), code: "SG0405".into(), message: "m".into() });
     assert_eq!(proxies.list()[0].nack.as_ref().unwrap().code, "SG0405");
-    subscription.acked(2);
+    subscription.acked(2, Some("digest".into()));
     assert_eq!((proxies.list()[0].acked, proxies.list()[0].nack.clone()), (2, None));
 }
 

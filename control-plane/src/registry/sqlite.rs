@@ -128,10 +128,20 @@ impl Sqlite {
         )
     }
 
+    /// Certificates that end at this moment or later, in their order.
+    pub(super) fn alive(&self, since: u64) -> rusqlite::Result<Vec<Row>> {
+        let mut select = self.0.prepare(&format!(
+            "SELECT {COLUMNS} FROM record WHERE serial IS NOT NULL AND ends >= ?1 ORDER BY sequence"
+        ))?;
+        let rows = select.query_map([signed(since)], read)?;
+        rows.collect()
+    }
+
     /// Refusals, the newest first.
     pub(super) fn refused(&self, identity: Option<&str>, limit: u32) -> rusqlite::Result<Vec<Row>> {
         self.select(
-            "serial IS NULL AND (?1 IS NULL OR identity = ?1) AND ?2 IS NULL",
+            "serial IS NULL AND json_extract(body, '$.event') = 'refused'
+             AND (?1 IS NULL OR identity = ?1) AND ?2 IS NULL",
             params![identity, None::<i64>, limit],
         )
     }

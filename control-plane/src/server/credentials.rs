@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ca::{Authority, IssueError, Order, csr::ProvenKey},
+    ca::{Authority, IssueError, Order, Trust, csr::ProvenKey},
     clock,
     mesh::Mesh,
 };
@@ -23,6 +23,7 @@ use crate::{
 pub(crate) struct OwnCredentials {
     authority: Arc<Authority>,
     mesh: watch::Receiver<Arc<Mesh>>,
+    trust: watch::Receiver<Arc<Trust>>,
     tls: watch::Sender<Arc<rustls::ServerConfig>>,
     /// When the certificate in use was issued and when it ends.
     term: Term,
@@ -53,9 +54,11 @@ impl OwnCredentials {
         authority: Arc<Authority>,
         mesh: watch::Receiver<Arc<Mesh>>,
     ) -> Result<(Self, watch::Receiver<Arc<rustls::ServerConfig>>), OwnCredentialsError> {
+        let mut trust = authority.trust();
+        trust.mark_unchanged();
         let (config, term) = issue(&authority, &mesh.borrow().clone())?;
         let (sender, receiver) = watch::channel(config);
-        Ok((Self { authority, mesh, tls: sender, term }, receiver))
+        Ok((Self { authority, mesh, trust, tls: sender, term }, receiver))
     }
 
     /// Renews until `stop`.
@@ -69,6 +72,8 @@ impl OwnCredentials {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
+                // Another root signs or is trusted: both are a part of what is served.
+                Ok(()) = self.trust.changed() => {}
                 () = sleep(wait) => {}
             }
             failures = match self.renew().await {
@@ -119,10 +124,10 @@ fn issue(
     let term =
         Term { issued_at_ms: issued.at_ms, ends_at_ms: issued.not_after.as_secs().saturating_mul(1000) };
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let bundles = authority.bundles();
+    let bundles = authority.trust().borrow().bundles.clone();
     let now = clock::unix_time(clock::now_ms());
-    let credentials = Credentials::new(issued.chain, key, bundles, now)?;
-    let config = tls::server_config(&credentials, bundles.clone(), ClientAuth::Optional, &[b"h2"]);
+    let credentials = Credentials::new(issued.chain, key, &bundles, now)?;
+    let config = tls::server_config(&credentials, bundles, ClientAuth::Optional, &[b"h2"]);
     Ok((config, term))
 }
 

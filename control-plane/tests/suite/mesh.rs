@@ -140,6 +140,7 @@ impl Mesh {
             match listed.event {
                 Event::Issued(event) => issued.push(event),
                 Event::Refused(event) => refused.push(event),
+                Event::Rotated(_) => {}
             }
         }
         (issued, refused)

@@ -455,6 +455,19 @@ pub struct Settings {
     /// How often edge cells are reported, in milliseconds.
     #[prost(uint32, tag = "4")]
     pub report_interval_ms: u32,
+    /// Absent: the certificate is renewed at half of its life.
+    #[prost(message, optional, tag = "5")]
+    pub renew: ::core::option::Option<Renew>,
+}
+/// A certificate that is to be renewed early: another authority signs now. Who uses another one already has done it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Renew {
+    /// Hex.
+    #[prost(string, tag = "1")]
+    pub serial: ::prost::alloc::string::String,
+    /// Each sidecar draws a moment within, so that a fleet does not renew at once; in milliseconds.
+    #[prost(uint32, tag = "2")]
+    pub within_ms: u32,
 }
 /// Identities that are refused although their certificates are in order. There is always exactly one, also while it is
 /// empty.

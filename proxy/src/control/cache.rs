@@ -223,6 +223,7 @@ mod tests {
             root_namespace: String::new(),
             enforcement: v1::Enforcement::Enforce.into(),
             report_interval_ms: 1_000,
+            renew: None,
         };
         let bundle = v1::TrustBundle { trust_domain: "shop.test".to_owned(), authorities: vec![authority] };
         let resource = |name: &str, kind| v1::Resource {

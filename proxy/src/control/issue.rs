@@ -3,7 +3,6 @@
 
 use std::{
     convert::Infallible,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -22,7 +21,7 @@ use tokio::{
 use tonic::Status;
 use zeroize::Zeroizing;
 
-use super::{Client, channel::ConnectError, is_alive, jitter, resources};
+use super::{Client, Renewal, channel::ConnectError, is_alive, jitter, resources};
 
 /// Why no certificate was issued.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +51,10 @@ enum IssueError {
 pub(super) async fn run(client: &Client, renewed: watch::Sender<Option<Credentials>>) -> Infallible {
     let mut failures = 0;
     let mut attests_by_token = false;
-    let resumed = renewed.borrow().as_ref().map(left);
-    if let Some(life) = resumed {
+    let resumed = renewed.borrow().clone();
+    if let Some(own) = resumed {
         // Whatever is left of its life counts.
-        rest(client, life).await;
+        rest(client, &own).await;
     }
     loop {
         let current = renewed.borrow().clone().filter(|own| !attests_by_token && is_alive(own));
@@ -68,9 +67,8 @@ pub(super) async fn run(client: &Client, renewed: watch::Sender<Option<Credentia
                     not_after = credentials.svid().not_after().as_secs(),
                     "certificate issued"
                 );
-                let life = left(&credentials);
-                renewed.send_replace(Some(credentials));
-                rest(client, life).await;
+                renewed.send_replace(Some(credentials.clone()));
+                rest(client, &credentials).await;
             }
             Err(error) => {
                 failures += 1;
@@ -87,12 +85,27 @@ pub(super) async fn run(client: &Client, renewed: watch::Sender<Option<Credentia
     }
 }
 
-/// Until a certificate with this life is to be renewed.
-async fn rest(client: &Client, life: Duration) {
+/// Until this certificate is to be renewed.
+async fn rest(client: &Client, own: &Credentials) {
     tokio::select! {
-        () = pass(renewal::renew_after(life, jitter()), SystemTime::now) => {}
+        () = pass(renewal::renew_after(left(own), jitter()), SystemTime::now) => {}
         () = client.reissue.notified() => {}
+        () = told(client, own) => {}
     }
+}
+
+/// Until the control plane wants this certificate to be renewed, and the time that was drawn has passed. What it wants of
+/// another certificate is done already.
+async fn told(client: &Client, own: &Credentials) {
+    let serial = hex(own.svid().serial());
+    let mut renew = client.renew.subscribe();
+    let is_meant = |renew: &Option<Renewal>| renew.as_ref().is_some_and(|renew| renew.serial == serial);
+    let wanted = renew.wait_for(is_meant).await.map(|renew| renew.clone());
+    let Ok(Some(Renewal { within, .. })) = wanted else {
+        return std::future::pending().await;
+    };
+    tracing::info!(?within, "the control plane asks for an early renewal");
+    sleep(within.mul_f64(f64::midpoint(jitter(), 1.0))).await;
 }
 
 /// Returns when `wait` has passed by the wall clock or by the machine's own, whichever says so first: the one goes on
@@ -149,13 +162,21 @@ fn take_into_use(
     if credentials.svid().id() != &client.config.workload.identity {
         return Err(IssueError::WrongIdentity(credentials.svid().id().to_string()));
     }
-    client.publisher.credentials(credentials.clone(), Arc::new(trust));
+    client.publisher.credentials(credentials.clone(), &trust);
     if let Some(cache) = &client.cache
         && let Err(error) = cache.save_credentials(&credentials, &pkcs8)
     {
         tracing::warn!(code = %Code::CacheUnusable, %error, "the certificate is not in the cache");
     }
     Ok(credentials)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
 }
 
 fn left(credentials: &Credentials) -> Duration {

@@ -9,6 +9,7 @@ use sidegate_identity::{Quarantine, Refused, SpiffeId, TrustBundle, TrustBundles
 use sidegate_policy::{PolicySet, parse_json};
 use sidegate_proto::v1::{self, resource::Kind};
 
+use super::Renewal;
 use crate::{
     config::{ServiceName, Target},
     snapshot::{Enforcement, MeshState},
@@ -46,6 +47,15 @@ impl Resources {
 
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// The certificate that is to be renewed now.
+    pub(super) fn renewal(&self) -> Option<Renewal> {
+        let Some(Kind::Settings(v1::Settings { renew: Some(told), .. })) = &self.0.get("settings")?.kind
+        else {
+            return None;
+        };
+        Some(Renewal { serial: told.serial.clone(), within: Duration::from_millis(told.within_ms.into()) })
     }
 
     /// What would be held after `update`.
@@ -228,6 +238,7 @@ mod tests {
             root_namespace: String::new(),
             enforcement: enforcement.into(),
             report_interval_ms: 1_000,
+            renew: None,
         };
         resource("settings", Kind::Settings(settings))
     }

@@ -203,6 +203,12 @@ fn apply(client: &Client, held: &mut Resources, update: v1::Update) -> Message {
             {
                 tracing::warn!(code = %Code::CacheUnusable, %error, "the update is not in the cache");
             }
+            client.renew.send_if_modified(|renew| {
+                let told = next.renewal();
+                let is_news = *renew != told;
+                *renew = told;
+                is_news
+            });
             *held = next;
             Message::Ack(v1::Ack { version })
         }

@@ -9,6 +9,7 @@ use std::{
     time::Instant,
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -25,6 +26,8 @@ pub(crate) struct ControlPlane {
     pub(crate) grpc: SocketAddr,
     pub(crate) api: SocketAddr,
     report_interval: &'static str,
+    /// Further lines of its configuration.
+    more: &'static str,
 }
 
 /// A sidecar of a control plane. Dropping it kills it.
@@ -42,11 +45,16 @@ struct Running {
 
 impl ControlPlane {
     pub(crate) fn start(report_interval: &'static str, policies: &str) -> Self {
+        Self::start_with(report_interval, policies, "")
+    }
+
+    /// The same with further configuration.
+    pub(crate) fn start_with(report_interval: &'static str, policies: &str, more: &'static str) -> Self {
         let folder = TempDir::new().unwrap();
         fs::create_dir(folder.path().join("policies")).unwrap();
         write(&folder.path().join("policies/all.yaml"), policies);
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut control_plane = Self { folder, running: None, grpc: free, api: free, report_interval };
+        let mut control_plane = Self { folder, running: None, grpc: free, api: free, report_interval, more };
         control_plane.start_again();
         control_plane
     }
@@ -70,6 +78,11 @@ impl ControlPlane {
         let mut running = self.running.take().expect("it runs");
         running.terminate();
         assert!(running.child.wait().unwrap().success());
+    }
+
+    /// It falls, and nobody hears of it before.
+    pub(crate) fn kill(&mut self) {
+        drop(self.running.take().expect("it runs"));
     }
 
     /// Forgets its root and everything it issued, as no operator should.
@@ -139,10 +152,11 @@ impl ControlPlane {
         format!(
             "apiVersion: sidegate.dev/v1alpha1\nkind: Mesh\ntrustDomain: {DOMAIN}\n\
              policies: policies/\nstate: state/\nlisten: {{grpc: '{}', api: '{}'}}\n\
-             reportInterval: {}\nservices:\n{}{}",
+             reportInterval: {}\n{}services:\n{}{}",
             self.grpc,
             self.api,
             self.report_interval,
+            self.more,
             service("orders"),
             service("payments"),
         )
@@ -198,6 +212,16 @@ impl Member {
         self.running.terminate();
     }
 
+    /// It stands still, as a machine that is suspended.
+    pub(crate) fn suspend(&self) {
+        self.running.signal(Signal::STOP);
+    }
+
+    /// It goes on.
+    pub(crate) fn resume(&self) {
+        self.running.signal(Signal::CONT);
+    }
+
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.running.child.wait().unwrap()
     }
@@ -223,8 +247,12 @@ impl Running {
     }
 
     fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 }
 

@@ -1,0 +1,179 @@
+//! The mesh's root is replaced while requests flow: nobody notices, whoever falls or is away.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::mesh::{App, Connection, ControlPlane, Http, Member, id};
+
+const POLICIES: &str = "
+apiVersion: sidegate.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: callers, namespace: shop}
+spec: {action: Allow, rules: [{name: orders, from: [{serviceAccounts: [shop/orders]}]}]}
+";
+
+struct Mesh {
+    control_plane: ControlPlane,
+    payments: Member,
+    orders: Member,
+    _app: App,
+}
+
+/// Calls that go on.
+struct Traffic {
+    calls: JoinHandle<usize>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Traffic {
+    /// How many were answered; one that was not fails the test.
+    async fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.calls.await.unwrap()
+    }
+}
+
+impl Mesh {
+    /// Opaque ports: each connection of the client is a handshake between the sidecars.
+    async fn start(more: &'static str) -> Self {
+        let app = App::start().await;
+        let control_plane = ControlPlane::start_with("100ms", POLICIES, more);
+        let inbound =
+            format!("inbound: [{{listen: '127.0.0.1:0', forward: '{}', protocol: tcp}}]", app.address);
+        let payments = Member::start("payments", &control_plane, &inbound);
+        let outbound = "outbound: [{listen: '127.0.0.1:0', service: payments, protocol: tcp}]";
+        let orders = Member::start("orders", &control_plane, outbound);
+        for account in ["payments", "orders"] {
+            let is_told =
+                |proxy: &Value| proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0);
+            control_plane.first("/v1/proxies", "proxies", is_told).await;
+        }
+        Self { control_plane, payments, orders, _app: app }
+    }
+
+    /// Calls until it is stopped, each time on a connection of its own.
+    fn traffic(&self) -> Traffic {
+        let (address, stop) = (self.orders.address("outbound"), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let calls = tokio::spawn(async move {
+            let mut answered = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let mut client = Connection::plain(address, Http::One).await;
+                let reply = client.call("GET", "/").await.unwrap();
+                assert_eq!(reply.status, 200, "request {answered}: {}", reply.body);
+                answered += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            answered
+        });
+        Traffic { calls, stop }
+    }
+
+    fn rotate(&self, what: &[&str]) -> Value {
+        let output = self.control_plane.operator(&[&["certs"], what, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Waits until the rotation is in one of these phases; hands on which.
+    async fn phase(&self, wanted: &[&str]) -> String {
+        let deadline = Instant::now() + Duration::from_mins(2);
+        loop {
+            let status = self.control_plane.get("/v1/status").await;
+            let phase = status["rotation"]["phase"].as_str().unwrap();
+            if wanted.contains(&phase) {
+                return phase.to_owned();
+            }
+            assert!(Instant::now() < deadline, "{status:#}\n{:#}", self.rotate(&["rotate", "status"]));
+            // Nothing tells when a document of the API changes.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn root(&self) -> String {
+        let status = self.control_plane.get("/v1/status").await;
+        status["root"]["fingerprint"].as_str().unwrap().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_fails_no_request_though_the_control_plane_falls_in_each_phase() {
+    let mut mesh = Mesh::start("certificates: {leafLife: 20s}\n").await;
+    let before = mesh.root().await;
+    let traffic = mesh.traffic();
+    let begun = mesh.rotate(&["rotate", "start", "--reason", "a test"]);
+    assert_eq!((&begun["number"], &begun["phase"]["name"]), (&1.into(), &"prepare".into()));
+    for phases in [&["prepare", "activate", "retire"][..], &["activate", "retire"], &["retire", "steady"]] {
+        mesh.phase(phases).await;
+        mesh.control_plane.kill();
+        mesh.control_plane.start_again();
+    }
+    mesh.phase(&["steady"]).await;
+    assert_ne!(mesh.root().await, before);
+    assert!(traffic.end().await > 100);
+    // Trusted by whoever comes now: one root, and the right one.
+    assert_eq!(mesh.control_plane.root().matches("BEGIN").count(), 1);
+    let verified = mesh.control_plane.operator(&["certs", "verify"]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+}
+
+#[tokio::test]
+async fn who_is_away_is_named_and_waited_for_and_an_abort_goes_back_without_a_failed_request() {
+    let mesh = Mesh::start("certificates: {leafLife: 20s}\n").await;
+    let before = mesh.root().await;
+    mesh.payments.suspend();
+    mesh.rotate(&["rotate", "start", "--reason", "a test"]);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let blocker = loop {
+        let status = mesh.rotate(&["rotate", "status"]);
+        // The other one acknowledges, and then it is alone.
+        if let [blocker] = status["blockers"].as_array().unwrap().as_slice() {
+            break blocker.clone();
+        }
+        assert!(Instant::now() < deadline, "{status:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(
+        (&blocker["identity"], &blocker["waitsFor"]),
+        (&id("payments").into(), &"acknowledgement".into())
+    );
+    assert_eq!(mesh.phase(&["prepare", "activate"]).await, "prepare");
+    mesh.payments.resume();
+    mesh.phase(&["activate"]).await;
+    assert_ne!(mesh.root().await, before);
+
+    let traffic = mesh.traffic();
+    let aborted = mesh.rotate(&["rotate", "abort", "--reason", "a test"]);
+    assert_eq!(
+        aborted["phase"]["name"], "activate",
+        "both are trusted until nothing of the new one is alive"
+    );
+    assert_eq!(mesh.root().await, before);
+    mesh.phase(&["steady"]).await;
+    assert_eq!(mesh.root().await, before);
+    assert!(traffic.end().await > 100);
+}
+
+#[tokio::test]
+async fn a_tainted_root_is_gone_in_seconds_though_its_certificates_would_live_for_hours() {
+    let mesh = Mesh::start("").await;
+    let before = mesh.root().await;
+    let tainted = mesh.rotate(&["taint", "--reason", "a test"]);
+    assert_eq!((&tainted["cause"], &tainted["urgent"]), (&"taint".into(), &true.into()));
+    mesh.phase(&["retire", "steady"]).await;
+    let refused = mesh.control_plane.operator(&["certs", "rotate", "abort", "--reason", "a test"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stdout));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("SG0360"));
+    mesh.phase(&["steady"]).await;
+    assert_ne!(mesh.root().await, before);
+    let mut client = Connection::plain(mesh.orders.address("outbound"), Http::One).await;
+    assert_eq!(client.status("GET", "/").await, 200);
+}
