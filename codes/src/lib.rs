@@ -493,6 +493,10 @@ codes! {
         "the name of the application leads nowhere",
         "The `forward` of an inbound port is a name, and looking it up gave an error, no address, or no answer in time. No older answer is used in its place.",
         "Look the name up from the sidecar's own network; write an address where the name is not needed.";
+    UnknownExpectation = "SG0625", Connectivity,
+        "request refused: an expectation that nobody can meet",
+        "The request has an `Expect` field that asks for something other than `100-continue`, which is all that HTTP defines. It was answered 417, and its body was not read.",
+        "Correct the client; `detail` has the expectation.";
     BreakerRequests = "SG0640", Connectivity,
         "refused: too many calls to one service in flight",
         "As many calls to the service, or to each of its endpoints, are in flight as its breakers admit. A service that hangs takes no more than its share of this sidecar.",

@@ -59,7 +59,7 @@ pub(crate) enum Error {
     /// The request is ambiguous or over a limit. The downstream's fault.
     #[error("{detail}")]
     BadRequest {
-        /// One of the `SG061x`.
+        /// One of the `SG061x`, or `SG0625`.
         code: Code,
         /// Which rule it broke, with the value seen.
         detail: String,
@@ -253,6 +253,7 @@ impl Error {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
             Self::BadRequest { code: Code::UnsupportedRequest, .. } => StatusCode::NOT_IMPLEMENTED,
+            Self::BadRequest { code: Code::UnknownExpectation, .. } => StatusCode::EXPECTATION_FAILED,
             Self::Expired { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BadRequest { .. } | Self::Downstream(_) | Self::Plaintext { .. } => StatusCode::BAD_REQUEST,
             Self::TooManyConnections { .. }

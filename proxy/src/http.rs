@@ -4,6 +4,7 @@
 pub mod authority;
 mod body;
 mod carry;
+pub(crate) mod expect;
 mod flow;
 pub mod guard;
 mod headers;
@@ -19,7 +20,7 @@ use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE},
+    header::{CONNECTION, CONTENT_TYPE, EXPECT, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE},
 };
 use http_body::Body as _;
 use hyper::{
@@ -288,6 +289,7 @@ async fn answer<H: Handler + 'static>(
     let shown = target.map_or(request.uri().path(), http::uri::Authority::as_str);
     record.request(request.method().as_str(), shown, id.to_str().unwrap_or_default());
     let may_become_tunnel = is_tunnel || request.headers().contains_key(UPGRADE);
+    let may_hold_its_body = carried == Carried::Http1 && request.headers().contains_key(EXPECT);
     let upgrade = hyper::upgrade::on(&mut request);
     // A stream of messages has no pace.
     let is_stream = is_grpc && carried == Carried::Http2;
@@ -323,7 +325,10 @@ async fn answer<H: Handler + 'static>(
     let is_last = carried == Carried::Http1 && exchange.is_closing.get() && !is_opened;
     // The rest of a body that trickles is not waited for either (RFC 9110 §15.5.9).
     let trickles = carried == Carried::Http1 && matches!(result, Err(Error::Expired { .. }));
-    let closes = !agrees || is_last || trickles || (is_not_opened && (is_tunnel || wire.is_early()));
+    // A client that waits for a 100 may send the body after all, or its next request: nobody can tell.
+    let is_held = may_hold_its_body && !record.flow().is_asked_for();
+    let is_eager = is_not_opened && (is_tunnel || wire.is_early());
+    let closes = !agrees || is_last || trickles || is_held || is_eager;
     let mut response = match result {
         Err(error) => refuse(&error, is_grpc, &id, record),
         Ok(Passed::Connected(link)) => {
@@ -433,7 +438,9 @@ fn grpc_status(status: StatusCode) -> u16 {
         StatusCode::GATEWAY_TIMEOUT => 4,
         StatusCode::TOO_MANY_REQUESTS => 8,
         StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => 12,
-        StatusCode::BAD_REQUEST | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 13,
+        StatusCode::BAD_REQUEST
+        | StatusCode::EXPECTATION_FAILED
+        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 13,
         _ => 14,
     }
 }

@@ -47,7 +47,6 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def handle_expect_100(self):
-        # The sidecar has answered it; it must not come through.
         self.server.seen.append({"expect": True})
         return super().handle_expect_100()
 

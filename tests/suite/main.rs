@@ -8,6 +8,7 @@ mod control;
 mod corners;
 mod corners_h2;
 mod downgrade;
+mod expectations;
 mod fenced;
 mod forward_proxy;
 mod hardening;

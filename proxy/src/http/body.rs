@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
 use super::{
+    expect::Wait,
     flow::{BrokenBody, Flow, Half},
     headers,
 };
@@ -27,6 +28,8 @@ pin_project! {
         #[pin]
         body: Option<Incoming>,
         flow: Rc<Flow>,
+        // Until it is asked for, where that is expected.
+        wait: Option<Wait>,
     }
 }
 
@@ -45,12 +48,17 @@ pin_project! {
 impl RequestBody {
     /// What a downstream sends; its bytes are counted in `flow`, and it ends when that is cut.
     pub(crate) fn new(body: Incoming, flow: Rc<Flow>) -> Self {
-        Self { body: Some(body), flow }
+        Self { body: Some(body), flow, wait: None }
     }
 
     /// No body.
     pub(super) fn nothing() -> Self {
-        Self { body: None, flow: Rc::default() }
+        Self { body: None, flow: Rc::default(), wait: None }
+    }
+
+    /// It is not read before that.
+    pub(super) fn wait(&mut self, wait: Wait) {
+        self.wait = Some(wait);
     }
 }
 
@@ -79,6 +87,13 @@ impl Body for RequestBody {
         if this.flow.poll_cut(Half::Request, cx).is_ready() {
             return Poll::Ready(Some(Err(BrokenBody::Cut)));
         }
+        if let Some(wait) = this.wait {
+            if let Err(not_asked) = ready!(wait.poll(cx)) {
+                return Poll::Ready(Some(Err(not_asked.into())));
+            }
+            *this.wait = None;
+        }
+        this.flow.ask();
         let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
         let polled = body.poll_frame(cx);
         let came = match &polled {

@@ -10,13 +10,14 @@ use std::{
 
 use sidegate_codes::Code;
 
-use super::trickle::Trickle;
+use super::{expect::NotAsked, trickle::Trickle};
 use crate::{authorize::Denial, config::Limits, error::Error};
 
 /// What is known of one request while it is open.
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
     received: Cell<u64>,
+    is_asked_for: Cell<bool>,
     cut: OnceCell<Cut>,
     /// `None`: its body may come as slowly as it likes. Borrowed for one poll at a time.
     trickle: RefCell<Option<Pin<Box<Trickle>>>>,
@@ -48,6 +49,9 @@ pub(crate) enum BrokenBody {
     /// The request that it belongs to was cut.
     #[error("cut by this sidecar")]
     Cut,
+    /// Nobody wants it.
+    #[error(transparent)]
+    NotAsked(#[from] NotAsked),
 }
 
 impl Flow {
@@ -59,6 +63,16 @@ impl Flow {
     /// More bytes of the request's body have come.
     pub(crate) fn add_received(&self, bytes: u64) {
         self.received.set(self.received.get().saturating_add(bytes));
+    }
+
+    /// Somebody wants the request's body.
+    pub(crate) fn ask(&self) {
+        self.is_asked_for.set(true);
+    }
+
+    /// Whether anybody has wanted it.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.is_asked_for.get()
     }
 
     /// Policy permits it no longer: ends both halves.

@@ -11,7 +11,7 @@ use http::{
 use http_body::Body;
 use sidegate_codes::Code;
 
-use super::{RequestBody, authority::Authority, headers, path, upgrade::Opening};
+use super::{RequestBody, authority::Authority, expect, headers, path, upgrade::Opening};
 use crate::{
     config::{Limits, PathMode, Upgrades},
     error::Error,
@@ -25,6 +25,8 @@ pub(crate) struct Checked<B> {
     authority: Authority,
     body: B,
     opening: Option<Opening>,
+    /// Its body waits for a 100.
+    expects: bool,
 }
 
 /// How requests of a port are read.
@@ -52,7 +54,7 @@ impl Checked<RequestBody> {
         parts.version = self.parts.version;
         parts.headers.clone_from(&self.parts.headers);
         let authority = self.authority.clone();
-        Some(Self { parts, authority, body: RequestBody::nothing(), opening: None })
+        Some(Self { parts, authority, body: RequestBody::nothing(), opening: None, expects: false })
     }
 
     /// As every log names it.
@@ -74,6 +76,9 @@ impl<B: Body> Checked<B> {
         refuse_lookalike_method(&parts.method)?;
         refuse_oversize(&parts, rules.limits)?;
         refuse_ambiguous_framing(&parts.headers)?;
+        // An expectation of HTTP/1.0 is none (RFC 9110 §10.1.1).
+        let is_expected = expect::is_expected(&parts.headers)? && parts.version > Version::HTTP_10;
+        let expects = is_expected && !body.is_end_stream();
         let authority = Authority::agree(
             parts.uri.authority().map(http::uri::Authority::as_str),
             parts.headers.get_all(HOST).iter().map(HeaderValue::as_bytes),
@@ -87,11 +92,11 @@ impl<B: Body> Checked<B> {
         }
         headers::refuse_ambiguous(&parts.headers)
             .map_err(|detail| Error::bad_request(Code::BadHeader, detail))?;
-        // Each hop frames anew from the body itself, and this server has answered `Expect` by reading it.
+        // Each hop frames anew from the body itself, and says in its own words what it expects.
         for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, HOST] {
             parts.headers.remove(name);
         }
-        Ok(Self { parts, authority, body, opening })
+        Ok(Self { parts, authority, body, opening, expects })
     }
 
     /// The method, compared exactly.
@@ -167,11 +172,14 @@ impl<B: Body> Checked<B> {
 
     /// As HTTP/1.1: origin-form and one `Host` (RFC 9112 §3.2.1), cookies in one line, one framing.
     pub(crate) fn into_http1(self) -> Request<B> {
-        let Self { mut parts, authority, body, opening } = self;
+        let Self { mut parts, authority, body, opening, expects } = self;
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         if let Ok(host) = HeaderValue::try_from(authority.to_string()) {
             parts.headers.insert(HOST, host);
+        }
+        if expects {
+            parts.headers.insert(EXPECT, expect::field());
         }
         headers::join_cookies(&mut parts.headers);
         if let Some(opening) = opening {
@@ -191,11 +199,14 @@ impl<B: Body> Checked<B> {
 
     /// As HTTP/2: `:scheme`, `:authority` and `:path` (RFC 9113 §8.3.1).
     pub(crate) fn into_http2(self) -> Result<Request<B>, Error> {
-        let Self { mut parts, authority, body, opening } = self;
+        let Self { mut parts, authority, body, opening, expects } = self;
         parts.version = Version::HTTP_2;
         parts.extensions.clear();
         if let Some(opening) = opening {
             opening.insert_http2(&mut parts)?;
+        }
+        if expects {
+            parts.headers.insert(EXPECT, expect::field());
         }
         let mut target = std::mem::take(&mut parts.uri).into_parts();
         target.scheme = Some(Scheme::HTTP);

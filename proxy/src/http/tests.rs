@@ -46,6 +46,7 @@ samples! {
         Error::bad_request(Code::BadHeader, ""),
         Error::bad_request(Code::HeadersTooLarge, ""),
         Error::bad_request(Code::UnsupportedRequest, ""),
+        Error::bad_request(Code::UnknownExpectation, ""),
         Error::bad_request(Code::Http2Flood, ""),
         Error::bad_request(Code::StreamRefused, "");
     TooManyConnections: Error::TooManyConnections { limit: "limits.connections" };

@@ -15,6 +15,7 @@ use super::{
     connection::{Http1, StreamSlot},
     dial::Destination,
 };
+use crate::http::expect::Answered;
 
 /// The end of the body gives the connection back to the pool; dropping it before ends the HTTP/1.1 connection or
 /// resets the HTTP/2 stream.
@@ -28,7 +29,7 @@ pub(crate) struct Leased {
 /// What is lent.
 #[derive(Debug)]
 pub(super) enum Lease {
-    Http1 { pool: Rc<Pool>, destination: Destination, connection: Http1 },
+    Http1 { pool: Rc<Pool>, destination: Destination, connection: Http1, answered: Option<Answered> },
     Http2 { _stream: StreamSlot },
 }
 
@@ -51,7 +52,9 @@ impl Leased {
     }
 
     fn end(&mut self) {
-        if let Some(Lease::Http1 { pool, destination, connection }) = self.lease.take() {
+        if let Some(Lease::Http1 { pool, destination, connection, answered }) = self.lease.take() {
+            // A body that nobody asked for goes with its connection.
+            drop(answered);
             pool.give_back(destination, connection);
         }
     }

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     balance::{ConnectionSlot, PendingSlot, Picked},
     error::Error,
-    http::{LocalExecutor, STREAM_WINDOW, connection_window},
+    http::{LocalExecutor, STREAM_WINDOW, connection_window, expect},
     resilience::{Fault, Sent},
 };
 
@@ -127,8 +127,12 @@ impl Pool {
                 },
             };
             connection.answer.forget();
+            let held = request.extensions().get::<expect::Expecting>().cloned();
             match bounds.in_time(connection.sender.try_send_request(request)).await {
-                Ok(Ok(response)) => return Ok(self.lend(destination, connection, response)),
+                Ok(Ok(response)) => {
+                    let answered = held.as_ref().map(expect::Expecting::answered);
+                    return Ok(self.lend(destination, connection, response, answered));
+                }
                 Ok(Err(mut failed)) => match failed.take_message() {
                     // The server closed an idle connection just now; nothing of the request went out.
                     Some(unsent) if is_reused => request = unsent,
@@ -265,9 +269,11 @@ impl Pool {
         destination: &Destination,
         connection: Http1,
         response: Response<Incoming>,
+        answered: Option<expect::Answered>,
     ) -> Answer {
         let peer = connection.terms.peer();
-        let lease = Lease::Http1 { pool: Rc::clone(self), destination: destination.clone(), connection };
+        let (pool, destination) = (Rc::clone(self), destination.clone());
+        let lease = Lease::Http1 { pool, destination, connection, answered };
         Answer { response: response.map(|body| Leased::new(body, lease)), peer, opening: None }
     }
 

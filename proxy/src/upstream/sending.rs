@@ -10,7 +10,7 @@ use super::{Answer, Bounds, Pool, dial::Destination, pool::Failure};
 use crate::{
     config::Retries,
     error::Error,
-    http::RequestBody,
+    http::{RequestBody, expect},
     resilience::{Held, Sent, is_idempotent},
 };
 
@@ -31,7 +31,10 @@ enum Kept {
 impl Sending {
     /// Keeps what another try could be made of after it was sent: idempotent requests, and of HTTP/2, where the other side
     /// may say that it did nothing, all but tunnels.
-    pub(super) fn of(request: Request<RequestBody>, is_http2: bool, retries: &Retries) -> Self {
+    pub(super) fn of(mut request: Request<RequestBody>, is_http2: bool, retries: &Retries) -> Self {
+        if !is_http2 {
+            expect::hold(&mut request);
+        }
         let may_come_back = is_http2 || is_idempotent(request.method()) || retries.any_method;
         let is_kept = may_come_back && retries.attempts > 1 && request.method() != Method::CONNECT;
         let kept = if is_kept {

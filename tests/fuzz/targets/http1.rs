@@ -122,6 +122,7 @@ impl Request {
         assert!(!host.is_empty() && !host.contains(['@', ',', ' ', '/', '%']), "{host}");
         let id = self.only("x-request-id").expect("one request id");
         assert!((1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()), "{id}");
+        assert!(self.only("expect").is_none_or(|expected| expected == "100-continue"));
         for (name, _) in &self.fields {
             let plain = name.replace('_', "-");
             assert!(!HOP_BY_HOP.contains(&&*plain), "{name} belongs to another hop");
@@ -318,12 +319,11 @@ fn configure(folder: &Path, forward: SocketAddr, inbound: SocketAddr, outbound: 
     }
 }
 
-const HOP_BY_HOP: [&str; 6] = [
+const HOP_BY_HOP: [&str; 5] = [
     "keep-alive",
     "proxy-connection",
     "proxy-authenticate",
     "proxy-authorization",
-    "expect",
     "http2-settings",
 ];
 /// Of identity, or of another path or method than the one that is judged.
