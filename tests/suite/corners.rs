@@ -59,6 +59,26 @@ async fn scripted(bytes: &'static [u8]) -> (SocketAddr, JoinSet<()>) {
     (address, serving)
 }
 
+/// An application that answers `/open/N` with the Nth of `answers`, and closes.
+async fn numbered(answers: &'static [&'static str]) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(tcp.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            let number = head.split(['/', ' ']).find_map(|part| part.parse::<usize>().ok()).unwrap();
+            // The sidecar closes as soon as it cannot read on.
+            let _ = tcp.write_all(answers[number].as_bytes()).await;
+        }
+    });
+    (address, serving)
+}
+
 /// All that comes back for `sent`, up to the end of the connection.
 async fn exchange(orders: &Sidecar, sent: &str) -> String {
     let mut client = TcpStream::connect(orders.outbound()).await.unwrap();
@@ -120,6 +140,41 @@ async fn answers_without_a_body_have_none_whatever_their_length_says() {
         assert!(answers.ends_with("\r\n\r\n"), "{method}: {answers}");
         assert_eq!(answers.contains("content-length: 5"), method == "HEAD", "{answers}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_with_two_readings_is_502_and_goes_to_nobody() {
+    const ANSWERS: &[&str] = &[
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nbody!",
+        "HTTP/1.1 200 OK\r\nContent-Length: +4\r\n\r\nbody",
+        "HTTP/1.1 200 OK\r\nContent-Length: -4\r\n\r\nbody",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\nbody",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+    ];
+    let (app, _serving) = numbered(ANSWERS).await;
+    let (orders, payments) = pair(app);
+    for (number, answer) in ANSWERS.iter().enumerate() {
+        let sent = format!("GET /open/{number} HTTP/1.1\r\nHost: payments\r\nConnection: close\r\n\r\n");
+        let heard = exchange(&orders, &sent).await;
+        assert!(heard.starts_with("HTTP/1.1 502 ") && !heard.contains("body"), "{answer:?}: {heard}");
+        let line = payments.accessed(|line| line["path"] == format!("/open/{number}"));
+        assert_eq!((&line["code"], &line["status"]), (&"SG0617".into(), &502.into()), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_says_its_length_twice_passes_with_one() {
+    let twice = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nbody";
+    let (app, _serving) = numbered(Box::leak(Box::new([twice]))).await;
+    let (orders, _payments) = pair(app);
+    let heard =
+        exchange(&orders, "GET /open/0 HTTP/1.1\r\nHost: payments\r\nConnection: close\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.1 200 ") && heard.ends_with("body"), "{heard}");
+    assert_eq!(heard.to_ascii_lowercase().matches("content-length").count(), 1, "{heard}");
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ pub(super) fn credentials(svid: &Svid, trust: &TrustBundles) -> Credentials {
 }
 
 /// Which HTTP.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Http {
     One,
     Two,
