@@ -10,7 +10,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::mesh::{
     App, Authority, Connection,
-    Does::{self, Answers, AnswersLast, Breaks, Closes, Hangs, Refuses},
+    Does::{self, Answers, AnswersLast, Breaks, BreaksOff, Closes, Hangs, Refuses, Stops},
     Endpoint, Http, PATIENCE, Port, Reply, Sidecar, id,
 };
 
@@ -370,6 +370,53 @@ async fn an_ejected_endpoint_is_probed_and_comes_back() {
         flapping.address
     );
     assert_eq!(sample(&orders, &state).await, 1);
+}
+
+/// The ejections of `endpoint` for failures in a row.
+async fn ejections(orders: &Sidecar, endpoint: SocketAddr) -> u64 {
+    let labels = format!(r#"service="shop/payments",endpoint="{endpoint}",reason="consecutive""#);
+    sample(orders, &format!("sidegate_endpoint_ejections_total{{{labels}}}")).await
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_counts_against_its_endpoint() {
+    let authority = Authority::new();
+    let (breaking, serving) = (always(&authority, BreaksOff).await, always(&authority, Answers(200)).await);
+    let rules = "  balance: {by: roundRobin}\n  outliers: {consecutive: 2}\n";
+    let orders = orders(&authority, &[breaking.address, serving.address], rules);
+    let mut client = client(&orders, Http::One).await;
+    let mut broken = 0;
+    for _ in 0..10 {
+        if let Ok(reply) = client.call("GET", "/a").await {
+            assert_eq!(reply.status, 200);
+        } else {
+            broken += 1;
+            // HTTP/1.1 has no other way to say it.
+            client = self::client(&orders, Http::One).await;
+        }
+    }
+    assert_eq!((broken, breaking.seen().len()), (2, 2));
+    assert_eq!(ejections(&orders, breaking.address).await, 1);
+    assert_eq!(orders.accessed(|line| line["code"] == "SG0617")["status"], 200);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_in_the_middle_says_nothing_against_the_endpoint() {
+    let authority = Authority::new();
+    let (stopping, other) = (always(&authority, Stops).await, always(&authority, Answers(200)).await);
+    let rules = "  balance: {by: roundRobin}\n  outliers: {consecutive: 2}\n";
+    let orders = orders(&authority, &[stopping.address, other.address], rules);
+    for left in 1..=4 {
+        while stopping.seen().len() < left {
+            let mut client = client(&orders, Http::One).await;
+            let request = Request::get("/a").header("host", "payments").body(Full::default()).unwrap();
+            assert_eq!(client.open(request).await.unwrap().status(), 200);
+        }
+    }
+    // Which also lets the last client's connection end.
+    assert_eq!(ejections(&orders, stopping.address).await, 0);
+    orders.accessed_times(4, |line| line["code"] == "SG0620");
+    assert_eq!(ejections(&orders, stopping.address).await, 0);
 }
 
 #[tokio::test]

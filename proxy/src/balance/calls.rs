@@ -75,6 +75,8 @@ pub(crate) struct Picked {
     /// The endpoint was ejected: this call decides whether it is back.
     is_trial: bool,
     is_told: Cell<bool>,
+    /// The endpoint's failures in a row before this call was answered.
+    failed_before: Cell<Option<u32>>,
 }
 
 /// An open connection to an endpoint; counted until dropped.
@@ -287,6 +289,7 @@ impl Calls {
             since,
             is_trial: !endpoint.is_in(),
             is_told: Cell::new(false),
+            failed_before: Cell::new(None),
         }
     }
 
@@ -367,7 +370,17 @@ impl Picked {
             Outcome::Failed => self.endpoint.latency.failed(took, now),
         }
         self.is_told.set(true);
+        let failed_before = (outcome == Outcome::Answered).then(|| self.endpoint.health.failures_in_a_row());
+        self.failed_before.set(failed_before);
         self.calls.judge(&self.endpoint, self.is_trial, outcome, now);
+    }
+
+    /// The answer that had begun ended before its end: the endpoint failed after all.
+    pub(crate) fn broke_off(&self) {
+        if let Some(failed_before) = self.failed_before.take() {
+            self.endpoint.health.take_back(failed_before);
+            self.calls.judge(&self.endpoint, self.is_trial, Outcome::Failed, Instant::now());
+        }
     }
 
     /// A place for one more connection, or a refusal.

@@ -86,6 +86,18 @@ impl Health {
         is_over.then_some(Why::FailurePercent)
     }
 
+    /// How many calls have failed since the last that did not.
+    pub(super) fn failures_in_a_row(&self) -> u32 {
+        self.in_a_row.get()
+    }
+
+    /// An answer was counted, and with it the end of `failed_before` failures in a row, that was none.
+    pub(super) fn take_back(&self, failed_before: u32) {
+        self.in_a_row.set(self.in_a_row.get().max(failed_before));
+        let window = self.window.get();
+        self.window.set(Window { calls: window.calls.saturating_sub(1), ..window });
+    }
+
     /// Ejects for base × count, at most the maximum, and up to a quarter more by `jitter` (0 to 1): workers and
     /// sidecars that saw the same failure do not all come back at the same moment.
     pub(super) fn eject(&self, rules: &Outliers, jitter: f64, now: Instant) -> Duration {

@@ -301,6 +301,25 @@ async fn failures_in_a_row_eject_an_endpoint_and_a_success_between_them_does_not
 }
 
 #[tokio::test(start_paused = true)]
+async fn answers_that_break_off_are_failures_in_a_row_and_whole_ones_between_them_end_it() {
+    for (between, standing) in [(None, "ejected"), (Some(StatusCode::OK), "in")] {
+        let (balancer, calls) = calls(2, eager(3, 50));
+        let bad = addresses(2)[0];
+        for _ in 0..3 {
+            let picked = calls.pick(Pick { only: Some(bad), ..Pick::default() }).unwrap();
+            picked.answered(StatusCode::OK);
+            picked.broke_off();
+            // It breaks off once.
+            picked.broke_off();
+            if let Some(status) = between {
+                end_at(&calls, bad, status);
+            }
+        }
+        assert!(shown(&balancer).contains(&(bad, standing)), "{between:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_500_is_the_applications_own_answer_unless_the_rules_say_otherwise() {
     for (failures, state) in [(Failures::Gateway, "in"), (Failures::ServerErrors, "ejected")] {
         let mut rules = eager(1, 50);

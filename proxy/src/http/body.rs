@@ -104,8 +104,10 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Err(broken)));
         }
         let mut frame = ready!(polled);
-        if let Some(Ok(frame)) = &mut frame {
-            clean(frame);
+        match &mut frame {
+            Some(Ok(frame)) => clean(frame),
+            Some(Err(_)) => this.flow.break_off(),
+            None => {}
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BrokenBody::from)))
     }

@@ -18,6 +18,7 @@ use crate::{authorize::Denial, config::Limits, error::Error};
 pub(crate) struct Flow {
     received: Cell<u64>,
     is_asked_for: Cell<bool>,
+    has_broken: Cell<bool>,
     cut: OnceCell<Cut>,
     /// `None`: its body may come as slowly as it likes. Borrowed for one poll at a time.
     trickle: RefCell<Option<Pin<Box<Trickle>>>>,
@@ -73,6 +74,16 @@ impl Flow {
     /// Whether anybody has wanted it.
     pub(crate) fn is_asked_for(&self) -> bool {
         self.is_asked_for.get()
+    }
+
+    /// The downstream broke the request's body off.
+    pub(crate) fn break_off(&self) {
+        self.has_broken.set(true);
+    }
+
+    /// Whether it did.
+    pub(crate) fn has_broken(&self) -> bool {
+        self.has_broken.get()
     }
 
     /// Policy permits it no longer: ends both halves.

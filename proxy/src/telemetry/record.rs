@@ -301,6 +301,10 @@ impl Record {
 
     /// The upstream broke in the middle of its answer.
     pub(crate) fn upstream_broke(&mut self, error: &dyn std::fmt::Display) {
+        // It may have done so because the request broke.
+        if let Some(picked) = self.picked.as_ref().filter(|_| !self.flow.has_broken()) {
+            picked.broke_off();
+        }
         self.failed(&Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() });
     }
 }

@@ -36,6 +36,10 @@ pub(crate) enum Does {
     Closes,
     /// Closes it in the middle of a head. HTTP/2: resets the stream.
     Breaks,
+    /// Answers 200 and breaks off in the middle of the body. HTTP/2: resets the stream.
+    BreaksOff,
+    /// Answers 200 and stops in the middle of the body. HTTP/2: never answers.
+    Stops,
     /// Never answers.
     Hangs,
     /// HTTP/2: refuses the stream unread, as one that it did not process.
@@ -175,6 +179,11 @@ async fn http1<S: AsyncRead + AsyncWrite + Unpin>(
             Does::Answers(status) => (status, ""),
             Does::AnswersLast(status) => (status, "connection: close\r\n"),
             Does::Breaks => return stream.write_all(b"HTTP/1.1 20").await,
+            Does::BreaksOff => return stream.write_all(HALF).await,
+            Does::Stops => {
+                stream.write_all(HALF).await?;
+                return std::future::pending().await;
+            }
             Does::Closes | Does::Refuses => return Ok(()),
             Does::Hangs => return std::future::pending().await,
         };
@@ -218,9 +227,13 @@ async fn http2<S: AsyncRead + AsyncWrite + Unpin>(stream: S, seen: &Arc<Seen>, p
                     // The same.
                     let _ = respond.send_response(response, true);
                 }
-                Does::Breaks | Does::Closes | Does::Refuses => respond.send_reset(h2::Reason::INTERNAL_ERROR),
-                Does::Hangs => std::future::pending().await,
+                Does::Breaks | Does::BreaksOff | Does::Closes | Does::Refuses => {
+                    respond.send_reset(h2::Reason::INTERNAL_ERROR);
+                }
+                Does::Hangs | Does::Stops => std::future::pending().await,
             }
         });
     }
 }
+
+const HALF: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf";

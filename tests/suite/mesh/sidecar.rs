@@ -203,6 +203,11 @@ impl Sidecar {
         self.access.first(wanted)
     }
 
+    /// Waits for `times` such lines of its access log.
+    pub(crate) fn accessed_times(&self, times: usize, wanted: impl Fn(&Value) -> bool) {
+        self.access.nth(times - 1, wanted);
+    }
+
     /// A page of its admin port.
     pub(crate) async fn page(&self, path: &str) -> super::Reply {
         super::Connection::plain(self.admin, super::Http::One).await.call("GET", path).await.unwrap()
