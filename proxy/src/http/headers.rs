@@ -176,13 +176,14 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     HeaderName::from_static("http2-settings"),
 ];
 /// RFC 7239, RFC 9440, and what Envoy and nginx write.
-const IDENTITY: [&str; 5] = ["forwarded", "x-real-ip", "x-client-cert", "client-cert", "client-cert-chain"];
+const IDENTITY: [&str; 4] = ["forwarded", "x-real-ip", "x-client-cert", "client-cert"];
 /// What this sidecar writes itself, and what the next hop reads a message by.
 const FIXED: [&str; 6] = ["host", "content-length", "expect", "max-forwards", "trailer", "x-request-id"];
 const OVERRIDES: [&str; 5] =
     ["x-rewrite-url", "x-http-method", "x-http-method-override", "x-method-override", "x-http-path-override"];
 const OVERRIDE_PREFIXES: [&str; 2] = ["x-original-", "x-envoy-"];
-const IDENTITY_PREFIXES: [&str; 3] = ["x-forwarded-", "x-sidegate-", "x-ssl-client-"];
+/// RFC 9440 has `client-cert-chain`, and proxies have more of its form.
+const IDENTITY_PREFIXES: [&str; 4] = ["client-cert-", "x-forwarded-", "x-sidegate-", "x-ssl-client-"];
 
 #[cfg(test)]
 mod tests {
@@ -258,6 +259,7 @@ mod tests {
             "forwarded",
             "client-cert",
             "Client_Cert_Chain",
+            "client-cert-subject",
             "x-sidegate-peer",
             "x_sidegate_peer",
             "x-real-ip",
@@ -269,6 +271,11 @@ mod tests {
             let mut headers = fields(&[(name, "spiffe://shop.test/ns/shop/sa/admin"), ("accept", "*/*")]);
             remove_identity(&mut headers);
             assert_eq!(headers, fields(&[("accept", "*/*")]), "{name}");
+        }
+        for name in ["client-certain", "x-forwarded", "client-id"] {
+            let mut headers = fields(&[(name, "a")]);
+            remove_identity(&mut headers);
+            assert_eq!(headers, fields(&[(name, "a")]), "{name}");
         }
     }
 

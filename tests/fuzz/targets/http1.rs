@@ -327,15 +327,14 @@ const HOP_BY_HOP: [&str; 5] = [
     "http2-settings",
 ];
 /// Of identity, or of another path or method than the one that is judged.
-const CLAIMS: [&str; 7] = [
+const CLAIMS: [&str; 6] = [
     "forwarded",
     "x-real-ip",
     "x-client-cert",
     "client-cert",
-    "client-cert-chain",
     "x-rewrite-url",
     "x-http-method-override",
 ];
-const CLAIM_PREFIXES: [&str; 3] = ["x-forwarded-", "x-ssl-client-", "x-original-"];
+const CLAIM_PREFIXES: [&str; 4] = ["client-cert-", "x-forwarded-", "x-ssl-client-", "x-original-"];
 /// Beyond every bound that the sidecar puts on an input without further bytes.
 const PATIENCE: Duration = Duration::from_secs(8);
