@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ca::Authority,
-    clock,
+    clock, federation,
     ledger::Ledger,
     mesh::Mesh,
     metrics::{Metrics, Readings},
@@ -53,6 +53,7 @@ fn router(shown: Shown) -> Router {
         .route("/v1/proxies", get(proxies))
         .route("/v1/policies", get(policies))
         .route("/v1/edges", get(edges))
+        .route("/spiffe/bundle.json", get(bundle))
         .layer(middleware::from_fn(only_loopback_host))
         .with_state(shown)
 }
@@ -67,6 +68,16 @@ async fn proxies(State(shown): State<Shown>) -> impl IntoResponse {
 
 async fn policies(State(shown): State<Shown>) -> impl IntoResponse {
     Json(documents::Policies::of(&shown))
+}
+
+/// Our own bundle, for whoever federates with this mesh.
+async fn bundle(State(shown): State<Shown>) -> Response {
+    let trust_domain = shown.mesh.borrow().config.trust_domain.clone();
+    let bundle = shown.authority.bundles().get(trust_domain.as_str()).and_then(federation::published);
+    bundle.map_or_else(
+        || refuse(StatusCode::NOT_IMPLEMENTED, "an authority's key has no form in this document".to_owned()),
+        |bundle| Json(bundle).into_response(),
+    )
 }
 
 #[derive(Deserialize)]

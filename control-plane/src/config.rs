@@ -55,8 +55,19 @@ pub struct Config {
     pub retention: Duration,
     /// How often sidecars report their edges.
     pub report_interval: Duration,
+    /// Other trust domains that sidecars verify peers of, in the order of the file.
+    pub federation: Vec<Federated>,
     /// In the order of the file.
     pub services: Vec<Service>,
+}
+
+/// A trust domain besides the own one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Federated {
+    /// Whose authorities the bundle holds.
+    pub trust_domain: TrustDomain,
+    /// The file of the bundle: PEM or SPIFFE's JSON.
+    pub bundle: PathBuf,
 }
 
 /// What sidecars do with a denial.

@@ -17,6 +17,7 @@ mod ca;
 mod clock;
 mod database;
 mod discovery;
+mod federation;
 mod healthcheck;
 mod hex;
 mod issuance;

@@ -16,6 +16,7 @@ use crate::{
     ca::Trust,
     clock,
     config::{Config, folder::PolicyFile},
+    federation::{Foreign, ForeignFiles},
     metrics::Metrics,
     policies::{self, LoadedPolicies},
     problem::Problem,
@@ -33,6 +34,8 @@ pub(crate) struct Mesh {
     pub(crate) quarantine: Arc<LoadedQuarantine>,
     /// The mesh's own roots.
     pub(crate) trust: Arc<Trust>,
+    /// Those of other trust domains.
+    pub(crate) foreign: Vec<Foreign>,
     /// Why the newest `mesh.yaml` is not in force; empty when it is.
     pub(crate) config_problems: Vec<DatedProblem>,
     /// Why the newest policies are not in force; empty when they are.
@@ -74,6 +77,7 @@ impl Publisher {
             policies: None,
             quarantine: Arc::new(LoadedQuarantine::of(quarantine)),
             trust: trust.borrow_and_update().clone(),
+            foreign: Vec::new(),
             config_problems: Vec::new(),
             policy_problems: Vec::new(),
         };
@@ -138,6 +142,8 @@ impl Publisher {
                 before.quarantine.clone()
             }
         };
+        let (foreign, foreign_problems) = files.foreign.load(&before.foreign);
+        config_problems.extend(foreign_problems);
         let loaded = files.policies.as_ref().map_err(Clone::clone).and_then(|files| policies::parse(files));
         let (policies, policy_problems) = match loaded {
             Ok(loaded) => (Some(unless_same(before.policies.as_ref(), loaded)), Vec::new()),
@@ -149,6 +155,7 @@ impl Publisher {
             policies,
             quarantine,
             trust: self.trust.borrow().clone(),
+            foreign,
             config_problems: dated(config_problems),
             policy_problems: dated(policy_problems),
         }));
@@ -167,9 +174,11 @@ impl Publisher {
         }
     }
 
-    fn folders(&self) -> [PathBuf; 3] {
+    fn folders(&self) -> Vec<PathBuf> {
         let config = self.mesh.borrow().config.clone();
-        [folder_of(&self.path), folder_of(&config.quarantine), config.policies.clone()]
+        let mut folders = vec![folder_of(&self.path), folder_of(&config.quarantine), config.policies.clone()];
+        folders.extend(config.federation.iter().map(|federated| folder_of(&federated.bundle)));
+        folders
     }
 }
 
@@ -181,6 +190,8 @@ struct Files {
     policies: Result<Vec<PolicyFile>, Vec<Problem>>,
     /// `None`: there is no file.
     quarantine: Result<Option<String>, Problem>,
+    /// The bundles of other trust domains.
+    foreign: ForeignFiles,
 }
 
 impl Files {
@@ -194,7 +205,8 @@ impl Files {
         let in_force = config.as_ref().unwrap_or(current);
         let policies = policies::read(&in_force.policies);
         let quarantine = quarantine::read(&in_force.quarantine);
-        Self { text, config, policies, quarantine }
+        let foreign = ForeignFiles::read(&in_force.federation);
+        Self { text, config, policies, quarantine, foreign }
     }
 
     /// A file that is gone is a fault while somebody is in quarantine: losing it must not let them out.
@@ -237,6 +249,7 @@ impl Files {
             Err(problems) => add(&format!("{problems:?}")),
         }
         add(&format!("{:?}", self.quarantine));
+        add(&format!("{:?}", self.foreign));
         digest.finalize().into()
     }
 }

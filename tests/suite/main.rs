@@ -10,6 +10,7 @@ mod corners;
 mod corners_h2;
 mod downgrade;
 mod expectations;
+mod federation;
 mod fenced;
 mod forward_proxy;
 mod hardening;

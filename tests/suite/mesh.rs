@@ -13,7 +13,7 @@ mod sidecar;
 
 pub(crate) use app::{App, endless};
 pub(crate) use authority::{Authority, Svid};
-pub(crate) use client::{Connection, Http, Reply, connect, tls};
+pub(crate) use client::{Connection, Http, Reply, connect, credentials, tls};
 pub(crate) use control_plane::{ControlPlane, Member};
 pub(crate) use endpoint::{Does, Endpoint};
 pub(crate) use own_tls::OwnTls;

@@ -94,6 +94,7 @@ fn mesh(quarantined: &[&str]) -> Mesh {
             quarantine,
         }),
         trust: Arc::default(),
+        foreign: Vec::new(),
         config_problems: Vec::new(),
         policy_problems: Vec::new(),
     }

@@ -15,7 +15,7 @@ use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{
-    Config, Enforcement, Service, ServiceName, TokenDigest,
+    Config, Enforcement, Federated, Service, ServiceName, TokenDigest,
     bounds::{Bounds, LEAF_LIFE, REPORT_INTERVAL, RETENTION, ROOT_LIFE},
     control_plane_identity, is_label, schema,
 };
@@ -85,6 +85,10 @@ pub(super) struct Document {
     #[serde(default)]
     #[schemars(with = "Option<schema::Time>", transform = |schema: &mut Schema| REPORT_INTERVAL.describe(schema))]
     report_interval: Option<Spanned<String>>,
+    /// Other trust domains whose workloads may be peers, each under the authorities of its own bundle. Policies say what they
+    /// may do.
+    #[serde(default)]
+    federation: Vec<FederatedDocument>,
     /// The services of the mesh. Who is not listed is issued nothing.
     services: Vec<ServiceDocument>,
 }
@@ -117,6 +121,19 @@ struct Certificates {
     #[serde(default)]
     #[schemars(with = "Option<schema::Time>", transform = |schema: &mut Schema| RETENTION.describe(schema))]
     retention: Option<Spanned<String>>,
+}
+
+/// A trust domain besides the own one.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Federated")]
+struct FederatedDocument {
+    /// Its name.
+    #[schemars(with = "schema::Domain")]
+    trust_domain: Spanned<String>,
+    /// The file of its trust bundle, as PEM or as SPIFFE's JSON; read again when it changes.
+    #[schemars(with = "schema::File")]
+    bundle: PathBuf,
 }
 
 /// A service of the mesh and the workload behind it.
@@ -177,6 +194,7 @@ impl Check {
         let report_interval =
             self.duration(document.report_interval.as_ref(), "reportInterval", REPORT_INTERVAL);
         let trust_domain = trust_domain?;
+        let federation = self.federation(&trust_domain, folder, document.federation);
         let services = self.services(&trust_domain, document.services);
         Some(Config {
             trust_domain,
@@ -192,6 +210,7 @@ impl Check {
             root_life: root_life?,
             retention: retention?,
             report_interval: report_interval?,
+            federation,
             services,
         })
     }
@@ -224,6 +243,33 @@ impl Check {
             }
         }
         services
+    }
+
+    /// The own trust domain has its authorities in the state folder, and another one has one bundle: none is ever merged.
+    fn federation(
+        &mut self,
+        own: &TrustDomain,
+        folder: &Path,
+        documents: Vec<FederatedDocument>,
+    ) -> Vec<Federated> {
+        let mut federation: Vec<Federated> = Vec::with_capacity(documents.len());
+        for (index, document) in documents.into_iter().enumerate() {
+            let field = format!("federation[{index}].trustDomain");
+            let trust_domain = self.value(&document.trust_domain, &field, |text| {
+                let trust_domain = TrustDomain::parse(text).map_err(display)?;
+                if trust_domain == *own {
+                    return Err(format!("{text} is the mesh's own trust domain"));
+                }
+                if federation.iter().any(|federated| federated.trust_domain == trust_domain) {
+                    return Err(format!("{text} is listed twice"));
+                }
+                Ok(trust_domain)
+            });
+            if let Some(trust_domain) = trust_domain {
+                federation.push(Federated { trust_domain, bundle: folder.join(document.bundle) });
+            }
+        }
+        federation
     }
 
     fn service(

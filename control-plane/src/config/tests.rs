@@ -54,6 +54,23 @@ fn a_service_defaults_to_its_name_as_account_and_label() {
 }
 
 #[test]
+fn another_trust_domain_has_one_bundle_and_our_own_has_none_there() {
+    let with = |lines: &str| GOOD.replacen("services:\n", &format!("{lines}\nservices:\n"), 1);
+    let good = with("federation: [{trustDomain: partner.test, bundle: partner.json}]");
+    let federation = Config::parse(Path::new("/etc/mesh/mesh.yaml"), &good).unwrap().federation;
+    assert_eq!(federation[0].trust_domain.as_str(), "partner.test");
+    assert_eq!(federation[0].bundle, Path::new("/etc/mesh/partner.json"));
+    for (names, why) in
+        [(["shop.test", "a.test"], "own trust domain"), (["a.test", "a.test"], "listed twice")]
+    {
+        let [first, second] = names.map(|name| format!("{{trustDomain: {name}, bundle: b.pem}}"));
+        let problems = problems(&with(&format!("federation: [{first}, {second}]")));
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains("federation[") && problems[0].contains(why), "{problems:?}");
+    }
+}
+
+#[test]
 fn an_unknown_field_is_refused_with_its_line() {
     let problem = only_problem("reportInterval: 500ms", "reportIntervall: 500ms");
     assert!(problem.starts_with("mesh.yaml:10:"), "{problem}");

@@ -38,6 +38,7 @@ impl Desired {
         desired.add(Arc::new(resource::settings(&mesh.config, workload, renewal)));
         desired.add(mesh.quarantine.resource.clone());
         desired.add(mesh.trust.resource.clone());
+        desired.add_all(mesh.foreign.iter().map(|foreign| foreign.resource.clone()));
         desired.add_all(policies(mesh, workload));
         Some(desired)
     }

@@ -29,7 +29,15 @@ async fn status_and_policies_say_what_is_in_force() {
 #[tokio::test]
 async fn a_foreign_host_is_refused_on_every_path() {
     let mesh = Mesh::started().await;
-    for path in ["/v1/status", "/v1/proxies", "/v1/policies", "/v1/edges", "/metrics", "/livez"] {
+    for path in [
+        "/v1/status",
+        "/v1/proxies",
+        "/v1/policies",
+        "/v1/edges",
+        "/spiffe/bundle.json",
+        "/metrics",
+        "/livez",
+    ] {
         assert_eq!(mesh.request(path, "attacker.test").await.0, 421, "{path}");
         assert_eq!(mesh.request(path, "127.0.0.1:15180").await.0, 200, "{path}");
     }

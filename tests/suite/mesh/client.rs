@@ -51,7 +51,7 @@ pub(crate) async fn connect(
     TlsConnector::from(config).connect(ServerName::from(address.ip()), tcp).await
 }
 
-pub(super) fn credentials(svid: &Svid, trust: &TrustBundles) -> Credentials {
+pub(crate) fn credentials(svid: &Svid, trust: &TrustBundles) -> Credentials {
     let chain = CertificateDer::pem_slice_iter(svid.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(svid.key.as_bytes()).unwrap();
     Credentials::new(chain, key, trust, UnixTime::now()).unwrap()

@@ -64,6 +64,19 @@ impl ControlPlane {
         write(&self.folder.path().join("policies/all.yaml"), policies);
     }
 
+    /// Further lines at the end of the configuration that it runs with, in place of those there were.
+    pub(crate) fn extend(&self, lines: &str) {
+        let mark = "# further\n";
+        let text = fs::read_to_string(self.mesh_file()).unwrap();
+        let own = text.split(mark).next().unwrap_or_default();
+        write(&self.mesh_file(), &format!("{own}{mark}{lines}"));
+    }
+
+    /// Another file beside its configuration.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        write(&self.folder.path().join(name), text);
+    }
+
     /// At the address it had.
     pub(crate) fn start_again(&mut self) {
         let path = self.folder.path().join("mesh.yaml");
