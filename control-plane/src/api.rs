@@ -72,8 +72,8 @@ async fn policies(State(shown): State<Shown>) -> impl IntoResponse {
 
 /// Our own bundle, for whoever federates with this mesh.
 async fn bundle(State(shown): State<Shown>) -> Response {
-    let trust_domain = shown.mesh.borrow().config.trust_domain.clone();
-    let bundle = shown.authority.bundles().get(trust_domain.as_str()).and_then(federation::published);
+    let mesh = shown.mesh.borrow().clone();
+    let bundle = mesh.trust.bundles.get(mesh.config.trust_domain.as_str()).and_then(federation::published);
     bundle.map_or_else(
         || refuse(StatusCode::NOT_IMPLEMENTED, "an authority's key has no form in this document".to_owned()),
         |bundle| Json(bundle).into_response(),
