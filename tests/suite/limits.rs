@@ -77,17 +77,17 @@ async fn handshakes_over_the_limit_wait_and_are_given_up_in_time() {
         let ports = [Port::Inbound(app.address, "protocol: http")];
         Sidecar::start_as("payments", &svid, &authority, ORDERS, &ports, &more)
     };
-    let sidecar = start("handshakes: 2, handshakeTimeout: 5s");
+    let sidecar = start("handshakes: 2, handshakeTimeout: 20s");
     let begun = Instant::now();
     let _half = half_a_handshake(&sidecar).await;
     assert_eq!(orders(&sidecar, &authority).await.unwrap().status("GET", "/").await, 200);
-    assert!(begun.elapsed() < Duration::from_secs(5), "there was a place beside it");
+    assert!(begun.elapsed() < Duration::from_secs(20), "there was a place beside it");
 
-    let sidecar = start("handshakes: 1, handshakeTimeout: 1s");
+    let sidecar = start("handshakes: 1, handshakeTimeout: 4s");
     let begun = Instant::now();
     let half = half_a_handshake(&sidecar).await;
     assert_eq!(orders(&sidecar, &authority).await.unwrap().status("GET", "/").await, 200);
-    assert!(begun.elapsed() >= Duration::from_millis(900), "it has not waited: {:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_secs(3), "it has not waited: {:?}", begun.elapsed());
     assert!(is_closed(half).await);
 
     let mut halves = Vec::new();
@@ -126,7 +126,7 @@ async fn a_pooled_connection_that_idles_too_long_is_closed() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let svid = authority.svid(&id("payments"));
     let ports = [Port::Inbound(listener.local_addr().unwrap(), "protocol: http")];
-    let one = "workers: 1\nlimits: {idleTimeout: 2s}";
+    let one = "workers: 1\nlimits: {idleTimeout: 5s}";
     let sidecar = Sidecar::start_as("payments", &svid, &authority, ORDERS, &ports, one);
     let mut caller = orders(&sidecar, &authority).await.unwrap();
     let calls =
