@@ -2,7 +2,7 @@
 //! `docs/capture.md` has a row for each of these.
 
 use crate::{
-    hosts::{APP, ROOT, SOMEBODY, User},
+    hosts::{APP, ROOT, SIDECAR, SOMEBODY, User},
     world::{Backend, MARKER, Of, PAYMENTS, World},
 };
 
@@ -12,6 +12,7 @@ tests![
     an_application_that_calls_itself_is_judged_as_any_peer,
     an_application_reaches_no_port_of_a_peer_past_its_sidecar,
     every_user_but_the_sidecars_is_captured,
+    another_spelling_of_an_address_leads_nowhere_else,
     what_is_not_tcp_does_not_leave,
     an_unknown_destination_is_refused_and_named,
     only_a_named_pass_through_leaves_in_plaintext,
@@ -42,25 +43,30 @@ fn an_unchanged_application_calls_a_service_over_mutual_tls(backend: Backend) {
 
 fn an_application_cannot_call_its_sidecars_ports_itself(backend: Backend) {
     let world = World::new(backend);
-    // On loopback the kernel refuses what it did not redirect.
-    for port in ["15101", "15106"] {
-        for address in ["127.0.0.1", "127.0.0.7", "[::1]"] {
-            let address = format!("{address}:{port}");
-            assert_eq!(world.call(Of::Orders, APP, &["get", &address, OPEN]), "refused", "{address}");
+    for user in [APP, SOMEBODY, ROOT] {
+        let get = |address: &str| world.call(Of::Orders, user, &["get", address, OPEN]);
+        // On loopback the kernel refuses what it did not redirect.
+        for port in ["15101", "15106"] {
+            for address in ["127.0.0.1", "127.0.0.7", "[::1]", "[::ffff:127.0.0.1]"] {
+                let address = format!("{address}:{port}");
+                assert_eq!(get(&address), "refused", "{} to {address}", user.0);
+            }
+        }
+        // At its own address it is captured, and the sidecar knows its own ports.
+        for port in ["15101", "15106", "15120"] {
+            for address in ["10.77.0.1", "[fd77::1]", "[::ffff:10.77.0.1]"] {
+                let address = format!("{address}:{port}");
+                assert_eq!(get(&address), "closed", "{} to {address}", user.0);
+            }
         }
     }
-    counted(&world, "refused_direct");
-    // At its own address it is captured, and the sidecar knows its own ports.
-    for port in ["15101", "15106", "15120"] {
-        for address in ["10.77.0.1", "[fd77::1]"] {
-            let address = format!("{address}:{port}");
-            assert_eq!(world.call(Of::Orders, APP, &["get", &address, OPEN]), "closed", "{address}");
-        }
-    }
+    counted(&world, Of::Orders, "refused_direct");
     world.wait_for("orders-sidecar", "SG0103");
     // What operators read on loopback can be read, and nothing else.
-    assert!(world.call(Of::Orders, APP, &["get", "127.0.0.1:15120", "/metrics"]).starts_with("200"));
-    assert!(world.call(Of::Orders, APP, &["get", "127.0.0.1:15120", OPEN]).starts_with("404"));
+    for address in ["127.0.0.1:15120", "[::1]:15120"] {
+        assert!(world.call(Of::Orders, APP, &["get", address, "/metrics"]).starts_with("200"), "{address}");
+        assert!(world.call(Of::Orders, APP, &["get", address, OPEN]).starts_with("404"), "{address}");
+    }
 }
 
 fn an_application_that_calls_itself_is_judged_as_any_peer(backend: Backend) {
@@ -102,6 +108,32 @@ fn every_user_but_the_sidecars_is_captured(backend: Backend) {
     nothing_in_plaintext(&world);
 }
 
+/// IPv4 out of an IPv6 socket, and the address that every interface has by itself.
+fn another_spelling_of_an_address_leads_nowhere_else(backend: Backend) {
+    let world = World::new(backend);
+    let answer = world.call(Of::Orders, APP, &["get", "[::ffff:10.77.0.2]:8080", OPEN]);
+    assert_eq!(answer, "200 hello spiffe://shop.test/ns/shop/sa/orders");
+    assert_eq!(world.call(Of::Orders, APP, &["say", "[::ffff:10.77.0.2]:9999", MARKER]), "closed");
+    world.wait_for("orders-sidecar", "10.77.0.2:9999 belongs to no known service");
+
+    let shown = world.host(Of::Payments).shell("ip -6 -o addr show dev eth0 scope link");
+    let own = shown.split_once("inet6 ").and_then(|(_, rest)| rest.split_once('/')).unwrap().0;
+    let interface = world.host(Of::Orders).shell("cat /sys/class/net/eth0/ifindex");
+    for port in ["8080", "9999", "15106", "15120"] {
+        let address = format!("[{own}%{}]:{port}", interface.trim());
+        let answer = world.call(Of::Orders, APP, &["say", &address, MARKER]);
+        assert!(!answer.starts_with("echo") && !answer.starts_with("200"), "{address}: {answer}");
+    }
+    for group in [format!("[ff02::1%{}]:7000", interface.trim()), "224.0.0.1:7000".to_owned()] {
+        assert_eq!(world.call(Of::Orders, APP, &["say-udp", &group, MARKER]), "not permitted", "{group}");
+    }
+    for program in ["payments-undeclared", "payments-udp"] {
+        assert!(!world.said(program).contains(MARKER), "{program}: {}", world.said(program));
+    }
+    assert_eq!(world.said("payments-http").matches("request").count(), 1, "the one of its caller's sidecar");
+    nothing_in_plaintext(&world);
+}
+
 fn what_is_not_tcp_does_not_leave(backend: Backend) {
     let world = World::new(backend);
     for (address, user) in
@@ -116,12 +148,22 @@ fn what_is_not_tcp_does_not_leave(backend: Backend) {
         assert_eq!(said, "not permitted", "{address}");
     }
     for address in ["10.77.0.2:0", "[fd77::2]:0"] {
-        let said = world.call(Of::Orders, ROOT, &["say-raw", address, MARKER]);
-        assert_eq!(said, "not permitted", "{address}");
+        for protocol in
+            [UNKNOWN, SCTP, UDP_LITE, GRE, IP_IN_IP, if address.starts_with('[') { ICMP6 } else { ICMP }]
+        {
+            let said = world.call(Of::Orders, ROOT, &["say-raw", protocol, address, MARKER]);
+            assert_eq!(said, "not permitted", "{protocol} to {address}");
+        }
     }
-    counted(&world, "dropped_outbound_other");
-    // From outside, datagrams do not come in either.
-    assert_eq!(world.call(Of::Stranger, APP, &["say-udp", "10.77.0.2:7000", "question"]), "silence");
+    counted(&world, Of::Orders, "dropped_outbound_other");
+    // From outside, nothing of the kind comes in either.
+    for address in ["10.77.0.2:7000", "[fd77::2]:7000"] {
+        assert_eq!(world.call(Of::Stranger, APP, &["say-udp", address, "question"]), "silence", "{address}");
+    }
+    for address in ["10.77.0.2:0", "[fd77::2]:0"] {
+        assert_eq!(world.call(Of::Stranger, ROOT, &["say-raw", UNKNOWN, address, "question"]), "sent");
+    }
+    counted(&world, Of::Payments, "dropped_inbound");
     assert!(!world.said("payments-udp").contains("datagram"));
     nothing_in_plaintext(&world);
 
@@ -158,13 +200,16 @@ fn only_a_named_pass_through_leaves_in_plaintext(backend: Backend) {
     assert!(metrics.lines().any(counted), "{metrics}");
 }
 
+/// Of applications, of nobody, and of the sidecar: outbound, inbound, health.
+const PORTS: [&str; 7] = ["8080", "5432", "9999", "22", "15101", "15106", "15120"];
+
 fn a_stranger_reaches_nothing_without_an_svid(backend: Backend) {
     let world = World::new(backend);
-    for peer in PAYMENTS {
-        for port in ["8080", "5432", "9999", "15101", "15106", "15120", "22"] {
-            let address = format!("{peer}:{port}");
+    // Whoever has the user of a sidecar is past the rules of its own host, and of no other.
+    for (of, user) in [(Of::Stranger, APP), (Of::Orders, SIDECAR)] {
+        for address in PAYMENTS.map(|peer| PORTS.map(|port| format!("{peer}:{port}"))).concat() {
             for words in [["get", &address, OPEN], ["say", &address, MARKER]] {
-                assert_eq!(world.call(Of::Stranger, APP, &words), "closed", "{words:?}");
+                assert_eq!(world.call(of, user, &words), "closed", "{words:?} of {}", of.account());
             }
         }
     }
@@ -196,12 +241,21 @@ fn without_its_sidecar_an_application_is_reached_by_nobody(backend: Backend) {
 }
 
 /// Operators can see that something was refused. The rules of iptables count by themselves, without a name.
-fn counted(world: &World, counter: &str) {
+fn counted(world: &World, of: Of, counter: &str) {
     if world.backend == Backend::Nft {
-        let seen = world.host(Of::Orders).shell(&format!("nft list counter inet sidegate {counter}"));
+        let seen = world.host(of).shell(&format!("nft list counter inet sidegate {counter}"));
         assert!(seen.contains("packets") && !seen.contains("packets 0 "), "{seen}");
     }
 }
+
+/// Numbers of IP protocols; 253 is nobody's (RFC 3692).
+const UNKNOWN: &str = "253";
+const SCTP: &str = "132";
+const UDP_LITE: &str = "136";
+const GRE: &str = "47";
+const IP_IN_IP: &str = "41";
+const ICMP: &str = "1";
+const ICMP6: &str = "58";
 
 fn nothing_in_plaintext(world: &World) {
     let seen = world.said("sniffer");

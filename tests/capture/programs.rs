@@ -22,7 +22,9 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
         ["gets", address, path, count] => gets(address, path, count.parse().unwrap()),
         ["say", address, text] => println!("{}", told(say(address, text))),
         ["say-udp", address, text] => println!("{}", told(say_udp(address, text))),
-        ["say-raw", address, text] => println!("{}", told(say_raw(address, text))),
+        ["say-raw", protocol, address, text] => {
+            println!("{}", told(say_raw(protocol.parse().unwrap(), address, text)));
+        }
         ["talk", address, text] => talk(address, text),
         _ => panic!("{words:?}"),
     }
@@ -181,11 +183,11 @@ fn say_udp(address: &str, text: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
 }
 
-/// As an IP protocol that nobody knows (253, RFC 3692).
-fn say_raw(address: &str, text: &str) -> std::io::Result<String> {
+/// As the payload of an IP packet.
+fn say_raw(protocol: i32, address: &str, text: &str) -> std::io::Result<String> {
     let address: SocketAddr = address.parse().unwrap();
     let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(253)))?;
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(protocol)))?;
     socket.send_to(text.as_bytes(), &address.into())?;
     Ok("sent".to_owned())
 }

@@ -171,7 +171,7 @@ fn what_is_excluded_passes_and_only_that(backend: Backend) {
     edit(
         Of::Orders,
         "capture: {resolvers: [10.77.0.9]}",
-        "capture: {outbound: {exclude: [{cidrs: ['fd77::9/128'], ports: [7777]}, {protocol: udp, ports: [7001]}]}, resolvers: []}",
+        "capture: {outbound: {exclude: [{cidrs: ['fd77::9/128'], ports: [7777]}, {protocol: udp, ports: [7001]}, {protocol: icmp, cidrs: ['fd77::9/128']}]}, resolvers: []}",
     );
     let health = |address: &str| world.call(Of::Stranger, APP, &["get", address, "/readyz"]);
     assert!(health("10.77.0.2:15120").starts_with("200") && health("[fd77::2]:15120").starts_with("200"));
@@ -185,6 +185,12 @@ fn what_is_excluded_passes_and_only_that(backend: Backend) {
         assert_eq!(world.call(Of::Orders, APP, &["say-udp", address, "question"]), "question", "{address}");
     }
     assert_eq!(world.call(Of::Orders, APP, &["say-udp", "10.77.0.9:53", MARKER]), "not permitted");
+    let raw = |protocol, address| world.call(Of::Orders, ROOT, &["say-raw", protocol, address, "a ping"]);
+    assert_eq!((raw("58", "[fd77::9]:0"), raw("58", "[fd77::2]:0")), ("sent".into(), "not permitted".into()));
+    assert_eq!(
+        (raw("253", "[fd77::9]:0"), raw("1", "10.77.0.9:0")),
+        ("not permitted".into(), "not permitted".into())
+    );
 }
 
 /// Somebody takes the redirects away, or leads packets elsewhere before they meet them: what is left lets nothing through.
