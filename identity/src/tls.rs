@@ -73,6 +73,17 @@ pub enum ClientAuth {
     Optional,
 }
 
+/// Which key exchanges a side takes part in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyExchange {
+    /// X25519MLKEM768 if the other side knows it, and else one that a quantum computer could break later from a
+    /// recording.
+    #[default]
+    PostQuantumFirst,
+    /// X25519MLKEM768 or no handshake.
+    PostQuantumOnly,
+}
+
 /// Which servers a client will talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
@@ -89,10 +100,23 @@ pub fn server_config(
     clients: ClientAuth,
     alpn: &[&[u8]],
 ) -> Arc<ServerConfig> {
+    server_config_by(KeyExchange::default(), credentials, bundles, clients, alpn)
+}
+
+/// The same by a key exchange of the caller's choice.
+pub fn server_config_by(
+    key_exchange: KeyExchange,
+    credentials: &Credentials,
+    bundles: Arc<TrustBundles>,
+    clients: ClientAuth,
+    alpn: &[&[u8]],
+) -> Arc<ServerConfig> {
     let verifier = Arc::new(ClientVerifier::new(bundles, clients));
-    let mut config = fixed(ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]))
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&credentials.0.key))));
+    let mut config = fixed(
+        ServerConfig::builder_with_provider(provider_by(key_exchange)).with_protocol_versions(&[&TLS13]),
+    )
+    .with_client_cert_verifier(verifier)
+    .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&credentials.0.key))));
     config.alpn_protocols = owned(alpn);
     // A resumed session does not present a certificate, so it would outlive the certificate it began with.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -114,10 +138,23 @@ pub fn client_config(
     expected: Expected,
     alpn: &[&[u8]],
 ) -> Arc<ClientConfig> {
+    client_config_by(KeyExchange::default(), credentials, bundles, expected, alpn)
+}
+
+/// The same by a key exchange of the caller's choice.
+pub fn client_config_by(
+    key_exchange: KeyExchange,
+    credentials: Option<&Credentials>,
+    bundles: Arc<TrustBundles>,
+    expected: Expected,
+    alpn: &[&[u8]],
+) -> Arc<ClientConfig> {
     let verifier = Arc::new(ServerVerifier::new(bundles, expected));
-    let builder = fixed(ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13]))
-        .dangerous()
-        .with_custom_certificate_verifier(verifier);
+    let builder = fixed(
+        ClientConfig::builder_with_provider(provider_by(key_exchange)).with_protocol_versions(&[&TLS13]),
+    )
+    .dangerous()
+    .with_custom_certificate_verifier(verifier);
     let mut config = match credentials {
         Some(own) => {
             builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&own.0.key))))
@@ -138,13 +175,23 @@ pub fn client_config(
 ///
 /// The lists are written out, so that no cargo feature of another crate changes them.
 pub fn provider() -> Arc<CryptoProvider> {
+    provider_by(KeyExchange::default())
+}
+
+fn provider_by(key_exchange: KeyExchange) -> Arc<CryptoProvider> {
+    let kx_groups = match key_exchange {
+        KeyExchange::PostQuantumFirst => {
+            vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1]
+        }
+        KeyExchange::PostQuantumOnly => vec![kx_group::X25519MLKEM768],
+    };
     Arc::new(CryptoProvider {
         cipher_suites: vec![
             cipher_suite::TLS13_AES_128_GCM_SHA256,
             cipher_suite::TLS13_AES_256_GCM_SHA384,
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ],
-        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
+        kx_groups,
         ..aws_lc_rs::default_provider()
     })
 }

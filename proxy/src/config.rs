@@ -31,7 +31,10 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidegate_codes::Code;
-use sidegate_identity::{SpiffeId, TrustDomain, tls::KeyUse};
+use sidegate_identity::{
+    SpiffeId, TrustDomain,
+    tls::{KeyExchange, KeyUse},
+};
 
 pub use capture::{Capture, IpProtocol, ResolversUnknown, Selection, Traffic};
 pub use captured::{CapturedOutbound, Passthrough};
@@ -73,6 +76,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Where the application is given its own SVID. `None`: nowhere, and the key never leaves the process.
     pub workload_endpoint: Option<WorkloadEndpoint>,
+    /// What handshakes with peers and with the control plane rest on.
+    pub key_exchange: KeyExchange,
     /// Where access log lines go.
     pub access_log: AccessLog,
     /// Every bound of the data path.
@@ -382,6 +387,7 @@ impl Config {
             ),
             ("the services called", !is_told || self.called() == next.called()),
             ("admin", self.admin == next.admin),
+            ("requirePostQuantum", self.key_exchange == next.key_exchange),
             ("workloadApi", self.workload_endpoint == next.workload_endpoint),
             ("accessLog", self.access_log == next.access_log),
             ("limits", self.limits == next.limits),

@@ -96,12 +96,8 @@ impl Client {
         means: Means,
     ) -> Result<Self, StartError> {
         let expected = SpiffeId::for_workload(&config.trust_domain, NAMESPACE, SERVICE_ACCOUNT)?;
-        let connector =
-            Connector::new(control_plane, config.trust_domain.clone(), expected, means.publisher.reader())
-                .map_err(|reason| StartError::TrustBundle {
-                    path: control_plane.trust_bundle.clone(),
-                    reason,
-                })?;
+        let connector = Connector::new(config, control_plane, expected, means.publisher.reader())
+            .map_err(|reason| StartError::TrustBundle { path: control_plane.trust_bundle.clone(), reason })?;
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
         let Means { inbound, publisher, metrics, edges, drain, traffic_ended } = means;

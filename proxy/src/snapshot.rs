@@ -14,7 +14,7 @@ use arc_swap::{ArcSwap, Guard};
 use rustls::{ClientConfig, ServerConfig, pki_types::UnixTime};
 use sidegate_identity::{
     SpiffeId, SvidLimits, TrustBundles, Usage,
-    tls::{ClientAuth, Credentials, Expected, client_config, server_config},
+    tls::{ClientAuth, Credentials, Expected, client_config_by, server_config_by},
     verify,
 };
 use sidegate_policy::{Policies, PolicySet, Workload};
@@ -331,7 +331,13 @@ impl Parts {
         let mut rates = self.rates.renew();
         let secured = self.credentials.as_ref().map(|credentials| Secured {
             credentials: credentials.clone(),
-            server: server_config(credentials, Arc::clone(&self.trust), ClientAuth::Required, &SERVER_ALPN),
+            server: server_config_by(
+                self.config.key_exchange,
+                credentials,
+                Arc::clone(&self.trust),
+                ClientAuth::Required,
+                &SERVER_ALPN,
+            ),
         });
         let services: Services = Arc::new(self.services(&mut rates));
         let callers = self.config.limits.rate_callers;
@@ -390,7 +396,13 @@ impl Parts {
         let credentials = self.credentials.as_ref()?;
         let offering = |alpn: &[&[u8]]| {
             let expected = Expected::OneOf(Arc::clone(identities));
-            client_config(Some(credentials), Arc::clone(&self.trust), expected, alpn)
+            client_config_by(
+                self.config.key_exchange,
+                Some(credentials),
+                Arc::clone(&self.trust),
+                expected,
+                alpn,
+            )
         };
         Some(PeerTls {
             generation: self.generation,

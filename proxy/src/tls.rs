@@ -3,7 +3,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use rustls::{AlertDescription, ClientConfig, ServerConfig, pki_types::ServerName};
+use rustls::{AlertDescription, ClientConfig, PeerIncompatible, ServerConfig, pki_types::ServerName};
 use sidegate_codes::Code;
 use sidegate_identity::tls::peer_error;
 use tokio::{net::TcpStream, time::timeout};
@@ -53,6 +53,9 @@ fn failure(error: &io::Error) -> Error {
             (Code::HandshakeFailed, "we_expired")
         }
         rustls::Error::AlertReceived(_) => (Code::HandshakeFailed, "peer_alert"),
+        rustls::Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) => {
+            (Code::HandshakeFailed, "key_exchange")
+        }
         rustls::Error::PeerIncompatible(_) => (Code::HandshakeFailed, "incompatible"),
         rustls::Error::NoApplicationProtocol => (Code::HandshakeFailed, "no_protocol"),
         _ => (Code::HandshakeFailed, "protocol"),

@@ -3,6 +3,7 @@
 use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use http_body_util::BodyExt;
+use rustls::{NamedGroup, crypto::CryptoProvider};
 use sidegate_identity::tls::provider;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -70,6 +71,10 @@ async fn nobody_without_an_svid_of_the_mesh_reaches_the_application() {
 
 /// A client without our verifier, as an attacker would write it: presents what it likes.
 fn trusting_client(svid: &Svid) -> Arc<rustls::ClientConfig> {
+    trusting_client_with(svid, provider())
+}
+
+fn trusting_client_with(svid: &Svid, cryptography: Arc<CryptoProvider>) -> Arc<rustls::ClientConfig> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
     #[derive(Debug)]
@@ -108,7 +113,7 @@ fn trusting_client(svid: &Svid) -> Arc<rustls::ClientConfig> {
 
     let chain = CertificateDer::pem_slice_iter(svid.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(svid.key.as_bytes()).unwrap();
-    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+    let mut config = rustls::ClientConfig::builder_with_provider(cryptography)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
@@ -117,6 +122,50 @@ fn trusting_client(svid: &Svid) -> Arc<rustls::ClientConfig> {
         .unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
+}
+
+#[tokio::test]
+async fn a_sidecar_that_requires_post_quantum_refuses_every_other_key_exchange_and_calls_by_none() {
+    let (app, authority) = (App::start().await, Authority::new());
+    let (svid, payments) = (authority.svid(&id("orders")), authority.svid(&id("payments")));
+    let ports = [Port::Inbound(app.address, "protocol: http")];
+    let strict = "requirePostQuantum: true";
+    let server = Sidecar::start_as("payments", &payments, &authority, EVERYBODY, &ports, strict);
+    let to_server = [Port::Outbound("payments", server.inbound(), "protocol: http")];
+    let client = Sidecar::start_as("orders", &svid, &authority, EVERYBODY, &to_server, strict);
+    let mut called = Connection::plain(client.outbound(), Http::One).await;
+    assert_eq!(called.status("GET", "/").await, 200, "two that know it");
+
+    let mut classical = CryptoProvider::clone(&provider());
+    classical.kx_groups.retain(|group| group.name() != NamedGroup::X25519MLKEM768);
+    let stranger = trusting_client_with(&svid, Arc::new(classical));
+    assert!(is_refused(connect(server.inbound(), Arc::clone(&stranger)).await).await);
+    server.accessed(|line| line["code"] == "SG0309");
+    let metrics = server.page("/metrics").await.body;
+    assert!(metrics.contains("code=\"SG0309\",reason=\"key_exchange\"} 1"), "{metrics}");
+
+    let (_, _, lenient) = stage().await;
+    assert!(
+        !is_refused(connect(lenient.inbound(), stranger).await).await,
+        "without the requirement it is one"
+    );
+}
+
+/// A log of session keys opens every recording.
+#[tokio::test]
+async fn no_key_of_a_session_is_written_whatever_the_environment_says() {
+    let (app, authority) = (App::start().await, Authority::new());
+    let folder = tempfile::TempDir::new().unwrap();
+    let keys = folder.path().join("keys.log");
+    let script = format!("SSLKEYLOGFILE='{}' exec \"$0\" \"$@\"", keys.display());
+    let (own, ports) = (authority.svid(&id("payments")), [Port::Inbound(app.address, "protocol: http")]);
+    let sidecar = Sidecar::start_under(&script, &own, &authority, EVERYBODY, &ports);
+    let environment = std::fs::read(format!("/proc/{}/environ", sidecar.pid())).unwrap();
+    assert!(String::from_utf8_lossy(&environment).contains("SSLKEYLOGFILE="), "it is asked to");
+    let orders = authority.svid(&id("orders"));
+    let stream = tls(sidecar.inbound(), &authority, Some(&orders), &id("payments"), b"http/1.1").await;
+    assert!(!is_refused(stream).await, "there is a session");
+    assert!(!keys.exists());
 }
 
 #[tokio::test]

@@ -3,14 +3,21 @@
 use std::sync::Arc;
 
 use rustls::{
-    AlertDescription, CipherSuite, ClientConfig, ClientConnection, Connection, Error, HandshakeKind,
-    NamedGroup, ProtocolVersion, ServerConfig, ServerConnection,
+    AlertDescription, CipherSuite, ClientConfig, ClientConnection, Connection, DigitallySignedStruct, Error,
+    HandshakeKind, NamedGroup, PeerIncompatible, ProtocolVersion, ServerConfig, ServerConnection,
+    SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::CryptoProvider,
+    version::TLS13,
 };
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sidegate_codes::Code;
 use sidegate_identity::{
     SvidError, SvidLimits, TrustBundles, Usage,
-    tls::{ClientAuth, Credentials, CredentialsError, Expected, client_config, peer_error, server_config},
+    tls::{
+        ClientAuth, Credentials, CredentialsError, Expected, KeyExchange, client_config, client_config_by,
+        peer_error, provider, server_config, server_config_by,
+    },
     verify,
 };
 
@@ -145,6 +152,136 @@ fn a_handshake_is_tls_1_3_with_a_post_quantum_key_exchange() {
     }
 }
 
+/// The first offer is the one that costs no further round trip.
+#[test]
+fn a_client_offers_the_post_quantum_key_exchange_first() {
+    let groups = |key_exchange| {
+        let client = calling(key_exchange, &Authority::root("shop.test"));
+        client.crypto_provider().kx_groups.iter().map(|group| group.name()).collect::<Vec<_>>()
+    };
+    let first = groups(KeyExchange::PostQuantumFirst);
+    assert_eq!(first[0], NamedGroup::X25519MLKEM768);
+    assert_eq!(first[1..], [NamedGroup::X25519, NamedGroup::secp256r1, NamedGroup::secp384r1]);
+    assert_eq!(groups(KeyExchange::PostQuantumOnly), [NamedGroup::X25519MLKEM768]);
+    let hello = hello_of(&Arc::new(calling(KeyExchange::PostQuantumFirst, &Authority::root("shop.test"))));
+    // key_share: one entry for the hybrid of 1216 bytes, named before any other.
+    let share = [0x11, 0xec, 0x04, 0xc0];
+    assert!(hello.windows(4).any(|window| window == share), "its share is in the first flight");
+}
+
+#[test]
+fn a_side_that_requires_post_quantum_refuses_every_other_key_exchange() {
+    use KeyExchange::{PostQuantumFirst, PostQuantumOnly};
+    let root = Authority::root("shop.test");
+    // Somebody who knows everything but the hybrid.
+    let classical = |mut provider: rustls::crypto::CryptoProvider| {
+        provider.kx_groups.retain(|group| group.name() != NamedGroup::X25519MLKEM768);
+        Arc::new(provider)
+    };
+    for strict in [PostQuantumOnly, PostQuantumFirst] {
+        let is_refused = strict == PostQuantumOnly;
+        let (own, trust) = (credentials(&root.issue(PAYMENTS), &root), Arc::new(root.bundles()));
+        let server = server_config_by(strict, &own, Arc::clone(&trust), ClientAuth::Required, &[]);
+        let client = calling(strict, &root);
+
+        let old_client = rebuilt_client(&client, classical(client.crypto_provider().as_ref().clone()), &root);
+        let ended = handshake(&old_client, &server);
+        assert_eq!(ended.succeeded(), !is_refused);
+        if is_refused {
+            let why = PeerIncompatible::NoKxGroupsInCommon;
+            assert_eq!(ended.server_error, Some(Error::PeerIncompatible(why)));
+        }
+        let old_server = rebuilt_server(classical(server.crypto_provider().as_ref().clone()), &root);
+        assert_eq!(handshake(&Arc::new(client), &old_server).succeeded(), !is_refused);
+
+        let ended = handshake(&Arc::new(calling(strict, &root)), &server);
+        assert!(ended.succeeded(), "two of one mind");
+        let group = ended.server.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(group, NamedGroup::X25519MLKEM768);
+    }
+}
+
+/// A client of somebody else with an SVID in order, and `provider`.
+fn rebuilt_client(ours: &ClientConfig, provider: Arc<CryptoProvider>, root: &Authority) -> Arc<ClientConfig> {
+    let issued = root.issue(ORDERS);
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusting))
+        .with_client_auth_cert(issued.chain.clone(), issued.key())
+        .unwrap();
+    config.alpn_protocols.clone_from(&ours.alpn_protocols);
+    Arc::new(config)
+}
+
+/// A server of somebody else.
+fn rebuilt_server(provider: Arc<CryptoProvider>, root: &Authority) -> Arc<ServerConfig> {
+    let issued = root.issue(PAYMENTS);
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(issued.chain.clone(), issued.key())
+        .unwrap();
+    Arc::new(config)
+}
+
+/// Believes every server.
+#[derive(Debug)]
+struct Trusting;
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn calling(key_exchange: KeyExchange, root: &Authority) -> ClientConfig {
+    let own = credentials(&root.issue(ORDERS), root);
+    let trust = Arc::new(root.bundles());
+    ClientConfig::clone(&client_config_by(key_exchange, Some(&own), trust, one_of(&[PAYMENTS]), &[]))
+}
+
+fn hello_of(config: &Arc<ClientConfig>) -> Vec<u8> {
+    let name = ServerName::try_from("payments.shop.internal").unwrap();
+    let mut client = ClientConnection::new(Arc::clone(config), name).unwrap();
+    let mut hello = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut hello).unwrap();
+    }
+    hello
+}
+
 #[test]
 fn workloads_of_two_federated_trust_domains_know_each_other() {
     let (shop, bank) = (Authority::root("shop.test"), Authority::root("bank.test"));
@@ -270,6 +407,25 @@ fn a_client_that_would_resume_is_given_no_ticket() {
     for _ in 0..2 {
         assert_eq!(handshake(&client, &server).server.handshake_kind(), Some(HandshakeKind::Full));
     }
+}
+
+/// Early data can be replayed: a client that would send some has no session to send it in, and ours never asks.
+#[test]
+fn no_byte_is_sent_or_taken_before_the_handshake_is_over() {
+    let root = Authority::root("shop.test");
+    let server = payments(&root, root.bundles());
+    assert_eq!((server.max_early_data_size, server.send_half_rtt_data), (0, false));
+    assert_eq!((server.send_tls13_tickets, server.session_storage.can_cache()), (0, false));
+    let ours = caller(&root.issue(ORDERS), &root, root.bundles());
+    assert!(!ours.enable_early_data);
+    let mut eager = ClientConfig::clone(&ours);
+    eager.enable_early_data = true;
+    eager.resumption = rustls::client::Resumption::default();
+    let eager = Arc::new(eager);
+    assert!(handshake(&eager, &server).succeeded(), "so that it has whatever it could keep");
+    let name = ServerName::try_from("unused.test").unwrap();
+    let mut again = ClientConnection::new(eager, name).unwrap();
+    assert!(again.early_data().is_none(), "there is no session to send it in");
 }
 
 #[test]

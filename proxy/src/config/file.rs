@@ -10,7 +10,7 @@ use std::{
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sidegate_identity::{SpiffeId, TrustDomain};
+use sidegate_identity::{SpiffeId, TrustDomain, tls::KeyExchange};
 
 use super::{
     AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Identity, IdentityFiles, Limits, Source,
@@ -76,6 +76,10 @@ pub(super) struct ConfigFile {
     capture: Option<CaptureFile>,
     /// The endpoint for operators and probes. Absent: there is none.
     admin: Option<AdminFile>,
+    /// Whether a handshake without the post-quantum key exchange X25519MLKEM768 is refused, in both directions and with the
+    /// control plane. Sidecars offer it first in any case.
+    #[serde(default)]
+    require_post_quantum: bool,
     /// The SPIFFE Workload API, served to the application itself. Absent: it is not, and the private key never leaves
     /// the sidecar.
     workload_api: Option<WorkloadEndpointFile>,
@@ -225,6 +229,11 @@ impl ConfigFile {
             capture,
             admin,
             workload_endpoint,
+            key_exchange: if self.require_post_quantum {
+                KeyExchange::PostQuantumOnly
+            } else {
+                KeyExchange::PostQuantumFirst
+            },
             access_log: self.access_log,
             limits,
             workers,

@@ -483,3 +483,11 @@ fn a_workload_api_that_nobody_could_use_is_refused() {
     let text = WITH_FILES.replace(files, provider) + "workloadApi: {listen: api.sock}\n";
     assert_eq!(faults(&text), ["workloadApi.listen"]);
 }
+
+#[test]
+fn a_post_quantum_key_exchange_is_required_where_the_file_says_so() {
+    assert_eq!(parse(WITH_FILES).unwrap().key_exchange, KeyExchange::PostQuantumFirst);
+    let strict = parse(&format!("{WITH_FILES}requirePostQuantum: true\n")).unwrap();
+    assert_eq!(strict.key_exchange, KeyExchange::PostQuantumOnly);
+    assert_eq!(strict.needs_restart(&parse(WITH_FILES).unwrap()), Some("requirePostQuantum"));
+}

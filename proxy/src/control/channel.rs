@@ -9,14 +9,18 @@ use rustls::pki_types::UnixTime;
 use sidegate_codes::Code;
 use sidegate_identity::{
     SpiffeId, SvidLimits, TrustBundle, TrustBundles, TrustDomain, Usage,
-    tls::{Credentials, Expected, client_config},
+    tls::{Credentials, Expected, KeyExchange, client_config_by},
     verify,
 };
 use tokio::{net::TcpStream, time::timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use crate::{config::ControlPlane, snapshot::Reader, tls};
+use crate::{
+    config::{Config, ControlPlane},
+    snapshot::Reader,
+    tls,
+};
 
 /// Connects to the control plane.
 #[derive(Debug)]
@@ -27,6 +31,7 @@ pub(crate) struct Connector {
     /// As it was at the start.
     bootstrap: Arc<TrustBundles>,
     expected: Arc<[SpiffeId]>,
+    key_exchange: KeyExchange,
     mesh: Reader,
 }
 
@@ -52,11 +57,12 @@ struct DialError {
 impl Connector {
     /// The error is why the configured bundle cannot be used.
     pub(super) fn new(
+        config: &Config,
         control_plane: &ControlPlane,
-        trust_domain: TrustDomain,
         expected: SpiffeId,
         mesh: Reader,
     ) -> Result<Self, String> {
+        let trust_domain = config.trust_domain.clone();
         let pem = std::fs::read(&control_plane.trust_bundle).map_err(|error| error.to_string())?;
         Ok(Self {
             address: control_plane.address.clone(),
@@ -64,6 +70,7 @@ impl Connector {
             bootstrap: Arc::new(bundles(&trust_domain, &pem)?),
             trust_domain,
             expected: Arc::new([expected]),
+            key_exchange: config.key_exchange,
             mesh,
         })
     }
@@ -110,7 +117,7 @@ impl Connector {
         trust: Arc<TrustBundles>,
     ) -> Result<Channel, DialError> {
         let expected = Expected::OneOf(Arc::clone(&self.expected));
-        let config = client_config(credentials, trust, expected, &[b"h2"]);
+        let config = client_config_by(self.key_exchange, credentials, trust, expected, &[b"h2"]);
         // Connected here rather than inside the channel: the reason of a failed handshake stays readable, and a lost
         // connection is noticed rather than replaced unseen.
         let stream = timeout(CONNECT_TIMEOUT, async {
