@@ -9,4 +9,6 @@ mod bundles;
 #[cfg(test)]
 mod handshakes;
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
 mod rules;
