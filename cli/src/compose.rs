@@ -1,6 +1,7 @@
 //! `sidegate compose`: a mesh around the services of a Compose file. The application's file goes in; tokens, policies and an
 //! override come out, or a list of what cannot be meshed, and nothing is written then.
 
+mod check;
 mod file;
 mod folder;
 mod guess;
@@ -43,6 +44,15 @@ pub(crate) enum What {
   sidegate compose inject --merge --out -             one complete file, for tools that do not know !override
   sidegate compose inject --file - --out - < compose.yaml")]
     Inject(write::Args),
+
+    /// Find what leads past a sidecar: shared networks, published ports, sidecars that join their application, tokens.
+    ///
+    /// Judges what `inject` makes of the application's file, and whether that is what was written; or with `--complete` any
+    /// complete file. Exit code 1 if anything is found.
+    #[command(after_long_help = "Examples:
+  sidegate compose check
+  docker compose -f compose.yaml -f compose.sidegate.yaml config > all.yaml && sidegate compose check --complete all.yaml -o json")]
+    Check(check::Args),
 }
 
 /// Runs the command.
@@ -50,6 +60,7 @@ pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
     match what {
         What::Init(args) => init::run(args),
         What::Inject(args) => write::run(args),
+        What::Check(args) => check::run(args),
     }
 }
 

@@ -157,6 +157,18 @@ codes! {
         "an application runs as the sidecar's user",
         "Capture leaves out what this user sends, so that the sidecar's own connections are not captured again. The application's would leave in plaintext.",
         "Run it as another user; 15100 is the sidecar's.";
+    NotFenced = "SG0149", Exposure,
+        "an application of a Compose file does not stand alone with its sidecar",
+        "Whoever shares a network with an application reaches it past its sidecar, and it reaches them. Only an internal network with nobody else on it is a fence.",
+        "sidegate compose init, then sidegate compose inject; take networks that were added by hand out of the application.";
+    SidecarJoinsApplication = "SG0150", Exposure,
+        "a sidecar stands in the network of its application",
+        "When the application restarts it gets a new network and the sidecar stays in the old one: the application is then reachable by everybody, and nothing tells.",
+        "Give the application a fence of its own: sidegate compose inject.";
+    ReadableSecret = "SG0151", Exposure,
+        "a file with a secret can be read by others on its host",
+        "A join token is the identity of its service until it has ended.",
+        "chmod 600 FILE, and make a new token if somebody else may have read it.";
     NoPolicy = "SG0201", Policy,
         "denied: no policy selects this workload",
         "Without a policy nothing is allowed: default deny holds from the first minute.",

@@ -213,7 +213,7 @@ fn names(name: &str, node: &Node) -> Vec<String> {
 }
 
 /// The words of a list, or the keys of a map.
-fn words(node: Option<&Node>) -> Vec<String> {
+pub(crate) fn words(node: Option<&Node>) -> Vec<String> {
     let Some(node) = node else { return Vec::new() };
     let keys = node.entries().iter().map(|(key, _)| key.clone());
     keys.chain(node.items().iter().filter_map(Node::scalar)).collect()
@@ -243,7 +243,7 @@ pub(crate) fn pairs(node: Option<&Node>) -> Vec<(String, String)> {
 }
 
 /// The label that leaves a service alone: `disabled`.
-const INJECT: &str = "sidegate.dev/inject";
+pub(crate) const INJECT: &str = "sidegate.dev/inject";
 /// The label that says what a service listens on, in place of guesses.
 const PORTS: &str = "sidegate.dev/ports";
 /// The label that says whom a service calls, in place of guesses.

@@ -199,3 +199,20 @@ fn a_lost_token_is_not_replaced_in_silence() {
         assert!(compose(folder.path(), &[command]).unwrap_err().why().contains("web"), "{command}");
     }
 }
+
+#[test]
+fn what_is_injected_passes_the_check_and_what_was_changed_does_not() {
+    let folder = folder(SHOP);
+    compose(folder.path(), &["init"]).unwrap();
+    assert_eq!(compose(folder.path(), &["check"]).unwrap(), Exit::Findings);
+    compose(folder.path(), &["inject"]).unwrap();
+    assert_eq!(compose(folder.path(), &["check", "-o", "json"]).unwrap(), Exit::Ok);
+    let token = folder.path().join(".sidegate/tokens/web");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(compose(folder.path(), &["check"]).unwrap(), Exit::Findings);
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    let out = folder.path().join("compose.sidegate.yaml");
+    let open = fs::read_to_string(&out).unwrap().replace("internal: true", "internal: false");
+    fs::write(&out, open).unwrap();
+    assert_eq!(compose(folder.path(), &["check"]).unwrap(), Exit::Findings);
+}
