@@ -114,6 +114,7 @@ fn text(findings: &[Finding]) -> String {
     findings.iter().map(line).collect()
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
 fn id<S: serde::Serializer>(code: &Code, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(code.id())
 }
