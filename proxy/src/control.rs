@@ -165,7 +165,7 @@ impl Client {
             );
             let trust = Arc::clone(&mesh.trust);
             self.publisher.mesh(mesh);
-            self.publisher.credentials(credentials.clone(), &trust);
+            self.publisher.credentials(credentials.clone(), &trust, false);
         }
         resumed
     }

@@ -214,13 +214,14 @@ impl Publisher {
         });
     }
 
-    /// Puts a new certificate in force. `trust` came with it: it counts until the mesh has told its own bundles, and where
-    /// those are so old that they do not know the certificate's authority yet. Who is in quarantine stays there.
-    pub(crate) fn credentials(&self, credentials: Credentials, trust: &TrustBundles) {
+    /// Puts a new certificate in force. `trust` came with it: it counts until the mesh has told its own bundles, where
+    /// those are so old that they do not know the certificate's authority yet, and where the certificate is `a_beginning`: without
+    /// one before it nothing was told for a while. Who is in quarantine stays there.
+    pub(crate) fn credentials(&self, credentials: Credentials, trust: &TrustBundles, a_beginning: bool) {
         self.publish(|parts| {
             self.ends_at(Some(&credentials));
             parts.generation += 1;
-            if parts.mesh.is_none() || !parts.vouches_for(&credentials) {
+            if a_beginning || parts.mesh.is_none() || !parts.vouches_for(&credentials) {
                 let quarantine = parts.trust.quarantine().clone();
                 parts.trust_in(Arc::new(trust.clone().without(quarantine)));
             }

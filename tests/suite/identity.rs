@@ -144,7 +144,7 @@ async fn a_sidecar_that_requires_post_quantum_refuses_every_other_key_exchange_a
     let metrics = server.page("/metrics").await.body;
     assert!(metrics.contains("code=\"SG0309\",reason=\"key_exchange\"} 1"), "{metrics}");
 
-    let (_, _, lenient) = stage().await;
+    let lenient = Sidecar::start("payments", &authority, EVERYBODY, &ports);
     assert!(
         !is_refused(connect(lenient.inbound(), stranger).await).await,
         "without the requirement it is one"

@@ -208,8 +208,9 @@ impl Mesh {
         self.records.push(issuance.clone());
         if answer_arrives {
             let sidecar = &mut self.sidecars[index];
-            // The answer's bundles count where the ones at hand do not know the certificate's root.
-            if !sidecar.trusted.contains(&issuance.issuer) {
+            // The answer's bundles count where the ones at hand do not know the certificate's root, or where the sidecar had no
+            // certificate to be told newer ones by.
+            if issuance.attestor == "join-token" || !sidecar.trusted.contains(&issuance.issuer) {
                 sidecar.trusted = trusted;
             }
             sidecar.own = Some(Leaf {

@@ -174,24 +174,23 @@ fn a_side_that_requires_post_quantum_refuses_every_other_key_exchange() {
     use KeyExchange::{PostQuantumFirst, PostQuantumOnly};
     let root = Authority::root("shop.test");
     // Somebody who knows everything but the hybrid.
-    let classical = |mut provider: rustls::crypto::CryptoProvider| {
-        provider.kx_groups.retain(|group| group.name() != NamedGroup::X25519MLKEM768);
-        Arc::new(provider)
-    };
+    let mut classical = CryptoProvider::clone(&provider());
+    classical.kx_groups.retain(|group| group.name() != NamedGroup::X25519MLKEM768);
+    let classical = Arc::new(classical);
     for strict in [PostQuantumOnly, PostQuantumFirst] {
         let is_refused = strict == PostQuantumOnly;
         let (own, trust) = (credentials(&root.issue(PAYMENTS), &root), Arc::new(root.bundles()));
         let server = server_config_by(strict, &own, Arc::clone(&trust), ClientAuth::Required, &[]);
         let client = calling(strict, &root);
 
-        let old_client = rebuilt_client(&client, classical(client.crypto_provider().as_ref().clone()), &root);
+        let old_client = rebuilt_client(&client, Arc::clone(&classical), &root);
         let ended = handshake(&old_client, &server);
         assert_eq!(ended.succeeded(), !is_refused);
         if is_refused {
             let why = PeerIncompatible::NoKxGroupsInCommon;
             assert_eq!(ended.server_error, Some(Error::PeerIncompatible(why)));
         }
-        let old_server = rebuilt_server(classical(server.crypto_provider().as_ref().clone()), &root);
+        let old_server = rebuilt_server(Arc::clone(&classical), &root);
         assert_eq!(handshake(&Arc::new(client), &old_server).succeeded(), !is_refused);
 
         let ended = handshake(&Arc::new(calling(strict, &root)), &server);

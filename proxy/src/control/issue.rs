@@ -140,13 +140,14 @@ async fn issue(client: &Client, current: Option<&Credentials>) -> Result<Credent
         .await
         .map_err(|_| IssueError::NotNow("no answer in time".to_owned()))??
         .into_inner();
-    take_into_use(client, issued, &key)
+    take_into_use(client, issued, &key, current.is_none())
 }
 
 fn take_into_use(
     client: &Client,
     issued: v1::IssueResponse,
     key: &KeyPair,
+    a_beginning: bool,
 ) -> Result<Credentials, IssueError> {
     let trust: TrustBundles = issued
         .trust_bundles
@@ -162,7 +163,7 @@ fn take_into_use(
     if credentials.svid().id() != &client.config.workload.identity {
         return Err(IssueError::WrongIdentity(credentials.svid().id().to_string()));
     }
-    client.publisher.credentials(credentials.clone(), &trust);
+    client.publisher.credentials(credentials.clone(), &trust, a_beginning);
     if let Some(cache) = &client.cache
         && let Err(error) = cache.save_credentials(&credentials, &pkcs8)
     {

@@ -2,7 +2,7 @@
 //! has, a server that is slow, and addresses that [`super::guard`] refuses: the connection goes to an address that was looked
 //! at, and the name is not looked up again.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -83,11 +83,14 @@ async fn ask(at: &KeysUrl) -> Result<Vec<u8>, String> {
         body.map(|body| body.to_bytes().to_vec())
             .map_err(|error| format!("{error}; at most {MOST_BYTES} bytes are read"))
     };
+    // Its end is told to whoever waits for the answer, which may be whole by then.
+    let served = async {
+        let _ = connection.await;
+        std::future::pending::<Infallible>().await
+    };
     tokio::select! {
-        // The answer is what is asked for; the connection ends after it.
-        biased;
         answer = asked => answer,
-        ended = connection => Err(ended.err().map_or_else(|| "it closed the connection".to_owned(), |error| error.to_string())),
+        never = served => match never {},
     }
 }
 

@@ -19,6 +19,7 @@ fn busy() -> (Arc<Metrics>, Edges) {
         reason: "peer_alert",
     });
     metrics.renewals.add("ok");
+    metrics.workload_refusals.add("user");
     metrics.policies_refused.add(Code::PolicyUnknownField);
     let (service, rule) = ("shop/payments".parse().unwrap(), "rule-1".into());
     metrics.copies.add(CopyLabels { service, rule, result: "sent" });
