@@ -1,5 +1,6 @@
 """The SPIFFE Workload API that a sidecar serves its application, asked with the `spiffe` package."""
 
+import contextlib
 import http.client
 import itertools
 import ssl
@@ -15,12 +16,12 @@ from program import run, until
 
 NOBODY = 65534
 
-# Started as root and then somebody else, so that it can read this Python.
+# Started as root and then somebody else, so that it can read this Python. The client imports as it is made, and connects later.
 ASK_AS = """
 import os, sys
 from spiffe import WorkloadApiClient
-os.setgroups([]), os.setgid(int(sys.argv[1])), os.setuid(int(sys.argv[1]))
 with WorkloadApiClient(sys.argv[2], default_timeout=10) as client:
+    os.setgroups([]), os.setgid(int(sys.argv[1])), os.setuid(int(sys.argv[1]))
     print(client.fetch_x509_svid().spiffe_id)
 """
 
@@ -73,19 +74,23 @@ def test_an_application_calls_as_the_workload_with_the_svid_that_it_is_given(ser
     tls.check_hostname = False  # Its name is a SPIFFE ID.
     tls.load_verify_locations(cadata="".join(root.public_bytes(Encoding.PEM).decode() for root in roots))
     tls.load_cert_chain(folder / "own.pem", folder / "own-key.pem")
-    call = http.client.HTTPSConnection("127.0.0.1", payments.inbound[0], context=tls, timeout=10)
-    call.request("GET", "/")
-    assert call.getresponse().status == 200
+    with contextlib.closing(http.client.HTTPSConnection("127.0.0.1", payments.inbound[0], context=tls, timeout=10)) as call:
+        call.request("GET", "/")
+        answer = call.getresponse()
+        assert (answer.status, len(answer.read()) > 0) == (200, True)
     payments.accessed(src=spiffe_id("orders"), verdict="allowed")
 
 
 def test_a_source_follows_a_renewal(serving, authority):
     sidecar = serving()
     with X509Source(socket_path=socket(sidecar), timeout_in_seconds=10) as source:
-        first = source.svid.leaf.serial_number
+        def svid():
+            return source.get_x509_context().default_svid
+
+        first = svid().leaf.serial_number
         sidecar.renew(authority)
-        until(lambda: source.svid.leaf.serial_number != first, "the renewed SVID")
-        assert str(source.svid.spiffe_id) == spiffe_id("orders")
+        until(lambda: svid().leaf.serial_number != first, "the renewed SVID")
+        assert str(svid().spiffe_id) == spiffe_id("orders")
 
 
 def test_without_a_list_of_users_only_the_sidecars_own_is_answered(serving):
@@ -97,8 +102,9 @@ def test_without_a_list_of_users_only_the_sidecars_own_is_answered(serving):
 
 def test_with_a_list_its_users_are_answered_and_root_is_not(serving):
     sidecar = serving(f", users: [{NOBODY}]")
-    assert asked_as(NOBODY, sidecar).stdout.decode().strip() == spiffe_id("orders")
+    nobody = asked_as(NOBODY, sidecar)
+    assert nobody.stdout.decode().strip() == spiffe_id("orders"), nobody.stderr.decode()
     root = asked_as(0, sidecar)
     assert root.returncode != 0 and root.stdout == b""
-    refused = sidecar.process.err.first(lambda line: "SG0333" in line)
+    refused = sidecar.process.err.first(lambda line: "SG0333" in line and line)
     assert '"user":0' in refused
