@@ -14,6 +14,7 @@ mod explain_call;
 mod failure;
 mod get;
 mod http1;
+mod join_token;
 mod mesh_file;
 mod policy;
 mod quarantine;

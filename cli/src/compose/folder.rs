@@ -7,11 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sha2::{Digest as _, Sha256};
 use sidegate_codes::Code;
 
 use super::{inject::IMAGE_USER, problem::Problem, settings::Settings};
-use crate::{exit::Exit, failure::Failure};
+use crate::{exit::Exit, failure::Failure, join_token};
 
 /// `.sidegate/`.
 #[derive(Debug)]
@@ -76,14 +75,14 @@ impl Folder {
         let token = match fs::read_to_string(&path) {
             Ok(token) => token,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let token = random_token().map_err(|error| unwritable(&path, &error))?;
+                let token = join_token::random().map_err(|error| unwritable(&path, &error))?;
                 replace(&path, &token, 0o600)?;
                 give_away(&path, settings)?;
                 token
             }
             Err(error) => return Err(unreadable(&path, &error)),
         };
-        Ok(hex(&Sha256::digest(token.trim().as_bytes())))
+        Ok(join_token::digest(token.trim()))
     }
 
     pub(crate) fn has_token(&self, account: &str) -> bool {
@@ -152,15 +151,4 @@ pub(crate) fn not_yet(service: Option<&str>, what: impl Into<String>) -> Problem
         what: what.into(),
         next: Some("sidegate compose init".to_owned()),
     }
-}
-
-fn random_token() -> io::Result<String> {
-    let mut bytes = [0_u8; 32];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(hex(&bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
 }

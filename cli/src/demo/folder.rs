@@ -8,13 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::{
     cast::{Cast, Workload},
     documents::{self, AccessLog, Setting},
 };
+use crate::join_token;
 
 /// The folder and the names of what is in it.
 #[derive(Debug)]
@@ -93,29 +93,15 @@ impl Folder {
         let folder = config.parent().expect("the configuration is in a folder of its own");
         fs::create_dir_all(folder)?;
         fs::write(&config, documents::sidecar(cast, workload, access_log))?;
-        let token = random_token()?;
+        let token = join_token::random()?;
         write_secret(&folder.join("token"), &token)?;
-        Ok(hex(&Sha256::digest(token.as_bytes())))
+        Ok(join_token::digest(&token))
     }
-}
-
-fn random_token() -> io::Result<String> {
-    let mut bytes = [0_u8; 32];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(hex(&bytes))
 }
 
 fn write_secret(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect()
 }
 
 #[cfg(test)]
@@ -139,7 +125,7 @@ mod tests {
         let token = fs::read_to_string(token).expect("a token");
         let mesh = fs::read_to_string(folder.mesh()).expect("mesh.yaml");
         assert!(!mesh.contains(&token));
-        assert!(mesh.contains(&hex(&Sha256::digest(token.as_bytes()))));
+        assert!(mesh.contains(&join_token::digest(&token)));
     }
 
     #[test]
