@@ -14,14 +14,14 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject}
 use sha2::{Digest as _, Sha256};
 use sidegate_codes::Code;
 use sidegate_identity::{
-    SvidLimits, TrustBundle, TrustBundles, Usage,
+    TrustBundle, TrustBundles,
     tls::{Credentials, KeyUse},
-    verify,
 };
 use sidegate_policy::{PolicyError, PolicySet, Workload, parse_yaml};
 
 use crate::{
     config::{Config, Files, Identity, IdentityFiles, Protocol},
+    identity::vouches_for,
     snapshot::{Enforcement, MeshState, Own, Publisher},
 };
 
@@ -277,12 +277,6 @@ fn opaque_ports(config: &Config) -> Vec<u16> {
         inbound.map(|it| it.forward.port())
     };
     of(true).filter(|port| !of(false).any(|other| other == *port)).collect()
-}
-
-/// Whether peers that trust `trust` accept these credentials still.
-fn vouches_for(trust: &TrustBundles, own: &Credentials) -> bool {
-    let limits = SvidLimits::default();
-    verify(own.chain(), Usage::Client, trust, &limits, UnixTime::now()).is_ok()
 }
 
 fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
-use sidegate_identity::{SpiffeId, SvidLimits, TrustBundles, Usage, VerifiedSvid, verify};
+use sidegate_identity::{SpiffeId, SvidLimits, TrustBundles, Usage, VerifiedSvid, tls::Credentials, verify};
 
 use crate::{
     error::Error,
@@ -85,6 +85,11 @@ impl Peer {
             .map(|_| ())
             .map_err(|error| Error::PeerEnded(format!("{} is trusted no longer: {error}", self.id())))
     }
+}
+
+/// Whether peers that trust `trust` accept these credentials now.
+pub(crate) fn vouches_for(trust: &TrustBundles, own: &Credentials) -> bool {
+    verify(own.chain(), Usage::Client, trust, &SvidLimits::default(), UnixTime::now()).is_ok()
 }
 
 /// How long a client may begin requests on a connection made with `own` to `peer`. It stops before the server does,

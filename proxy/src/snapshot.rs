@@ -11,11 +11,10 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use rustls::{ClientConfig, ServerConfig, pki_types::UnixTime};
+use rustls::{ClientConfig, ServerConfig};
 use sidegate_identity::{
-    SpiffeId, SvidLimits, TrustBundles, Usage,
+    SpiffeId, TrustBundles,
     tls::{ClientAuth, Credentials, Expected, client_config_by, server_config_by},
-    verify,
 };
 use sidegate_policy::{Policies, PolicySet, Workload};
 use tokio::sync::watch;
@@ -24,6 +23,7 @@ pub(crate) use called_at::CalledAt;
 
 use crate::{
     config::{Config, Inbound, Outbound, Resilience, ServiceName, Target},
+    identity::vouches_for,
     jwt::Issuers,
     rate::{Kept, PortRates, Renewal},
     route::RouteTable,
@@ -221,7 +221,7 @@ impl Publisher {
         self.publish(|parts| {
             self.ends_at(Some(&credentials));
             parts.generation += 1;
-            if a_beginning || parts.mesh.is_none() || !parts.vouches_for(&credentials) {
+            if a_beginning || parts.mesh.is_none() || !vouches_for(&parts.trust, &credentials) {
                 let quarantine = parts.trust.quarantine().clone();
                 parts.trust_in(Arc::new(trust.clone().without(quarantine)));
             }
@@ -311,10 +311,6 @@ impl Parts {
             self.trust = trust;
             self.generation += 1;
         }
-    }
-
-    fn vouches_for(&self, own: &Credentials) -> bool {
-        verify(own.chain(), Usage::Client, &self.trust, &SvidLimits::default(), UnixTime::now()).is_ok()
     }
 
     fn compile(&mut self) {

@@ -5,12 +5,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::UnixTime;
 use sidegate_codes::Code;
 use sidegate_identity::{
-    SpiffeId, SvidLimits, TrustBundle, TrustBundles, TrustDomain, Usage,
+    SpiffeId, TrustBundle, TrustBundles, TrustDomain,
     tls::{Credentials, Expected, KeyExchange, client_config_by},
-    verify,
 };
 use tokio::{net::TcpStream, time::timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -18,6 +16,7 @@ use tower::service_fn;
 
 use crate::{
     config::{Config, ControlPlane},
+    identity::vouches_for,
     snapshot::Reader,
     tls,
 };
@@ -172,11 +171,6 @@ impl DialError {
 fn bundles(trust_domain: &TrustDomain, pem: &[u8]) -> Result<TrustBundles, String> {
     let bundle = TrustBundle::from_pem(trust_domain.clone(), pem).map_err(|error| error.to_string())?;
     Ok([bundle].into_iter().collect())
-}
-
-fn vouches_for(bundles: &TrustBundles, own: &Credentials) -> bool {
-    let limits = SvidLimits::default();
-    verify(own.chain(), Usage::Client, bundles, &limits, UnixTime::now()).is_ok()
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
