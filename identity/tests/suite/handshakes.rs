@@ -183,7 +183,7 @@ fn a_side_that_requires_post_quantum_refuses_every_other_key_exchange() {
         let server = server_config_by(strict, &own, Arc::clone(&trust), ClientAuth::Required, &[]);
         let client = calling(strict, &root);
 
-        let old_client = rebuilt_client(&client, Arc::clone(&classical), &root);
+        let old_client = rebuilt_client(Arc::clone(&classical), &root);
         let ended = handshake(&old_client, &server);
         assert_eq!(ended.succeeded(), !is_refused);
         if is_refused {
@@ -201,16 +201,15 @@ fn a_side_that_requires_post_quantum_refuses_every_other_key_exchange() {
 }
 
 /// A client of somebody else with an SVID in order, and `provider`.
-fn rebuilt_client(ours: &ClientConfig, provider: Arc<CryptoProvider>, root: &Authority) -> Arc<ClientConfig> {
+fn rebuilt_client(provider: Arc<CryptoProvider>, root: &Authority) -> Arc<ClientConfig> {
     let issued = root.issue(ORDERS);
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Trusting))
         .with_client_auth_cert(issued.chain.clone(), issued.key())
         .unwrap();
-    config.alpn_protocols.clone_from(&ours.alpn_protocols);
     Arc::new(config)
 }
 
