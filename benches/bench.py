@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pathlib
 import platform
 import sys
@@ -32,7 +33,7 @@ def main():
         finally:
             app.process.end()
     result = report.summary(rounds, asked.works)
-    machine = {"processor": processor(), "cores": 2, "kernel": platform.release(), "day": time.strftime("%Y-%m-%d")}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "kernel": platform.release(), "day": time.strftime("%Y-%m-%d")}
     print(report.table(result, asked.works))
     if asked.json:
         said = {"machine": machine, "seconds": asked.seconds, "summary": result, "rounds": rounds}

@@ -20,7 +20,7 @@ from certificates import DOMAIN, spiffe_id
 from processes import PROXIES, Process, free_port
 
 KINDS = ("http1", "http2", "grpc", "tcp")
-# Of which one admits the caller, and the last of which is read first by nobody.
+# Of which one admits the caller.
 RULES = 1000
 
 
