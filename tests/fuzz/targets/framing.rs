@@ -142,7 +142,9 @@ fn is_plain(head: &[u8]) -> bool {
     let mut request = httparse::Request::new(&mut fields);
     let is_read = request.parse(head).is_ok_and(|status| status == httparse::Status::Complete(head.len()));
     let target = request.path.unwrap_or_default();
-    let is_origin_form = target.starts_with('/')
+    let has_path = !request.method.unwrap_or_default().eq_ignore_ascii_case("CONNECT");
+    let is_origin_form = has_path
+        && target.starts_with('/')
         && target.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~%?&=".contains(&byte));
     let line_ends = head.windows(2).filter(|pair| pair == b"\r\n").count();
     let has_bare_ends = head.iter().filter(|byte| matches!(byte, b'\r' | b'\n')).count() != line_ends * 2;
