@@ -1,7 +1,19 @@
 use std::{sync::Arc, time::Duration};
 
 use super::*;
-use crate::telemetry::{Carried, Judgement, edges::Observation};
+use crate::{
+    error::Breaker,
+    rate::Place,
+    resilience::{End, Reason},
+    telemetry::{
+        Carried, Direction, Judgement, TlsState,
+        edges::Observation,
+        metrics::{
+            BreakerLabels, ConnectionLabels, CopyLabels, EjectionLabels, FaultLabels, HandshakeLabels,
+            RateLabels, RateReason, RetryLabels,
+        },
+    },
+};
 
 /// One observation in every family that has labels.
 fn busy() -> (Arc<Metrics>, Edges) {
