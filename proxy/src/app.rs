@@ -9,6 +9,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
+    rc::Rc,
     sync::Arc,
     thread::JoinHandle,
     time::Duration,
@@ -166,9 +167,8 @@ impl Sidecar {
         if let (Some(socket), Some(endpoint)) = (workload_socket, self.workload_endpoint()) {
             tasks.spawn(workload_endpoint::run(socket, endpoint));
         }
-        tasks.spawn(
-            memory::watch(self.config.limits.memory, Arc::clone(&self.metrics)).map(|never| match never {}),
-        );
+        let watching = memory::watch(self.config.limits.memory, Arc::clone(&self.metrics));
+        tasks.spawn(lifeline.hold(Part::Memory, watching.map(|never| match never {})));
         let mut control = JoinSet::new();
         control.spawn(lifeline.hold(Part::Control, self.follow(client)));
 
@@ -350,10 +350,12 @@ impl Sidecar {
 /// A worker's thread: accepts until draining begins, then waits for what is in flight, up to the deadline.
 async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lifeline) {
     let worker = Worker::new(shared, seed);
-    let pruning = tokio::task::spawn_local(std::rc::Rc::clone(&worker).prune());
-    let following = tokio::task::spawn_local(std::rc::Rc::clone(&worker).follow_names());
+    let mut upkeep = JoinSet::new();
+    upkeep.spawn_local(lifeline.hold(Part::Upkeep, Rc::clone(&worker).prune()));
+    upkeep.spawn_local(lifeline.hold(Part::Upkeep, Rc::clone(&worker).follow_names()));
     // Its reader first, so that no change comes between what is admitted and what is watched.
-    let judging = tokio::task::spawn_local(std::rc::Rc::clone(&worker.open).judge_again(worker.mesh.clone()));
+    let judging = Rc::clone(&worker.open).judge_again(worker.mesh.clone());
+    upkeep.spawn_local(lifeline.hold(Part::Upkeep, judging));
     let mut accepting = JoinSet::new();
     for Listener { takes, port, socket } in listeners {
         let direction = takes.direction();
@@ -365,7 +367,7 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lif
                 continue;
             }
         };
-        let worker = std::rc::Rc::clone(&worker);
+        let worker = Rc::clone(&worker);
         let serving = accept::run(socket, direction, port, worker, move |accepted, worker| async move {
             match takes {
                 Takes::Inbound(index) => {
@@ -388,9 +390,7 @@ async fn work(shared: Shared, listeners: Vec<Listener>, seed: u64, lifeline: Lif
         let connections = worker.inbound_tasks.len() + worker.tasks.len();
         tracing::warn!(connections, "limits.drainTimeout is over: the rest is dropped");
     }
-    pruning.abort();
-    following.abort();
-    judging.abort();
+    upkeep.abort_all();
 }
 
 /// SIGTERM from a platform, SIGINT from a person.

@@ -14,6 +14,10 @@ pub(crate) enum Part {
     Worker,
     /// What accepts connections for a worker.
     Listener,
+    /// What judges a worker's open connections again, follows names and drops what is kept for nobody.
+    Upkeep,
+    /// What looks at the memory.
+    Memory,
 }
 
 /// Tells the main thread of each part that ends, by a panic or otherwise.
@@ -66,6 +70,8 @@ impl fmt::Display for Part {
             Self::Control => "the control side",
             Self::Worker => "a worker",
             Self::Listener => "a worker's listener",
+            Self::Upkeep => "a worker's upkeep",
+            Self::Memory => "the watch over memory",
         })
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     config::{Mirror, RouteRule},
+    contain::contained,
     error::Error,
     http::{Checked, RequestBody},
     snapshot::Snapshot,
@@ -58,11 +59,12 @@ pub(crate) fn mirror(
         let record = record_of(&copy, version, record, &rule.name, worker);
         let (mirror, snapshot, shared) = (mirror.clone(), Arc::clone(snapshot), Rc::clone(worker));
         let (sent, failed) = (labels("sent"), labels("failed"));
-        worker.copies.tasks.spawn_local(async move {
+        let sending = async move {
             let is_sent = send(copy, version, &mirror, record, &snapshot, &shared).await.is_ok();
             shared.metrics.copies.add(if is_sent { sent } else { failed });
             drop(place);
-        });
+        };
+        worker.copies.tasks.spawn_local(contained(sending, Arc::clone(&worker.metrics)));
     }
 }
 

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     balance::{ConnectionSlot, PendingSlot, Picked},
+    contain::contained,
     error::Error,
     http::{LocalExecutor, STREAM_WINDOW, connection_window, expect},
     resilience::{Fault, Sent},
@@ -84,6 +85,10 @@ impl Pool {
 
     fn executor(&self) -> LocalExecutor {
         LocalExecutor { tasks: self.tasks.clone(), metrics: Arc::clone(&self.dialer.metrics) }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn_local(contained(task, Arc::clone(&self.dialer.metrics)));
     }
 
     /// The bounds of what goes to the local application: those of the sidecar.
@@ -287,7 +292,7 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| upstream_failed(destination, &error))?;
-        self.tasks.spawn_local(drive(connection.with_upgrades(), slot));
+        self.spawn(drive(connection.with_upgrades(), slot));
         Ok(Http1 { sender, answer, terms })
     }
 
@@ -337,7 +342,7 @@ impl Pool {
             .await
             .map_err(|error| upstream_failed(destination, &error))?;
         let settings = Settings::new(connection);
-        self.tasks.spawn_local(drive(settings.clone().drive(), slot));
+        self.spawn(drive(settings.clone().drive(), slot));
         Ok(Http2 { sender, settings, streams: Rc::default(), terms })
     }
 
@@ -353,7 +358,7 @@ impl Pool {
         let Dialed { stream, peer } = self.dialer.dial(destination, carries, until).await?;
         if let Some(peer) = peer.clone() {
             let (cut, mesh, destination) = (stream.cut(), self.dialer.mesh.clone(), destination.clone());
-            self.tasks.spawn_local(async move {
+            self.spawn(async move {
                 let is_expected = |snapshot: &_| destination.expects(peer.id(), snapshot);
                 tokio::select! {
                     () = cut.closed() => {}
