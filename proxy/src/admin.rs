@@ -113,3 +113,51 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 const MOST_CONNECTIONS: usize = 64;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const BACK_OFF: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::{config::Config, drain::Drain, snapshot::Publisher};
+
+    fn admin(drain: &Drain) -> Admin {
+        let text = "trustDomain: shop.test\n\
+            workload: {namespace: shop, serviceAccount: payments}\n\
+            controlPlane: {address: '127.0.0.1:1', trustBundle: root.pem}\n\
+            inbound: [{listen: '127.0.0.1:0', forward: '127.0.0.1:80'}]\n";
+        let config = Config::parse(std::path::Path::new("proxy.yaml"), text).unwrap();
+        let metrics = Arc::<Metrics>::default();
+        Admin {
+            mesh: Publisher::new(config, Arc::clone(&metrics)).reader(),
+            drain: drain.watch(),
+            metrics,
+            edges: Edges::new(1, 8),
+            access_log: AccessLog::off(),
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_keep_the_admin_port_for_ten_seconds_and_no_longer() {
+        let drain = Drain::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _serving = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(run(listener, admin(&drain))));
+        let began = Instant::now();
+        let mut silent = Vec::new();
+        for _ in 0..MOST_CONNECTIONS {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut prober = TcpStream::connect(address).await.unwrap();
+        prober.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        tokio::time::pause();
+        let mut answer = String::new();
+        prober.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(began.elapsed() >= HEAD_TIMEOUT, "it waited for a place");
+    }
+}

@@ -106,7 +106,7 @@ pub(crate) static REQUEST_DURATION: Family = Family {
 
 pub(crate) static METRICS_OVERFLOW: Family = Family {
     name: "sidegate_metrics_overflow_total",
-    help: "Observations past limits.edgeCells",
+    help: "Observations past limits.edgeCells, or in no family because it has 2,000 label sets",
     kind: Kind::Counter,
     labels: &[],
 };

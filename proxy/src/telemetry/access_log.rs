@@ -142,3 +142,74 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
 
 /// Lines that wait for the writer at most.
 const QUEUE: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError, mpsc};
+
+    use super::*;
+
+    /// Takes nothing before its gate is open, or gone.
+    struct Slow {
+        gate: mpsc::Receiver<()>,
+        taken: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.gate.recv();
+            self.taken.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn line() -> Line {
+        Line {
+            time: SystemTime::UNIX_EPOCH,
+            direction: "inbound",
+            src: None,
+            dst: None,
+            tls: "mutual",
+            protocol: "http1",
+            method: None,
+            path: None,
+            status: Some(200),
+            verdict: "allowed",
+            code: None,
+            policy: None,
+            rule: None,
+            nearest: None,
+            detail: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            duration_ms: 1.0,
+            request_id: None,
+            peer: String::new(),
+            upstream: None,
+            attempts: None,
+            route: None,
+        }
+    }
+
+    #[test]
+    fn a_slow_reader_of_the_log_costs_lines_which_are_counted_and_no_time() {
+        let (open, gate) = mpsc::channel();
+        let taken = Arc::default();
+        let (log, writer) = AccessLog::to(Slow { gate, taken: Arc::clone(&taken) }).unwrap();
+        let sent = 2 * QUEUE;
+        for _ in 0..sent {
+            log.write(line());
+        }
+        let lost = usize::try_from(log.lost()).unwrap();
+        assert!((1..=QUEUE).contains(&lost), "{lost} of {sent}");
+        drop((open, log));
+        writer.finish();
+        let taken = taken.lock().unwrap();
+        let written = taken.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
+        assert_eq!(written + lost, sent);
+    }
+}

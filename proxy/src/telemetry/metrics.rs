@@ -86,7 +86,11 @@ pub(crate) struct Metrics {
 
 /// A counter per label set. Few and small: connections are not requests.
 #[derive(Debug)]
-pub(crate) struct Series<L>(Mutex<BTreeMap<L, u64>>);
+pub(crate) struct Series<L> {
+    counts: Mutex<BTreeMap<L, u64>>,
+    /// Observations that found no place for their labels.
+    left_out: AtomicU64,
+}
 
 /// Labels of `sidegate_connections_total`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,29 +186,46 @@ impl Metrics {
             Direction::Outbound => &self.outbound_active,
         }
     }
+
+    /// Observations that are in no family, since it is full.
+    pub(crate) fn left_out(&self) -> u64 {
+        let services = self.ejections.left_out() + self.ejections_ignored.left_out();
+        let calls = self.breakers.left_out() + self.retries.left_out() + self.rate_limited.left_out();
+        let routes = self.copies.left_out() + self.faults.left_out();
+        let identity = self.renewals.left_out() + self.workload_refusals.left_out();
+        let connections = self.connections.left_out() + self.handshake_failures.left_out();
+        services + calls + routes + identity + connections + self.policies_refused.left_out()
+    }
 }
 
 impl<L: Ord> Series<L> {
-    /// Adds one, unless the family is full: then the observation is left to the overflow of the edges.
+    /// Adds one; where the family is full, to what it leaves out.
     pub(crate) fn add(&self, labels: L) {
-        let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = series.get_mut(&labels) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&labels) {
             *count += 1;
-        } else if series.len() < MOST_SERIES {
-            series.insert(labels, 1);
+        } else if counts.len() < MOST_SERIES {
+            counts.insert(labels, 1);
+        } else {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Every label with its count.
     pub(crate) fn each(&self, mut show: impl FnMut(&L, u64) -> fmt::Result) -> fmt::Result {
-        let series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        series.iter().try_for_each(|(labels, count)| show(labels, *count))
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().try_for_each(|(labels, count)| show(labels, *count))
+    }
+
+    /// Observations that are in no count, since the family is full.
+    pub(crate) fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
     }
 }
 
 impl<L> Default for Series<L> {
     fn default() -> Self {
-        Self(Mutex::new(BTreeMap::new()))
+        Self { counts: Mutex::default(), left_out: AtomicU64::new(0) }
     }
 }
 

@@ -179,7 +179,10 @@ const MOST_ADDRESSES: usize = 8;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
 
@@ -276,6 +279,45 @@ mod tests {
         let error = asking.await.unwrap_err();
         assert!(error.to_string().contains("no answer in time"), "{error}");
         drop(let_go);
+    }
+
+    #[tokio::test]
+    async fn look_ups_over_the_bound_wait_for_a_place_and_for_no_longer_than_one() {
+        let (let_go, held) = std::sync::mpsc::channel::<()>();
+        let (held, asked) = (Mutex::new(held), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&asked);
+        let names = Names::by(move |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            // Ends when the test does.
+            let _ = held.lock().unwrap().recv();
+            Ok(Vec::new())
+        });
+        tokio::time::pause();
+        let hosts: Vec<Forward> =
+            (0..=MOST_LOOK_UPS).map(|host| format!("app-{host}:80").parse().unwrap()).collect();
+        let asking = futures_util::future::join_all(hosts.iter().map(|host| names.addresses(host)));
+        tokio::pin!(asking);
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        assert_eq!(names.places.available_permits(), 0, "the last one has none");
+        tokio::time::advance(LOOK_UP_TIMEOUT + Duration::from_millis(2)).await;
+        for answer in asking.await {
+            let error = answer.unwrap_err();
+            assert!(error.to_string().contains("no answer in time"), "{error}");
+        }
+        drop(let_go);
+        assert!(asked.load(Ordering::Relaxed) <= MOST_LOOK_UPS);
+    }
+
+    #[tokio::test]
+    async fn of_a_name_with_many_addresses_eight_are_used() {
+        let many = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7"];
+        let many = [&many[..], &["10.0.0.8", "10.0.0.9"]].concat();
+        let names = names(&Arc::new(Mutex::new(Ok(many))));
+        let used = names.addresses(&app()).await.unwrap();
+        assert_eq!(
+            (used.len(), used.last().unwrap().to_string().as_str()),
+            (MOST_ADDRESSES, "10.0.0.8:8080")
+        );
     }
 
     #[tokio::test]

@@ -9,11 +9,10 @@ use crate::{config::resilience::BreakersFile, families};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// The rows of the table that begins with this column, by their first cell.
-fn rows(column: &str) -> BTreeMap<String, Vec<String>> {
+/// The rows of the table that begins with these columns, by their first cell.
+fn rows(columns: &str) -> BTreeMap<String, Vec<String>> {
     let page = fs::read_to_string(format!("{ROOT}/docs/limits.md")).unwrap();
-    let table =
-        page.split(&format!("\n| {column} | default |")).nth(1).unwrap().split("\n\n").next().unwrap();
+    let table = page.split(&format!("\n| {columns} |")).nth(1).unwrap().split("\n\n").next().unwrap();
     let cells = |line: &str| -> Vec<String> {
         line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
     };
@@ -45,7 +44,7 @@ fn sources() -> String {
         }
     }
     let mut all = String::new();
-    for folder in ["proxy/src", "tests/suite", "tests/programs"] {
+    for folder in ["proxy/src", "identity/tests", "tests/suite", "tests/programs"] {
         add(Path::new(&format!("{ROOT}/{folder}")), &mut all);
     }
     all
@@ -62,17 +61,22 @@ fn check(rows: &BTreeMap<String, Vec<String>>, defaults: &BTreeMap<String, Value
         let [_, default, bounds, seen, counted, tests] = &row[..] else { panic!("{name}: {row:?}") };
         assert_eq!(written(default), defaults[name], "{name}");
         assert!(!bounds.is_empty() && !seen.is_empty(), "{name}");
-        for count in quoted(counted) {
-            let is_code = count.parse::<sidegate_codes::Code>().is_ok();
-            let is_family = families::ALL.iter().any(|family| family.name == count);
-            assert!(is_code || is_family, "{name}: {count} is neither a code nor a metric");
-        }
-        assert!(quoted(counted).next().is_some() || counted == "not a refusal", "{name}: {counted}");
-        assert!(quoted(tests).next().is_some(), "{name} has no test");
-        for test in quoted(tests) {
-            let exists = ["fn", "def"].iter().any(|word| sources.contains(&format!("{word} {test}(")));
-            assert!(exists, "{name}: no test {test}");
-        }
+        is_shown(name, counted, tests, sources);
+    }
+}
+
+/// What is over the bound is counted by a code or a metric, and a test that exists shows it.
+fn is_shown(name: &str, counted: &str, tests: &str, sources: &str) {
+    for count in quoted(counted) {
+        let is_code = count.parse::<sidegate_codes::Code>().is_ok();
+        let is_family = families::ALL.iter().any(|family| family.name == count);
+        assert!(is_code || is_family, "{name}: {count} is neither a code nor a metric");
+    }
+    assert!(quoted(counted).next().is_some() || counted == "not a refusal", "{name}: {counted}");
+    assert!(quoted(tests).next().is_some(), "{name} has no test");
+    for test in quoted(tests) {
+        let exists = ["fn", "def"].iter().any(|word| sources.contains(&format!("{word} {test}(")));
+        assert!(exists, "{name}: no test {test}");
     }
 }
 
@@ -80,11 +84,17 @@ fn check(rows: &BTreeMap<String, Vec<String>>, defaults: &BTreeMap<String, Value
 fn every_limit_stands_on_its_page_with_its_default_its_count_and_a_test() {
     let sources = sources();
     let limits = serde_json::from_value(serde_json::to_value(Limits::default()).unwrap()).unwrap();
-    check(&rows("limit"), &limits, &sources);
+    check(&rows("limit | default"), &limits, &sources);
 
     let schema = serde_json::to_value(schemars::schema_for!(BreakersFile)).unwrap();
     let properties = schema["properties"].as_object().unwrap();
     let breakers =
         properties.iter().map(|(name, schema)| (name.clone(), schema["default"].clone())).collect();
-    check(&rows("breaker"), &breakers, &sources);
+    check(&rows("breaker | default"), &breakers, &sources);
+
+    for (name, row) in rows("bound | value") {
+        let [_, value, over, counted, tests] = &row[..] else { panic!("{name}: {row:?}") };
+        assert!(!value.is_empty() && !over.is_empty(), "{name}");
+        is_shown(&name, counted, tests, &sources);
+    }
 }

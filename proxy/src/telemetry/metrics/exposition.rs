@@ -114,11 +114,12 @@ impl Sums<'_> {
 }
 
 fn bump<K: Ord>(sums: &mut BTreeMap<K, u64>, labels: K, count: u64) {
-    if let Some(sum) = sums.get_mut(&labels) {
-        *sum += count;
-    } else if sums.len() < MOST_SERIES {
-        sums.insert(labels, count);
-    }
+    *sums.entry(labels).or_default() += count;
+}
+
+/// Observations of the label sets that are not shown. Edge cells never go and the sets have an order, so this only grows.
+fn left_out<K>(sums: &BTreeMap<K, u64>) -> u64 {
+    sums.values().skip(MOST_SERIES).sum()
 }
 
 impl Exposition {
@@ -136,7 +137,10 @@ impl Exposition {
                 to.histogram(direction, *sum, *count, &buckets)
             })
         })?;
-        single(encoder, &families::METRICS_OVERFLOW, self.edges.overflow())?;
+        let of_edges = left_out(&sums.requests) + left_out(&sums.denied);
+        let of_edges = of_edges + left_out(&sums.shadow_denied) + left_out(&sums.failed);
+        let overflow = self.edges.overflow() + of_edges + self.metrics.left_out();
+        single(encoder, &families::METRICS_OVERFLOW, overflow)?;
         let dropped = self.metrics.ledger_dropped.load(Ordering::Relaxed);
         single(encoder, &families::LEDGER_DROPPED, dropped)
     }
@@ -298,6 +302,7 @@ fn counters<const N: usize>(
     samples(encoder, family, |mut to| {
         counts
             .iter()
+            .take(MOST_SERIES)
             .try_for_each(|(values, count)| to.counter(values.each_ref().map(String::as_str), *count))
     })
 }

@@ -125,3 +125,45 @@ fn every_sample_carries_the_labels_of_its_family() {
         assert_eq!(labels, declared, "{line}");
     }
 }
+
+/// The value of `family`'s samples whose labels contain `part`, and how many these are.
+fn sum(text: &str, family: &str, part: &str) -> (u64, usize) {
+    let lines = text.lines().filter(|line| line.starts_with(family) && line.contains(part));
+    let values: Vec<u64> = lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    (values.iter().sum(), values.len())
+}
+
+#[test]
+fn a_family_that_is_full_grows_no_more_and_what_it_leaves_out_is_counted() {
+    let (metrics, edges) = (Metrics::default(), Edges::new(1, MOST_SERIES * 2));
+    let beyond = MOST_SERIES + 3;
+    for number in 0..beyond {
+        let id = SpiffeId::parse(&format!("spiffe://shop.test/ns/shop/sa/caller-{number}")).unwrap();
+        let ends = Ends { source: Some(id), destination: None };
+        metrics.connections.add(ConnectionLabels {
+            direction: Direction::Inbound,
+            source: ends.source.clone(),
+            destination: None,
+            tls: TlsState::Mutual,
+            verdict: Verdict::Allowed,
+        });
+        let (verdict, duration) = (Verdict::Allowed, Duration::from_millis(1));
+        let key = Key {
+            direction: Direction::Inbound,
+            ends,
+            port: 8080,
+            carried: Carried::Http1,
+            tls: TlsState::Mutual,
+            judgement: Judgement { verdict, ..Judgement::ADMITTED },
+        };
+        let seen = Observation { status: Some(200), failed: false, received: 0, sent: 0, duration };
+        edges.shard(0).record(&key, seen);
+    }
+    let text = render(&Arc::new(metrics), &edges, &AccessLog::off()).unwrap();
+    let most = u64::try_from(MOST_SERIES).unwrap();
+    for family in ["sidegate_connections_total", "sidegate_requests_total"] {
+        assert_eq!(sum(&text, family, "caller-"), (most, MOST_SERIES), "{family}");
+    }
+    // Three of each.
+    assert_eq!(sum(&text, "sidegate_metrics_overflow_total", ""), (6, 1));
+}
