@@ -3,7 +3,9 @@
 
 mod capture;
 mod captured;
+mod error;
 mod file;
+mod forward;
 mod hosts;
 mod inbound;
 mod jwt;
@@ -11,26 +13,26 @@ mod limits;
 mod outbound;
 mod rates;
 mod resilience;
+mod restart;
 mod routes;
 mod schema;
+mod section;
+mod service_name;
 mod services;
 mod upgrades;
 mod workload_endpoint;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sidegate_codes::Code;
 use sidegate_identity::{
     SpiffeId, TrustDomain,
     tls::{KeyExchange, KeyUse},
@@ -38,6 +40,9 @@ use sidegate_identity::{
 
 pub use capture::{Capture, IpProtocol, ResolversUnknown, Selection, Traffic};
 pub use captured::{CapturedOutbound, Passthrough};
+pub use error::{ConfigError, Fault};
+pub use forward::Forward;
+pub(crate) use forward::ForwardTo;
 pub use hosts::{ByHost, Host};
 pub use jwt::{Issuer, Jwt, KeysFrom, KeysUrl, Origin};
 pub use limits::Limits;
@@ -48,6 +53,7 @@ pub use routes::{
     RouteMatch, RouteRetries, RouteRule, RouteTimeouts, Share, Statuses,
 };
 pub use schema::schema;
+pub use service_name::ServiceName;
 pub use upgrades::Upgrades;
 pub use workload_endpoint::{Users, WorkloadEndpoint};
 
@@ -232,26 +238,6 @@ pub struct Target {
     pub endpoints: Vec<SocketAddr>,
 }
 
-/// The application's address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Forward {
-    host: ForwardTo,
-    port: u16,
-}
-
-/// The host part of the application's address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum ForwardTo {
-    /// An IP or a name, which is looked up again and again.
-    Named(String),
-    /// This host, over whichever family the application listens on.
-    Loopback,
-}
-
-/// `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceName(String);
-
 /// What a port carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -293,48 +279,6 @@ pub enum AccessLog {
     Off,
 }
 
-/// The configuration cannot be used. The fault is the file's.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {path}: {cause} ({})", Code::ConfigUnreadable)]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        cause: std::io::Error,
-    },
-    /// Not YAML, or an unknown or missing field.
-    #[error("{path}:{line}:{column}: {message} ({})", Code::ConfigSyntax)]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1.
-        line: u64,
-        /// Counted from 1.
-        column: u64,
-        /// What the parser met and what it expected.
-        message: String,
-    },
-    /// Values that cannot be used, all of them.
-    #[error("{path}: {} ({})", join(.faults), Code::ConfigBadValue)]
-    Values {
-        /// The file.
-        path: PathBuf,
-        /// Each with its field.
-        faults: Vec<Fault>,
-    },
-}
-
-/// One value that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// As in `inbound[0].listen`.
-    pub field: String,
-    /// What is wrong with it and which value was seen.
-    pub message: String,
-}
-
 impl Config {
     /// Reads and checks `path`; relative paths in it are relative to its folder.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
@@ -358,44 +302,6 @@ impl Config {
         if self.workload_endpoint.is_some() { KeyUse::HandedOn } else { KeyUse::Sealed }
     }
 
-    /// The first field that differs from `next` and is in force only after a restart, if any.
-    pub fn needs_restart(&self, next: &Self) -> Option<&'static str> {
-        let inbound = |config: &Self| config.inbound.iter().map(|port| port.listen).collect::<Vec<_>>();
-        // A connection knows its port by its place.
-        let captured = |config: &Self| {
-            let ports = config.inbound.iter();
-            ports.map(|port| port.is_captured.then(|| port.forward.port())).collect::<Vec<_>>()
-        };
-        let outbound = |config: &Self| config.outbound.iter().map(|port| port.listen).collect::<Vec<_>>();
-        // What a control plane has been told of this sidecar: its Hello is of the start.
-        let is_told = matches!(self.source, Source::ControlPlane(_));
-        let advertised = |config: &Self| {
-            let ports = config.inbound.iter();
-            ports.map(|port| (port.advertise, port.forward.port())).collect::<Vec<_>>()
-        };
-        let kept = [
-            ("trustDomain", self.trust_domain == next.trust_domain),
-            ("workload", self.workload.identity == next.workload.identity),
-            ("controlPlane or identity", self.source == next.source),
-            ("cache", self.cache == next.cache),
-            ("inbound[].listen", inbound(self) == inbound(next)),
-            ("inbound[].ports", captured(self) == captured(next)),
-            ("outbound[].listen", outbound(self) == outbound(next)),
-            (
-                "inbound[].advertise or the port of inbound[].forward",
-                !is_told || advertised(self) == advertised(next),
-            ),
-            ("the services called", !is_told || self.called() == next.called()),
-            ("admin", self.admin == next.admin),
-            ("requirePostQuantum", self.key_exchange == next.key_exchange),
-            ("workloadApi", self.workload_endpoint == next.workload_endpoint),
-            ("accessLog", self.access_log == next.access_log),
-            ("limits", self.limits == next.limits),
-            ("workers", self.workers == next.workers),
-        ];
-        kept.iter().find(|(_, same)| !same).map(|(field, _)| *field)
-    }
-
     /// Every service that the application can reach by an outbound port, directly or by a route.
     pub fn called(&self) -> BTreeSet<&ServiceName> {
         let named = self.outbound.iter().flat_map(|port| port.leads_to.services());
@@ -408,66 +314,6 @@ impl Outbound {
     /// Whether connections arrive there that were sent elsewhere.
     pub(crate) fn is_captured(&self) -> bool {
         matches!(self.leads_to, LeadsTo::Captured(_))
-    }
-}
-
-impl ConfigError {
-    /// The code that a person looks up.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Unreadable { .. } => Code::ConfigUnreadable,
-            Self::Syntax { .. } => Code::ConfigSyntax,
-            Self::Values { .. } => Code::ConfigBadValue,
-        }
-    }
-}
-
-impl Forward {
-    /// The port that policies mean by a port.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Where the application is.
-    pub(crate) fn host(&self) -> &ForwardTo {
-        &self.host
-    }
-
-    /// The application's own port, on loopback.
-    pub(crate) fn loopback(port: u16) -> Self {
-        Self { host: ForwardTo::Loopback, port }
-    }
-}
-
-impl FromStr for Forward {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return if address.port() == 0 {
-                Err(format!("{text:?} has port 0"))
-            } else {
-                Ok(Self { host: ForwardTo::Named(address.ip().to_string()), port: address.port() })
-            };
-        }
-        let (host, port) =
-            text.rsplit_once(':').ok_or_else(|| format!("{text:?} is not an address:port or name:port"))?;
-        let is_name = !host.is_empty()
-            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
-        match port.parse() {
-            Ok(port) if is_name && port != 0 => Ok(Self { host: ForwardTo::Named(host.to_owned()), port }),
-            _ => Err(format!("{text:?} is not an address:port or name:port")),
-        }
-    }
-}
-
-impl fmt::Display for Forward {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            ForwardTo::Named(host) if host.contains(':') => write!(f, "[{host}]:{}", self.port),
-            ForwardTo::Named(host) => write!(f, "{host}:{}", self.port),
-            ForwardTo::Loopback => write!(f, "loopback:{}", self.port),
-        }
     }
 }
 
@@ -488,50 +334,6 @@ impl LeadsTo {
             Self::ByHost(table) | Self::Proxy(table) => Some(table),
         }
     }
-}
-
-impl ServiceName {
-    /// As in `shop/payments`.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The namespace and the name in it.
-    fn parts(&self) -> (&str, &str) {
-        self.0.split_once('/').unwrap_or(("", &self.0))
-    }
-}
-
-impl FromStr for ServiceName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let is_label = |part: &str| {
-            !part.is_empty()
-                && part.len() <= 253
-                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
-        };
-        match text.split_once('/') {
-            Some((namespace, name)) if is_label(namespace) && is_label(name) => Ok(Self(text.to_owned())),
-            _ => Err(format!("{text:?} is not namespace/name")),
-        }
-    }
-}
-
-impl fmt::Display for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.message)
-    }
-}
-
-fn join(faults: &[Fault]) -> String {
-    faults.iter().map(Fault::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Reads a duration such as `1500ms` or `6h`.

@@ -1,8 +1,10 @@
 //! The routes of a service as the rest of the sidecar reads them, in the words of `HTTPRoute` (Gateway API v1). Whatever
 //! could not be sent, matched or told apart is refused while the file is read, so nothing here is checked again.
 
+mod faults;
 mod file;
 mod filters;
+mod matches;
 mod retries;
 
 use std::{sync::Arc, time::Duration};
@@ -13,7 +15,8 @@ use super::{Host, Rate, ServiceName};
 
 pub use retries::{RouteRetries, Statuses};
 
-pub(super) use file::{MatchFile, RouteFile, few, listed, matches, resolve, rule_name};
+pub(super) use file::{RouteFile, few, listed, resolve, rule_name};
+pub(super) use matches::{MatchFile, matches};
 
 /// A rule: which requests, and what becomes of them. Among several the most specific match decides.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,19 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Backend, Faults, PathMatch, RouteAction, RouteMatch, RouteRule, RouteTimeouts, Share,
+    Backend, RouteAction, RouteRule, RouteTimeouts, Share,
+    faults::FaultsFile,
     filters::{self, BackendFilterFile, FilterFile, Filters},
+    matches::{MatchFile, matches},
     retries::RouteRetriesFile,
 };
-use crate::{
-    config::{Host, PathMode, duration, file::Faults as Found, rates::RateFile, schema, services},
-    http::normalize,
-};
+use crate::config::{duration, file::Faults as Found, rates::RateFile, schema, services};
 
 /// A rule of a service's routes: which requests, and what becomes of them. Of the rules that match, the most specific
 /// one decides: the longest hostname, an exact path before the longest prefix, then one with a method, then more
@@ -45,72 +44,6 @@ pub(in crate::config) struct RouteFile {
     faults: Option<FaultsFile>,
 }
 
-/// Conditions of which all must hold.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(in crate::config) struct MatchFile {
-    /// What the path must be. Absent: any.
-    path: Option<PathFile>,
-    /// What the method must be, exactly. Absent: any.
-    method: Option<String>,
-    /// Header fields that must be there once, with exactly this value.
-    #[serde(default)]
-    headers: Vec<ValueFile>,
-    /// Query parameters that must be there; of several of a name the first counts. They are compared decoded.
-    #[serde(default)]
-    query_params: Vec<ValueFile>,
-}
-
-/// What a path must be, in its plain form.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(in crate::config) struct PathFile {
-    /// `Exact`: this path. `PathPrefix`: this one and all below it, by whole segments.
-    #[serde(default)]
-    r#type: PathKind,
-    /// The path.
-    value: String,
-}
-
-/// How a path is compared. There are no regular expressions: no two programs read them alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[schemars(rename = "path-match")]
-enum PathKind {
-    /// This path alone.
-    Exact,
-    /// This path and all below it, by whole segments; a trailing slash means nothing.
-    #[default]
-    PathPrefix,
-    /// Refused.
-    #[schemars(skip)]
-    RegularExpression,
-}
-
-/// A name and its value.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(in crate::config) struct ValueFile {
-    /// How the value is compared.
-    #[serde(default)]
-    r#type: ValueKind,
-    /// The name.
-    name: String,
-    /// The value.
-    value: String,
-}
-
-/// How a value is compared. There are no regular expressions: no two programs read them alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[schemars(rename = "value-match")]
-enum ValueKind {
-    /// By its bytes.
-    #[default]
-    Exact,
-    /// Refused.
-    #[schemars(skip)]
-    RegularExpression,
-}
-
 /// A service that requests are sent to.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -138,43 +71,6 @@ pub(in crate::config) struct TimeoutsFile {
     /// One try; at most `request`. Absent: what the service says.
     #[schemars(with = "Option<schema::Time>")]
     backend_request: Option<String>,
-}
-
-/// What goes wrong on purpose, to see what a caller does about it.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(in crate::config) struct FaultsFile {
-    /// Must be `true`: whoever reads this file sees that requests fail on purpose.
-    #[serde(default)]
-    for_tests: bool,
-    /// Some wait before they are sent.
-    delay: Option<DelayFile>,
-    /// Some are answered at once and never sent.
-    abort: Option<AbortFile>,
-}
-
-/// A wait before a request is sent.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(in crate::config) struct DelayFile {
-    /// How many of the requests.
-    #[schemars(range(max = 100))]
-    percent: u32,
-    /// How long; at most a minute.
-    #[schemars(with = "schema::Time")]
-    duration: String,
-}
-
-/// An answer in place of the upstream's.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(in crate::config) struct AbortFile {
-    /// How many of the requests.
-    #[schemars(range(max = 100))]
-    percent: u32,
-    /// The status, 400 to 599. Not 401 or 403, which would pass for the verdict of a policy.
-    #[schemars(range(min = 400, max = 599))]
-    status: u16,
 }
 
 /// The rules of one service, in order.
@@ -262,78 +158,6 @@ impl RouteFile {
     }
 }
 
-/// Which requests are meant: the hosts, none of them being any, and the conditions, at least one.
-pub(in crate::config) fn matches(
-    field: &str,
-    hostnames: Option<Vec<String>>,
-    matches: Option<Vec<MatchFile>>,
-    faults: &mut Found<'_>,
-) -> (Vec<Host>, Vec<RouteMatch>) {
-    let at = |part: &str| format!("{field}.{part}");
-    let hostnames = listed(&at("hostnames"), hostnames, MOST_HOSTNAMES, faults);
-    let hostnames =
-        faults.each(&at("hostnames"), hostnames, |text, field, faults| faults.parse(field, &text));
-    let matches = match matches {
-        None => vec![MatchFile::default()],
-        some => listed(&at("matches"), some, MOST_MATCHES, faults),
-    };
-    (hostnames, faults.each(&at("matches"), matches, MatchFile::resolve))
-}
-
-impl MatchFile {
-    fn resolve(self, field: &str, faults: &mut Found<'_>) -> Option<RouteMatch> {
-        let at = |part: &str| format!("{field}.{part}");
-        let path = match self.path {
-            None => Some(PathMatch::Prefix(String::new())),
-            Some(path) => path.resolve(&at("path"), faults),
-        };
-        let method = match self.method {
-            None => None,
-            Some(method) => {
-                let parsed = Method::from_bytes(method.as_bytes());
-                Some(faults.take(&at("method"), parsed.map_err(|_| format!("{method:?} is no method")))?)
-            }
-        };
-        few(&at("headers"), self.headers.len(), MOST_VALUES, faults);
-        few(&at("queryParams"), self.query_params.len(), MOST_VALUES, faults);
-        let headers = faults.each(&at("headers"), self.headers, |value, field, faults| {
-            value.refuse_expression(field, faults)?;
-            header(field, &value.name, &value.value, faults)
-        });
-        let query = faults.each(&at("queryParams"), self.query_params, |value, field, faults| {
-            value.refuse_expression(field, faults)?;
-            Some((value.name, value.value))
-        });
-        once(&at("headers"), headers.iter().map(|(name, _)| name.as_str()), faults);
-        once(&at("queryParams"), query.iter().map(|(name, _)| name.as_str()), faults);
-        Some(RouteMatch { path: path?, method, headers, query })
-    }
-}
-
-impl PathFile {
-    fn resolve(self, field: &str, faults: &mut Found<'_>) -> Option<PathMatch> {
-        let value = format!("{field}.value");
-        match self.r#type {
-            PathKind::Exact => Some(PathMatch::Exact(canonical(&value, self.value, faults)?)),
-            PathKind::PathPrefix => Some(PathMatch::Prefix(prefix(&value, self.value, faults)?)),
-            PathKind::RegularExpression => {
-                faults.push(&format!("{field}.type"), NO_EXPRESSIONS);
-                None
-            }
-        }
-    }
-}
-
-impl ValueFile {
-    fn refuse_expression(&self, field: &str, faults: &mut Found<'_>) -> Option<()> {
-        if self.r#type == ValueKind::RegularExpression {
-            faults.push(&format!("{field}.type"), NO_EXPRESSIONS);
-            return None;
-        }
-        Some(())
-    }
-}
-
 impl BackendFile {
     fn resolve(self, field: &str, namespace: &str, faults: &mut Found<'_>) -> Option<Backend> {
         if self.weight > MOST_WEIGHT {
@@ -359,60 +183,6 @@ impl TimeoutsFile {
         }
         RouteTimeouts { request, backend_request }
     }
-}
-
-impl FaultsFile {
-    fn resolve(self, field: &str, faults: &mut Found<'_>) -> Faults {
-        if !self.for_tests {
-            faults.push(
-                &format!("{field}.forTests"),
-                "requests would fail on purpose: say `forTests: true` if that is meant",
-            );
-        }
-        let delay = self.delay.and_then(|delay| {
-            let duration = time(&format!("{field}.delay.duration"), &delay.duration, faults)?;
-            if duration > LONGEST_DELAY {
-                faults.push(&format!("{field}.delay.duration"), "is over 1m");
-            }
-            Some((percent(&format!("{field}.delay.percent"), delay.percent, faults)?, duration))
-        });
-        let abort = self.abort.and_then(|abort| {
-            let status = StatusCode::from_u16(abort.status).ok().filter(|status| {
-                (400..600).contains(&abort.status)
-                    && !matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
-            });
-            if status.is_none() {
-                let message =
-                    format!("{} is not 400 to 599, or would pass for a verdict (401, 403)", abort.status);
-                faults.push(&format!("{field}.abort.status"), message);
-            }
-            Some((percent(&format!("{field}.abort.percent"), abort.percent, faults)?, status?))
-        });
-        if delay.is_none() && abort.is_none() {
-            faults.push(field, "neither `delay` nor `abort`");
-        }
-        Faults { delay, abort }
-    }
-}
-
-/// A path that requests can have: in the form to which each is brought before it is matched.
-pub(super) fn canonical(field: &str, path: String, faults: &mut Found<'_>) -> Option<String> {
-    let wrong = match normalize(&path, PathMode::Compatible) {
-        Ok(canonical) if canonical == path => return Some(path),
-        Ok(canonical) => format!("{path:?} is never the path of a request: write {canonical:?}"),
-        Err(error) => format!("{path:?}: {error}"),
-    };
-    faults.push(field, wrong);
-    None
-}
-
-/// A canonical path without its trailing slash, which means nothing in a prefix.
-pub(super) fn prefix(field: &str, path: String, faults: &mut Found<'_>) -> Option<String> {
-    let mut prefix = canonical(field, path, faults)?;
-    if prefix.ends_with('/') {
-        prefix.pop();
-    }
-    Some(prefix)
 }
 
 pub(super) fn header(
@@ -476,7 +246,7 @@ pub(in crate::config) fn rule_name(name: String) -> Result<String, String> {
     if is_plain { Ok(name) } else { Err(format!("{name:?} is not 1 to 63 letters, digits, '-', '_' or '.'")) }
 }
 
-fn time(field: &str, text: &str, faults: &mut Found<'_>) -> Option<Duration> {
+pub(super) fn time(field: &str, text: &str, faults: &mut Found<'_>) -> Option<Duration> {
     let time = faults.take(field, duration(text))?;
     if time.is_zero() {
         faults.push(field, "is zero, which would be without end");
@@ -489,14 +259,8 @@ const fn one() -> u32 {
     1
 }
 
-const NO_EXPRESSIONS: &str = "regular expressions are not matched: two programs may read one in two ways, and one can \
-                              take for ever; write Exact, or PathPrefix for a path";
 /// The rules of one service.
 const MOST_RULES: usize = 256;
 /// These are the bounds of `HTTPRoute`.
-const MOST_HOSTNAMES: usize = 16;
-const MOST_MATCHES: usize = 64;
 const MOST_BACKENDS: usize = 16;
-const MOST_VALUES: usize = 16;
 const MOST_WEIGHT: u32 = 1_000_000;
-const LONGEST_DELAY: Duration = Duration::from_mins(1);

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use crate::config::{
     Retries,
     file::Faults as Found,
-    resilience::{MOST_BODY, Read, retriable},
+    resilience::{MOST_BODY, retriable},
     schema,
+    section::Section,
 };
 
 /// What a rule says of further tries. `None`: as the service says.
@@ -88,14 +89,14 @@ impl RouteRetriesFile {
             list: retriable(&format!("{field}.statuses"), list, faults),
             any_method: self.any_method,
         });
-        let mut read = Read { field, faults };
+        let mut section = Section { field, faults };
         if self.any_method && statuses.as_ref().is_none_or(|statuses| statuses.list.is_empty()) {
-            read.fault("anyMethod", "says nothing without `statuses` of the same rule");
+            section.fault("anyMethod", "says nothing without `statuses` of the same rule");
         }
-        let attempts = read.number_if_said("attempts", self.attempts, 1..=10);
-        let body_bytes = read.number_if_said("bodyBytes", self.body_bytes, 0..=MOST_BODY);
-        let backoff = read.time_if_said("backoff", self.backoff);
-        let max_backoff = read.time_if_said("maxBackoff", self.max_backoff);
+        let attempts = section.number_if_said("attempts", self.attempts, 1..=10);
+        let body_bytes = section.number_if_said("bodyBytes", self.body_bytes, 0..=MOST_BODY);
+        let backoff = section.time_if_said("backoff", self.backoff);
+        let max_backoff = section.time_if_said("maxBackoff", self.max_backoff);
         Some(RouteRetries {
             attempts: attempts?,
             statuses,
