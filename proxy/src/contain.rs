@@ -10,11 +10,15 @@ use futures_util::FutureExt;
 use crate::telemetry::Metrics;
 
 /// Runs `task`. Whatever it held is dropped by a panic, so a connection is closed and its record written.
-pub(crate) async fn contained(task: impl Future, metrics: Arc<Metrics>) {
-    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
-        metrics.panics.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(code = %sidegate_codes::Code::ConnectionPanicked, "a connection ended by a fault of Sidegate");
-    }
+///
+/// Not an `async fn`: that would hold `task` twice, as its argument and as what it awaits, and tasks are large.
+pub(crate) fn contained(task: impl Future, metrics: Arc<Metrics>) -> impl Future<Output = ()> {
+    AssertUnwindSafe(task).catch_unwind().map(move |result| {
+        if result.is_err() {
+            metrics.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(code = %sidegate_codes::Code::ConnectionPanicked, "a connection ended by a fault of Sidegate");
+        }
+    })
 }
 
 #[cfg(test)]
@@ -28,6 +32,18 @@ mod tests {
 
     fn faulty() -> u32 {
         std::hint::black_box(Vec::<u32>::new())[0]
+    }
+
+    #[test]
+    fn a_task_is_held_once() {
+        let task = async {
+            let held = std::hint::black_box([1_u8; 4096]);
+            tokio::task::yield_now().await;
+            assert_eq!(held.len(), 4096);
+        };
+        let size = size_of_val(&task);
+        let contained = contained(task, Arc::default());
+        assert!(size > 4096 && size_of_val(&contained) < size + 64, "{}", size_of_val(&contained));
     }
 
     /// What hyper hands to the executor, a stream of HTTP/2 for example, and what this program spawns itself.

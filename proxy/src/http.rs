@@ -16,7 +16,12 @@ mod trickle;
 pub(crate) mod tunnel;
 mod upgrade;
 
-use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
@@ -107,19 +112,21 @@ where
     let service = service_fn(move |request: Request<Incoming>| {
         let (handler, exchange, worker) = (Rc::clone(&handler), Rc::clone(&connection), Rc::clone(&requests));
         let (wire, tunnel, nth) = (Arc::clone(&read), tunnel.clone(), read.request());
-        async move {
+        // On the heap: hyper keeps its place for as long as the connection, and most connections are silent.
+        Box::pin(async move {
             let agrees = is_http2 || wire.agrees(nth, request.body().size_hint().exact());
             let reading = Reading { carried, wire: &wire, lingering: &tunnel, agrees };
             Ok::<_, std::convert::Infallible>(answer(request, reading, &exchange, &handler, &worker).await)
-        }
+        })
     });
     let stream = TokioIo::new(stream);
     let live = Live { exchange: &exchange, wire: &wire, carried, worker };
     if is_http2 {
-        let connection = http2_server(&worker.limits, worker.executor()).serve_connection(stream, service);
+        let connection =
+            pin!(http2_server(&worker.limits, worker.executor()).serve_connection(stream, service));
         live.run(connection, http2::Connection::graceful_shutdown, closing).await
     } else {
-        let connection = http1_server(&worker.limits).serve_connection(stream, service).with_upgrades();
+        let connection = pin!(http1_server(&worker.limits).serve_connection(stream, service).with_upgrades());
         live.run(connection, http1::UpgradeableConnection::graceful_shutdown, closing).await
     }
 }
@@ -137,7 +144,7 @@ impl Live<'_> {
     /// Runs it to its end, which `shutdown` makes one in order once `closing` has ended or its time is over.
     async fn run<C: Future<Output = hyper::Result<()>>>(
         self,
-        connection: C,
+        mut connection: Pin<&mut C>,
         shutdown: impl Fn(Pin<&mut C>),
         closing: impl Future<Output = ()>,
     ) -> Result<(), Error> {
@@ -154,7 +161,7 @@ impl Live<'_> {
                 sleep(LAST_REQUEST.min(limits.drain_timeout / 2)).await;
             }
         };
-        tokio::pin!(connection, closing);
+        tokio::pin!(closing);
         let result = loop {
             tokio::select! {
                 biased;

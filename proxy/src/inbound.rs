@@ -210,7 +210,7 @@ enum Carries {
 
 /// What the requests of one connection share.
 #[derive(Debug)]
-struct Connection {
+pub(crate) struct Connection {
     peer: Rc<Peer>,
     downstream: SocketAddr,
     /// Of the listener.

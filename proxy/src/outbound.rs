@@ -12,7 +12,7 @@ mod ruled;
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
 };
@@ -99,7 +99,7 @@ async fn forward(
         Some(matched) => {
             let limit = matched.rule.timeouts.request;
             let ruled = ruled::Ruled { matched, called: chosen, paths, snapshot: &snapshot, worker };
-            route::within(limit, ruled.send(checked, version, record)).await
+            route::within(limit, pin!(ruled.send(checked, version, record))).await
         }
     }
 }
@@ -217,7 +217,7 @@ impl AsyncRead for Candidate {
 
 /// What the requests of one connection share.
 #[derive(Debug)]
-struct Connection {
+pub(crate) struct Connection {
     way: Way,
     worker: Rc<Worker>,
 }

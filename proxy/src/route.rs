@@ -11,7 +11,7 @@ mod query;
 mod redirect;
 mod table;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use http_body::Body;
 use sidegate_codes::Code;
@@ -107,10 +107,10 @@ pub(crate) fn changed(mut answer: Answer, rule: &RouteRule, backend: Option<&Bac
     answer
 }
 
-/// Gives up what takes longer than the rule allows.
+/// Gives up what takes longer than the rule allows. Pinned by the caller: as a value it would be held twice.
 pub(crate) async fn within<T>(
     limit: Option<Duration>,
-    doing: impl Future<Output = Result<T, Error>>,
+    doing: Pin<&mut impl Future<Output = Result<T, Error>>>,
 ) -> Result<T, Error> {
     let Some(limit) = limit else { return doing.await };
     tokio::time::timeout(limit, doing).await.unwrap_or_else(|_| {

@@ -1,5 +1,7 @@
 mod documentation;
 
+use std::pin::pin;
+
 use super::*;
 use crate::config::HeaderChanges;
 
@@ -43,11 +45,11 @@ fn a_share_of_none_never_happens_and_a_share_of_all_always_does() {
 
 #[tokio::test(start_paused = true)]
 async fn what_takes_longer_than_the_rule_allows_is_given_up() {
-    let slow = async {
+    let slow = pin!(async {
         tokio::time::sleep(Duration::from_secs(2)).await;
         Ok(())
-    };
+    });
     let error = within(Some(Duration::from_secs(1)), slow).await.unwrap_err();
     assert_eq!((error.code(), error.status().as_u16()), (Code::RouteTimeout, 504));
-    assert!(within(Some(Duration::from_secs(1)), async { Ok(()) }).await.is_ok());
+    assert!(within(Some(Duration::from_secs(1)), pin!(async { Ok(()) })).await.is_ok());
 }
