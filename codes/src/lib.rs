@@ -333,6 +333,18 @@ codes! {
         "nothing was issued, because it cannot be recorded",
         "Each certificate is recorded on disk before it is signed. The disk is full or failing, or another program has written to the registry.",
         "`df -h` and the kernel's log on the control plane's host; it goes on by itself once the disk takes writes. Sidecars keep their certificates and try again.";
+    RegistryUnreachable = "SG0342", Identity,
+        "the database of the registry cannot be used; nothing is issued",
+        "It cannot be reached, does not vouch for itself, refuses the user, or does not answer in time. Sidecars keep their certificates and their configuration, and nobody is issued a new one until it answers.",
+        "The message says what the server or the network said; `registry` in `mesh.yaml` says where it is looked for. It is tried again by itself.";
+    RegistryTakenOver = "SG0343", Identity,
+        "another control plane has taken the registry over; this one issues nothing",
+        "It did not write to the database for longer than `registry.postgresql.lease`, and another was waiting. Its streams are closed, so that sidecars turn to the other, and it waits for its own turn.",
+        "Nothing, if it was stopped or cut off from the database for a while. If it happens often: a longer `lease`, or a database that answers faster.";
+    StateFolderBehind = "SG0344", Identity,
+        "the state folder is not the one that the registry was last written with",
+        "Another control plane has issued since, with a state folder that is not this one. What it did to the roots and to join tokens is not here, so a replaced root could sign again, and a token for one use could be used twice.",
+        "Let all control planes of the mesh use one state folder, or copy it over from the control plane that issued last.";
     JoinTokenNewSource = "SG0350", Identity,
         "a join token was used from an address that it was not used from before",
         "The certificate was issued. A workload that moved or a new replica does that, and so does somebody who has the token and should not.",

@@ -45,6 +45,16 @@ pub(crate) async fn serve(listener: TcpListener, shown: Shown, stop: Cancellatio
     }
 }
 
+/// What a control plane that waits for its turn says: that it lives, and nothing else.
+pub(crate) async fn standby(listener: TcpListener) {
+    let router = Router::new()
+        .route("/livez", get(|| async { "standby\n" }))
+        .layer(middleware::from_fn(only_loopback_host));
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the API ended");
+    }
+}
+
 fn router(shown: Shown) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))

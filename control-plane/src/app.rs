@@ -22,7 +22,7 @@ use crate::{
     api::{self, Shown},
     ca::{self, Authority},
     clock,
-    config::Config,
+    config::{Config, RegistryPlace},
     discovery::DiscoveryService,
     issuance::IdentityService,
     ledger::{Ledger, report::LedgerService},
@@ -31,11 +31,13 @@ use crate::{
     problem::Problem,
     proxies::Proxies,
     quarantine::QuarantineFile,
+    registry::Place,
     rotation::driver::Driver,
     server::{
         Acceptor, Connection,
         credentials::{OwnCredentials, OwnCredentialsError},
     },
+    standby,
     state::{StateError, StateFolder},
     tokens::{Tokens, TokensError},
 };
@@ -46,6 +48,7 @@ pub struct Running {
     grpc: SocketAddr,
     api: SocketAddr,
     root_certificate: PathBuf,
+    taken_over: CancellationToken,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -79,28 +82,22 @@ pub enum StartError {
 }
 
 impl Running {
-    /// Starts from a `mesh.yaml`. Must be called within a runtime.
+    /// Starts from a `mesh.yaml`; with a registry that several control planes share, when it is this one's turn. Must be called
+    /// within a runtime.
     pub async fn start(config_path: &Path) -> Result<Self, StartError> {
         let config = Config::load(config_path).map_err(StartError::Config)?;
         // Without it, whoever is in quarantine would be issued a certificate.
         let quarantine = QuarantineFile::load(&config).map_err(StartError::Config)?;
-        let state = StateFolder::open(&config.state)?;
-        let root_certificate = state.join(ca::PUBLIC_FILE);
-        let tokens = Arc::new(Tokens::open_in(&state)?);
-        let authority = Arc::new(Authority::open(
-            state,
-            &config.trust_domain,
-            config.root_life,
-            config.retention,
-            config.trust_bundle.clone(),
-        )?);
+        let authority = Arc::new(open_authority(&config).await?);
+        let tokens = Arc::new(Tokens::open(&config)?);
         let grpc = listen(config.grpc).await?;
         let api = listen(config.api).await?;
         let addresses = (address(&grpc, config.grpc)?, address(&api, config.api)?);
         let running = Self {
             grpc: addresses.0,
             api: addresses.1,
-            root_certificate,
+            root_certificate: config.state.join(ca::PUBLIC_FILE),
+            taken_over: authority.taken_over(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
@@ -123,6 +120,11 @@ impl Running {
     /// The root's certificate, for the sidecars' bootstrap.
     pub fn root_certificate(&self) -> &Path {
         &self.root_certificate
+    }
+
+    /// Returns when another control plane has taken the registry over: this one issues nothing more, and is to be stopped.
+    pub async fn taken_over(&self) {
+        self.taken_over.cancelled().await;
     }
 
     /// Ends every stream and task; returns when all have ended, or when the deadline has passed.
@@ -230,6 +232,19 @@ impl Services {
         if let Err(error) = served {
             tracing::error!(%error, "gRPC ended");
         }
+    }
+}
+
+async fn open_authority(config: &Config) -> Result<Authority, StartError> {
+    match &config.registry {
+        RegistryPlace::Postgresql(database) => standby::until_its_turn(config, database).await,
+        RegistryPlace::StateFolder => Ok(Authority::open(
+            StateFolder::open(&config.state)?,
+            &config.trust_domain,
+            config.root_life,
+            (Place::Folder, config.retention),
+            config.trust_bundle.clone(),
+        )?),
     }
 }
 

@@ -23,11 +23,12 @@ use sha2::{Digest, Sha256};
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, SvidError, SvidLimits, TrustDomain, Usage, serial, verify};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use self::{csr::ProvenKey, office::Office, root::Root};
 use crate::{
     clock, hex,
-    registry::{Event, Issuance, RecordError, Refused, Registry},
+    registry::{Event, Issuance, Place, RecordError, Refused, Registry},
     server::Peer,
     state::{StateError, StateFolder},
 };
@@ -91,7 +92,7 @@ impl IssueError {
     /// The code that explains it.
     pub(crate) fn code(&self) -> Code {
         match self {
-            Self::Record(_) => RecordError::CODE,
+            Self::Record(error) => error.code(),
             _ => Code::StateUnusable,
         }
     }
@@ -104,11 +105,11 @@ impl Authority {
         folder: StateFolder,
         trust_domain: &TrustDomain,
         root_life: Duration,
-        retention: Duration,
+        (place, retention): (Place, Duration),
         copy: Option<PathBuf>,
     ) -> Result<Self, StateError> {
         let mut office = Office::open(&folder, trust_domain, root_life)?;
-        let (registry, opened) = Registry::open(&folder, retention)?;
+        let (registry, opened) = Registry::open(&folder, place, retention)?;
         for issuance in &opened.alive {
             office.roll.enroll(issuance);
         }
@@ -134,6 +135,11 @@ impl Authority {
     /// The roots that are in force, and their changes.
     pub(crate) fn trust(&self) -> watch::Receiver<Arc<Trust>> {
         self.trust.subscribe()
+    }
+
+    /// Cancelled when another control plane has taken the registry over: from then on nothing can be issued.
+    pub(crate) fn taken_over(&self) -> CancellationToken {
+        self.registry.taken_over()
     }
 
     /// The root that signs.

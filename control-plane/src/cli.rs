@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use sidegate_codes::Code;
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -69,17 +70,35 @@ async fn serve(config: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let running = match Running::start(config).await {
-        Ok(running) => running,
-        Err(error) => {
-            tracing::error!(code = %error.code(), %error, "cannot start");
-            return ExitCode::FAILURE;
+    tokio::pin!(stopped);
+    loop {
+        let started = tokio::select! {
+            biased;
+            () = &mut stopped => return ExitCode::SUCCESS,
+            started = Running::start(config) => started,
+        };
+        let running = match started {
+            Ok(running) => running,
+            Err(error) => {
+                tracing::error!(code = %error.code(), %error, "cannot start");
+                return ExitCode::FAILURE;
+            }
+        };
+        let goes_on = tokio::select! {
+            biased;
+            () = &mut stopped => false,
+            () = running.taken_over() => true,
+        };
+        if goes_on {
+            tracing::error!(code = %Code::RegistryTakenOver, "another control plane has taken over; standing by");
+        } else {
+            tracing::info!("stopping");
         }
-    };
-    stopped.await;
-    tracing::info!("stopping");
-    running.stop().await;
-    ExitCode::SUCCESS
+        running.stop().await;
+        if !goes_on {
+            return ExitCode::SUCCESS;
+        }
+    }
 }
 
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {

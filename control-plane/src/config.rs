@@ -4,6 +4,7 @@
 mod bounds;
 mod document;
 pub(crate) mod folder;
+mod registry;
 mod schema;
 
 use std::{
@@ -22,6 +23,7 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 
 use crate::problem::Problem;
 
+pub use registry::{DatabaseServer, Postgresql, RegistryPlace};
 pub use schema::schema;
 
 pub(crate) use document::from_yaml;
@@ -41,6 +43,8 @@ pub struct Config {
     pub quarantine: PathBuf,
     /// The folder of root key, registry and lock.
     pub state: PathBuf,
+    /// Where certificates are put on record.
+    pub registry: RegistryPlace,
     /// Where a copy of the roots' certificates is put for sidecars to read; its folder holds nothing secret.
     pub trust_bundle: Option<PathBuf>,
     /// Where sidecars connect (gRPC over TLS).

@@ -30,6 +30,7 @@ mod proxies;
 mod rate;
 mod resource;
 mod server;
+mod standby;
 mod state;
 mod watch;
 

@@ -259,6 +259,7 @@ fn only_what_may_change(path: &Path, current: &Config, new: Config) -> Result<Co
     let fixed = [
         ("trustDomain", current.trust_domain == new.trust_domain),
         ("state", current.state == new.state),
+        ("registry", current.registry == new.registry),
         ("trustBundle", current.trust_bundle == new.trust_bundle),
         ("listen.grpc", current.grpc == new.grpc),
         ("listen.api", current.api == new.api),

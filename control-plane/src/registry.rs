@@ -5,16 +5,30 @@
 
 mod archive;
 mod chain;
+mod postgres;
 mod seal;
 mod sqlite;
+mod store;
 mod writer;
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use sidegate_codes::Code;
 
-use self::{chain::Chain, seal::Seal, sqlite::Sqlite, writer::Writer};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    chain::{Chain, ChainError},
+    seal::Seal,
+    sqlite::Sqlite,
+    store::{Store, StoreError},
+    writer::Writer,
+};
 use crate::{
     clock,
     rotation::machine::MARGIN,
@@ -22,6 +36,7 @@ use crate::{
 };
 
 pub use archive::{Archive, ArchiveError, Listed, Query, Verified};
+pub(crate) use postgres::{Claim, Claimed, Postgres};
 
 /// What is on record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +109,14 @@ pub struct Rotated {
     pub reason: String,
 }
 
+/// Where records go.
+pub(crate) enum Place {
+    /// Into a file of the state folder.
+    Folder,
+    /// Into a database that was taken.
+    Database(Box<Postgres>),
+}
+
 /// The open registry.
 pub(crate) struct Registry {
     writer: Writer,
@@ -112,26 +135,30 @@ pub(crate) struct Opened {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub(crate) struct RecordError {
+    code: Code,
     reason: String,
 }
 
 impl Registry {
-    /// Opens the registry of this folder, makes one in a folder that has never had any, and checks the whole chain.
-    pub(crate) fn open(state: &StateFolder, retention: Duration) -> Result<(Self, Opened), StateError> {
+    /// Opens the registry of this folder, makes one where there has never been any, and checks the whole chain. With a
+    /// database it must not be called on a runtime's own thread.
+    pub(crate) fn open(
+        state: &StateFolder,
+        place: Place,
+        retention: Duration,
+    ) -> Result<(Self, Opened), StateError> {
         refuse_old_form(state)?;
-        let path = state.join(FILE);
-        let is_new = !path.exists();
-        let sealed_before = state.join(seal::FILE).exists();
-        if is_new && sealed_before {
-            return Err(broken(&path, "is missing although this folder has issued before"));
-        }
-        // Made by us, so that it is private from the first moment and no link is followed.
-        drop(state.open_journal(FILE)?);
-        let store = Sqlite::open(&path).map_err(|error| broken(&path, error.to_string()))?;
+        let (store, path) = match place {
+            Place::Folder => in_folder(state)?,
+            Place::Database(database) => in_database(state, database)?,
+        };
         let seal = Seal::open(state)?;
-        let chain = Chain::check(&store, &seal).map_err(|error| broken(&path, error.to_string()))?;
+        let chain = Chain::check(&*store, &seal).map_err(|error| match error {
+            ChainError::Store(StoreError::Postgres(reason)) => unreachable(&path, reason),
+            error => broken(&path, error.to_string()),
+        })?;
         let since = (clock::now_ms() / 1000).saturating_sub(MARGIN.as_secs());
-        let alive = alive(&store, since).map_err(|reason| broken(&path, reason))?;
+        let alive = alive(&*store, since).map_err(|reason| broken(&path, reason))?;
         let opened = Opened { last: chain.last(), alive };
         let writer = Writer::start(store, seal, chain, retention)
             .map_err(|error| unusable(&path, error.to_string()))?;
@@ -147,6 +174,11 @@ impl Registry {
     /// be signed. Waits for the disk: call it on a blocking thread.
     pub(crate) fn record(&self, event: Event) -> Result<(), RecordError> {
         self.writer.record(event)
+    }
+
+    /// Cancelled when another control plane has taken the registry over: from then on nothing can be recorded.
+    pub(crate) fn taken_over(&self) -> CancellationToken {
+        self.writer.taken_over()
     }
 }
 
@@ -177,14 +209,59 @@ impl Event {
 
 impl RecordError {
     /// The code that explains it.
-    pub(crate) const CODE: Code = Code::RegistryUnwritable;
+    pub(crate) fn code(&self) -> Code {
+        self.code
+    }
 
     fn new(reason: impl std::fmt::Display) -> Self {
-        Self { reason: reason.to_string() }
+        Self { code: Code::RegistryUnwritable, reason: reason.to_string() }
     }
 }
 
-fn alive(store: &Sqlite, since: u64) -> Result<Vec<Issuance>, String> {
+impl From<StoreError> for RecordError {
+    fn from(error: StoreError) -> Self {
+        let code = match &error {
+            StoreError::TakenOver => Code::RegistryTakenOver,
+            StoreError::Postgres(_) => Code::RegistryUnreachable,
+            StoreError::Foreign | StoreError::Sqlite(_) => Code::RegistryUnwritable,
+        };
+        Self { code, reason: error.to_string() }
+    }
+}
+
+fn in_folder(state: &StateFolder) -> Result<(Box<dyn Store>, PathBuf), StateError> {
+    let path = state.join(FILE);
+    let is_new = !path.exists();
+    let sealed_before = state.join(seal::FILE).exists();
+    if is_new && sealed_before {
+        return Err(broken(&path, "is missing although this folder has issued before"));
+    }
+    // Made by us, so that it is private from the first moment and no link is followed.
+    drop(state.open_journal(FILE)?);
+    let store = Sqlite::open(&path).map_err(|error| broken(&path, error.to_string()))?;
+    Ok((Box::new(store), path))
+}
+
+/// What was issued into the folder's own registry is in no database, and must not be forgotten while it is valid.
+fn in_database(
+    state: &StateFolder,
+    database: Box<Postgres>,
+) -> Result<(Box<dyn Store>, PathBuf), StateError> {
+    let path = state.join(FILE);
+    if path.exists() {
+        let reason = "is a registry of its own, which the database does not have: remove `registry` from mesh.yaml, or, once \
+                      its certificates have ended, keep the file elsewhere";
+        return Err(unusable(&path, reason));
+    }
+    let name = database.to_string();
+    Ok((database, name.into()))
+}
+
+fn unreachable(server: &Path, reason: String) -> StateError {
+    StateError::RegistryUnreachable { server: server.display().to_string(), reason }
+}
+
+fn alive(store: &dyn Store, since: u64) -> Result<Vec<Issuance>, String> {
     let rows = store.alive(since).map_err(|error| error.to_string())?;
     let issued = rows.iter().map(|row| match serde_json::from_str(&row.body) {
         Ok(Event::Issued(issuance)) => Ok(issuance),

@@ -38,6 +38,22 @@ pub enum StateError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The database of the registry does not answer, or not to us.
+    #[error("{server}: {reason} ({code})", code = Code::RegistryUnreachable)]
+    RegistryUnreachable {
+        /// The database.
+        server: String,
+        /// What it or the network said.
+        reason: String,
+    },
+    /// The registry was written since with another state folder.
+    #[error("{}: {reason} ({code})", path.display(), code = Code::StateFolderBehind)]
+    FolderBehind {
+        /// The file that knows.
+        path: PathBuf,
+        /// What it missed.
+        reason: String,
+    },
     /// Anything else: permissions of the folder, damage, a second process, input and output.
     #[error("{}: {reason} ({code})", path.display(), code = Code::StateUnusable)]
     Unusable {
@@ -54,6 +70,8 @@ impl StateError {
         match self {
             Self::UnsafeKeyFile { .. } => Code::UnsafeKeyFile,
             Self::RegistryBroken { .. } => Code::RegistryBroken,
+            Self::RegistryUnreachable { .. } => Code::RegistryUnreachable,
+            Self::FolderBehind { .. } => Code::StateFolderBehind,
             Self::Unusable { .. } => Code::StateUnusable,
         }
     }
@@ -113,6 +131,16 @@ impl StateFolder {
         self.place(&path, &partial, text, 0o600).map_err(|error| unusable(&path, error.to_string()))
     }
 
+    /// Writes a secret in place of what it was before: whole and on disk, or not at all.
+    pub(crate) fn replace_secret(&self, name: &str, text: &str) -> Result<(), StateError> {
+        let path = self.join(name);
+        let partial = self.join(&format!("{name}.partial"));
+        Self::write_aside(&partial, text, 0o600)
+            .and_then(|()| fs::rename(&partial, &path))
+            .and_then(|()| self.sync())
+            .map_err(|error| unusable(&path, error.to_string()))
+    }
+
     /// The names of everything in the folder.
     pub(crate) fn names(&self) -> Result<Vec<String>, StateError> {
         let read = fs::read_dir(&self.path).and_then(|entries| {
@@ -144,6 +172,13 @@ impl StateFolder {
 
     /// `hard_link` refuses an existing name, where `rename` would replace it: a key is never overwritten.
     fn place(&self, path: &Path, partial: &Path, text: &str, mode: u32) -> io::Result<()> {
+        Self::write_aside(partial, text, mode)?;
+        fs::hard_link(partial, path)?;
+        fs::remove_file(partial)?;
+        self.sync()
+    }
+
+    fn write_aside(partial: &Path, text: &str, mode: u32) -> io::Result<()> {
         match fs::remove_file(partial) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -152,10 +187,7 @@ impl StateFolder {
         options.write(true).create_new(true).mode(mode);
         let mut file = open_plain(&mut options, partial)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::hard_link(partial, path)?;
-        fs::remove_file(partial)?;
-        self.sync()
+        file.sync_all()
     }
 
     /// A new name is on disk only once its folder is.

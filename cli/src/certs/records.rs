@@ -192,6 +192,10 @@ fn refused(error: &ArchiveError) -> Failure {
             "the registry does not hold together",
             "keep a copy of the state folder; `sidegate explain-code SG0340`",
         ),
+        ArchiveError::Unreachable { .. } => (
+            "the registry's database cannot be asked",
+            "run it where `registry` of mesh.yaml can be reached from; `sidegate explain-code SG0342`",
+        ),
         ArchiveError::State(_) | ArchiveError::Missing(_) => (
             "the registry cannot be read",
             "run it on the control plane's host, as the user who owns the state folder",

@@ -55,7 +55,7 @@ impl Office {
                     machine::Root { fingerprint: root.fingerprint().to_owned(), file: FIRST_FILE.to_owned() };
                 let state = State::steady(name);
                 let step = step(&state, "the first root");
-                store.commit(&state, &step, clock::now_ms()).map_err(broken)?;
+                store.commit(None, &state, &step, clock::now_ms()).map_err(broken)?;
                 state
             }
         };
@@ -94,7 +94,7 @@ impl Office {
         reason: &str,
     ) -> rusqlite::Result<()> {
         let at_ms = state.since_ms.max(clock::now_ms());
-        self.store.commit(&state, &step(&state, reason), at_ms)?;
+        self.store.commit(Some(&self.state), &state, &step(&state, reason), at_ms)?;
         let signs = |root: &Arc<Root>| root.fingerprint() == state.signing.fingerprint;
         if let Some(other) = other.filter(|other| !signs(other)) {
             self.other = Some(other);

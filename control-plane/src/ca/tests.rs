@@ -28,7 +28,7 @@ impl Scratch {
 
     fn open(&self) -> Result<Authority, StateError> {
         let state = StateFolder::open(&self.parent.path().join("state"))?;
-        Authority::open(state, &self.trust_domain, Duration::from_hours(48), RETENTION, None)
+        Authority::open(state, &self.trust_domain, Duration::from_hours(48), (Place::Folder, RETENTION), None)
     }
 
     fn records(&self) -> Vec<String> {
@@ -90,8 +90,14 @@ fn two_certificates_for_one_key_have_two_serials() {
 fn a_leaf_never_outlives_the_root() {
     let scratch = Scratch::new();
     let state = StateFolder::open(&scratch.parent.path().join("state")).unwrap();
-    let authority =
-        Authority::open(state, &scratch.trust_domain, Duration::from_secs(100), RETENTION, None).unwrap();
+    let authority = Authority::open(
+        state,
+        &scratch.trust_domain,
+        Duration::from_secs(100),
+        (Place::Folder, RETENTION),
+        None,
+    )
+    .unwrap();
     let issued = authority.issue(&order(Duration::from_hours(1))).unwrap();
     assert_eq!(issued.not_after, authority.signing().not_after());
 }
@@ -300,7 +306,8 @@ fn a_root_that_is_about_to_expire_is_replaced_by_itself_and_once() {
     let scratch = Scratch::new();
     let state = StateFolder::open(&scratch.parent.path().join("state")).unwrap();
     let life = Duration::from_mins(1);
-    let authority = Authority::open(state, &scratch.trust_domain, life, RETENTION, None).unwrap();
+    let authority =
+        Authority::open(state, &scratch.trust_domain, life, (Place::Folder, RETENTION), None).unwrap();
     // Made with an hour before its moment: of 61 minutes one is left.
     for _ in 0..2 {
         authority.start_if_due(Duration::from_secs(2), Duration::from_hours(48)).unwrap();

@@ -21,6 +21,9 @@ pub(super) const RETENTION: Bounds = Bounds {
     least: Duration::from_hours(1),
     most: Duration::from_hours(24 * 3653),
 };
+/// Another control plane takes over after it; a network that stalls for less changes nothing.
+pub(super) const LEASE: Bounds =
+    Bounds { default: Duration::from_secs(10), least: Duration::from_secs(1), most: Duration::from_mins(2) };
 pub(super) const REPORT_INTERVAL: Bounds = Bounds {
     default: Duration::from_secs(5),
     least: Duration::from_millis(100),

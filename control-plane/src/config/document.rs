@@ -15,9 +15,11 @@ use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{
-    Config, Enforcement, Federated, Service, ServiceName, TokenDigest,
+    Config, Enforcement, Federated, RegistryPlace, Service, ServiceName, TokenDigest,
     bounds::{Bounds, LEAF_LIFE, REPORT_INTERVAL, RETENTION, ROOT_LIFE},
-    control_plane_identity, is_label, schema,
+    control_plane_identity, is_label,
+    registry::RegistryDocument,
+    schema,
 };
 use crate::problem::Problem;
 
@@ -76,6 +78,9 @@ pub(super) struct Document {
     #[serde(default)]
     #[schemars(with = "Option<schema::File>")]
     trust_bundle: Option<PathBuf>,
+    /// Where certificates are put on record. Absent: in a file of the state folder.
+    #[serde(default)]
+    registry: Option<RegistryDocument>,
     /// Where it listens.
     listen: Listen,
     /// How long certificates live.
@@ -170,7 +175,7 @@ struct ServiceDocument {
 }
 
 /// Collects what is wrong while the values are turned.
-struct Check {
+pub(super) struct Check {
     file: String,
     problems: Vec<Problem>,
 }
@@ -194,6 +199,10 @@ impl Check {
         let report_interval =
             self.duration(document.report_interval.as_ref(), "reportInterval", REPORT_INTERVAL);
         let trust_domain = trust_domain?;
+        let registry = match document.registry {
+            None => RegistryPlace::StateFolder,
+            Some(registry) => registry.place(self, folder)?,
+        };
         let federation = self.federation(&trust_domain, folder, document.federation);
         let services = self.services(&trust_domain, document.services);
         Some(Config {
@@ -203,6 +212,7 @@ impl Check {
             policies: folder.join(document.policies),
             quarantine: folder.join(document.quarantine),
             state: folder.join(document.state),
+            registry,
             trust_bundle: document.trust_bundle.map(|path| folder.join(path)),
             grpc: grpc?,
             api: api?,
@@ -306,7 +316,12 @@ impl Check {
         }
     }
 
-    fn duration(&mut self, text: Option<&Spanned<String>>, field: &str, bounds: Bounds) -> Option<Duration> {
+    pub(super) fn duration(
+        &mut self,
+        text: Option<&Spanned<String>>,
+        field: &str,
+        bounds: Bounds,
+    ) -> Option<Duration> {
         let Some(text) = text else {
             return Some(bounds.default);
         };
@@ -327,7 +342,7 @@ impl Check {
     }
 
     /// The value, or `None` after its problem was noted: `parse` refuses the document if there is any.
-    fn value<T>(
+    pub(super) fn value<T>(
         &mut self,
         text: &Spanned<String>,
         field: &str,

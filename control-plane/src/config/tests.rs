@@ -45,6 +45,47 @@ fn every_field_is_read() {
     assert_eq!((payments.join_tokens.len(), payments.endpoints.len()), (1, 1));
 }
 
+fn registry(postgresql: &str) -> Result<RegistryPlace, Vec<String>> {
+    let lines =
+        format!("registry: {{postgresql: {{database: mesh, user: sidegate, {postgresql}}}}}\nservices:\n");
+    let config = Config::parse(Path::new("/etc/mesh/mesh.yaml"), &GOOD.replacen("services:\n", &lines, 1));
+    let problems = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect();
+    config.map(|config| config.registry).map_err(problems)
+}
+
+#[test]
+fn a_registry_is_in_the_state_folder_unless_a_database_is_named() {
+    let config = Config::parse(Path::new("mesh.yaml"), GOOD).unwrap();
+    assert_eq!(config.registry, RegistryPlace::StateFolder);
+    let named = registry("server: 'db.test:5432', trustBundle: ca.pem, passwordFile: secret, lease: 4s");
+    let RegistryPlace::Postgresql(database) = named.unwrap() else { panic!("it is in the folder") };
+    assert_eq!(database.server, DatabaseServer::Tls("db.test".into(), 5432, "/etc/mesh/ca.pem".into()));
+    assert_eq!(database.password_file.as_deref(), Some(Path::new("/etc/mesh/secret")));
+    assert_eq!(database.lease, Duration::from_secs(4));
+}
+
+#[test]
+fn a_database_elsewhere_is_reached_over_tls_or_not_at_all() {
+    for here in ["127.0.0.1:5432", "'[::1]:5432'", "/run/postgresql"] {
+        assert!(registry(&format!("server: {here}")).is_ok(), "{here}");
+    }
+    for (elsewhere, why) in [
+        ("server: 'db.test:5432'", "add trustBundle"),
+        ("server: '10.0.0.1:5432'", "add trustBundle"),
+        // Whoever answers to that name decides where it is.
+        ("server: 'localhost:5432'", "add trustBundle"),
+        ("server: /run/postgresql, trustBundle: ca.pem", "remove trustBundle"),
+        ("server: 'db.test'", "neither host:port"),
+        ("server: ':5432'", "neither host:port"),
+        ("server: 'db.test:0', trustBundle: ca.pem", "neither host:port"),
+        ("server: '127.0.0.1:5432', lease: 10ms", "registry.postgresql.lease"),
+        ("server: '127.0.0.1:5432', password: secret", "unknown field"),
+    ] {
+        let problems = registry(elsewhere).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].contains(why), "{elsewhere}: {problems:?}");
+    }
+}
+
 #[test]
 fn a_service_defaults_to_its_name_as_account_and_label() {
     let config = Config::parse(Path::new("mesh.yaml"), GOOD).unwrap();

@@ -1,26 +1,28 @@
 //! The registry as the operator reads it: who had a certificate when, and whether everything still holds together. It reads
 //! the files alone, beside a running control plane or without one, and writes nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use sidegate_codes::Code;
 
 use super::{
     Event, FILE,
-    chain::{Chain, Row},
+    chain::{Chain, ChainError, Row},
+    postgres::Postgres,
     seal::{self, Seal},
     sqlite::Sqlite,
+    store::{Store, StoreError},
 };
 use crate::{
     clock,
-    config::Config,
+    config::{Config, Postgresql, RegistryPlace},
     state::{StateError, StateFolder},
 };
 
 /// An open registry, to be read.
 pub struct Archive {
-    store: Sqlite,
+    store: Box<dyn Store>,
     state: StateFolder,
     path: PathBuf,
 }
@@ -74,6 +76,14 @@ pub enum ArchiveError {
     /// There is none yet.
     #[error("{}: is not there; the control plane makes it when it first starts", .0.display())]
     Missing(PathBuf),
+    /// The database cannot be asked.
+    #[error("{}: {reason}", path.display())]
+    Unreachable {
+        /// The database.
+        path: PathBuf,
+        /// What it or the network said.
+        reason: String,
+    },
     /// The database is damaged, or the chain does not hold.
     #[error("{}: {reason}", path.display())]
     Broken {
@@ -85,9 +95,24 @@ pub enum ArchiveError {
 }
 
 impl Archive {
-    /// Opens the registry of the control plane with this configuration.
+    /// Opens the registry of the control plane with this configuration. Must not be called on a runtime's own thread.
     pub fn open(config: &Config) -> Result<Self, ArchiveError> {
         let state = StateFolder::open_to_read(&config.state)?;
+        match &config.registry {
+            RegistryPlace::StateFolder => Self::in_folder(state),
+            RegistryPlace::Postgresql(database) => Self::in_database(state, database),
+        }
+    }
+
+    fn in_database(state: StateFolder, database: &Postgresql) -> Result<Self, ArchiveError> {
+        let path = PathBuf::from(database.to_string());
+        match Postgres::open_to_read(database).map_err(|error| refused(&path, &error))? {
+            Some(store) => Ok(Self { store: Box::new(store), state, path }),
+            None => Err(ArchiveError::Missing(path)),
+        }
+    }
+
+    fn in_folder(state: StateFolder) -> Result<Self, ArchiveError> {
         let path = state.join(FILE);
         if !path.exists() {
             return Err(if state.join(seal::FILE).exists() {
@@ -101,7 +126,7 @@ impl Archive {
         }
         let store = Sqlite::open_to_read(&path)
             .map_err(|error| ArchiveError::Broken { path: path.clone(), reason: error.to_string() })?;
-        Ok(Self { store, state, path })
+        Ok(Self { store: Box::new(store), state, path })
     }
 
     /// Certificates, the newest first.
@@ -125,8 +150,11 @@ impl Archive {
     pub fn verify(&self) -> Result<Verified, ArchiveError> {
         let broken = |reason: String| ArchiveError::Broken { path: self.path.clone(), reason };
         let seal = Seal::read(&self.state)?.ok_or_else(|| broken(format!("{} is gone", seal::FILE)))?;
-        let chain = Chain::check(&self.store, &seal).map_err(|error| broken(error.to_string()))?;
-        let first = self.store.first().map_err(|error| broken(error.to_string()))?;
+        let chain = Chain::check(&*self.store, &seal).map_err(|error| match error {
+            ChainError::Store(error) => refused(&self.path, &error),
+            error => broken(error.to_string()),
+        })?;
+        let first = self.store.first().map_err(|error| refused(&self.path, &error))?;
         Ok(Verified {
             first: first.unwrap_or(0),
             last: chain.last(),
@@ -135,9 +163,9 @@ impl Archive {
         })
     }
 
-    fn listed(&self, rows: rusqlite::Result<Vec<Row>>) -> Result<Vec<Listed>, ArchiveError> {
+    fn listed(&self, rows: Result<Vec<Row>, StoreError>) -> Result<Vec<Listed>, ArchiveError> {
         let broken = |reason: String| ArchiveError::Broken { path: self.path.clone(), reason };
-        let rows = rows.map_err(|error| broken(error.to_string()))?;
+        let rows = rows.map_err(|error| refused(&self.path, &error))?;
         rows.into_iter()
             .map(|row| {
                 let event = serde_json::from_str(&row.body)
@@ -159,7 +187,16 @@ impl ArchiveError {
         match self {
             Self::State(error) => error.code(),
             Self::Missing(_) => Code::StateUnusable,
+            Self::Unreachable { .. } => Code::RegistryUnreachable,
             Self::Broken { .. } => Code::RegistryBroken,
         }
+    }
+}
+
+fn refused(path: &Path, error: &StoreError) -> ArchiveError {
+    let (path, reason) = (path.to_owned(), error.to_string());
+    match error {
+        StoreError::Postgres(_) => ArchiveError::Unreachable { path, reason },
+        _ => ArchiveError::Broken { path, reason },
     }
 }

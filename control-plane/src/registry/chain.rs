@@ -3,7 +3,11 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Event, seal::Seal, sqlite::Sqlite};
+use super::{
+    Event,
+    seal::Seal,
+    store::{Head, Store, StoreError},
+};
 
 /// A record as it is stored. The columns that queries use repeat the text, and are checked against it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +59,12 @@ pub(super) enum ChainError {
     #[error("the checkpoint at record {sequence} {reason}")]
     Checkpoint { sequence: u64, reason: &'static str },
     #[error(transparent)]
-    Store(#[from] rusqlite::Error),
+    Store(#[from] StoreError),
 }
 
 impl Chain {
     /// Follows every record and every checkpoint of the store.
-    pub(super) fn check(store: &Sqlite, seal: &Seal) -> Result<Self, ChainError> {
+    pub(super) fn check(store: &dyn Store, seal: &Seal) -> Result<Self, ChainError> {
         let checkpoints = store.checkpoints()?;
         for checkpoint in &checkpoints {
             let sequence = checkpoint.sequence;
@@ -73,7 +77,7 @@ impl Chain {
         }
         let mut chain = Self::base(&checkpoints);
         let mut waiting = checkpoints.iter().filter(|checkpoint| checkpoint.kind == Kind::Kept).peekable();
-        store.each(|row| {
+        store.each(&mut |row| {
             chain.follow(&row)?;
             if let Some(checkpoint) = waiting.next_if(|checkpoint| checkpoint.sequence == row.sequence) {
                 if checkpoint.hash != row.hash {
@@ -103,7 +107,8 @@ impl Chain {
         })
     }
 
-    fn follow(&mut self, row: &Row) -> Result<(), ChainError> {
+    /// Takes the record that follows, if it does.
+    pub(super) fn follow(&mut self, row: &Row) -> Result<(), ChainError> {
         let refuse = |reason| ChainError::Record { sequence: row.sequence, reason };
         if row.sequence != self.last + 1 {
             return Err(refuse("does not follow the one before it"));
@@ -148,6 +153,11 @@ impl Chain {
     /// A checkpoint covers everything.
     pub(super) fn seal(&mut self) {
         self.sealed = self.last;
+    }
+
+    /// The last record.
+    pub(super) fn tail(&self) -> Head {
+        (self.last, self.head)
     }
 
     pub(super) fn last(&self) -> u64 {

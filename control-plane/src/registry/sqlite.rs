@@ -1,11 +1,14 @@
 //! The registry in one SQLite file. A transaction is on disk when it returns: write-ahead log, synced at each commit. What a
 //! crash leaves unfinished is not there at the next start.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use super::chain::{Checkpoint, Kind, Row};
+use super::{
+    chain::{ChainError, Checkpoint, Kind, Row},
+    store::{Head, Store, StoreError},
+};
 use crate::database::{self, signed, unsigned};
 
 /// An open database.
@@ -22,13 +25,21 @@ impl Sqlite {
         database::open_to_read(path, VERSION).map(Self)
     }
 
-    /// Everything in one transaction, on disk when this returns, or nothing. `head` is where the writer believes the
-    /// chain to end: whoever else wrote has broken it.
-    pub(super) fn append(&mut self, head: (u64, [u8; 32]), rows: &[Row]) -> Result<(), AppendError> {
+    fn select(&self, matching: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Row>> {
+        let mut select = self.0.prepare(&format!(
+            "SELECT {COLUMNS} FROM record WHERE {matching} ORDER BY sequence DESC LIMIT ?3"
+        ))?;
+        let rows = select.query_map(values, read)?;
+        rows.collect()
+    }
+}
+
+impl Store for Sqlite {
+    fn append(&mut self, head: Head, rows: &[Row]) -> Result<(), StoreError> {
         let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found = tail(&transaction)?;
         if found.is_some_and(|found| found != head) {
-            return Err(AppendError::Foreign);
+            return Err(StoreError::Foreign);
         }
         {
             let mut insert = transaction.prepare(
@@ -50,14 +61,12 @@ impl Sqlite {
         Ok(transaction.commit()?)
     }
 
-    /// Adds a checkpoint.
-    pub(super) fn seal(&mut self, checkpoint: &Checkpoint) -> rusqlite::Result<()> {
-        insert_checkpoint(&self.0, checkpoint)
+    fn seal(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        Ok(insert_checkpoint(&self.0, checkpoint)?)
     }
 
-    /// The last of the oldest records that all ended before this moment, with its hash.
-    pub(super) fn ended_before(&self, moment: u64) -> rusqlite::Result<Option<(u64, [u8; 32])>> {
-        self.0
+    fn ended_before(&self, moment: u64) -> Result<Option<Head>, StoreError> {
+        Ok(self.0
             .query_row(
                 "SELECT sequence, hash FROM record
                  WHERE sequence < coalesce((SELECT min(sequence) FROM record WHERE ends >= ?1), 9223372036854775807)
@@ -65,20 +74,18 @@ impl Sqlite {
                 [signed(moment)],
                 |row| Ok((unsigned(row.get(0)?), row.get(1)?)),
             )
-            .optional()
+            .optional()?)
     }
 
-    /// Forgets the records up to a checkpoint, and older checkpoints with them.
-    pub(super) fn prune(&mut self, checkpoint: &Checkpoint) -> rusqlite::Result<()> {
+    fn prune(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
         insert_checkpoint(&transaction, checkpoint)?;
         transaction.execute("DELETE FROM record WHERE sequence <= ?1", [signed(checkpoint.sequence)])?;
         transaction.execute("DELETE FROM checkpoint WHERE sequence < ?1", [signed(checkpoint.sequence)])?;
-        transaction.commit()
+        Ok(transaction.commit()?)
     }
 
-    /// In their order.
-    pub(super) fn checkpoints(&self) -> rusqlite::Result<Vec<Checkpoint>> {
+    fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
         let mut select =
             self.0.prepare("SELECT sequence, hash, pruned, signature FROM checkpoint ORDER BY sequence")?;
         let rows = select.query_map([], |row| {
@@ -90,85 +97,72 @@ impl Sqlite {
                 signature: row.get(3)?,
             })
         })?;
-        rows.collect()
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The number of the oldest record that is kept.
-    pub(super) fn first(&self) -> rusqlite::Result<Option<u64>> {
+    fn first(&self) -> Result<Option<u64>, StoreError> {
         let first: Option<i64> =
             self.0.query_row("SELECT min(sequence) FROM record", [], |row| row.get(0))?;
         Ok(first.map(unsigned))
     }
 
-    /// Hands over every record in its order, one at a time.
-    pub(super) fn each<E: From<rusqlite::Error>>(
-        &self,
-        mut take: impl FnMut(Row) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut select = self.0.prepare(&format!("SELECT {COLUMNS} FROM record ORDER BY sequence"))?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            take(read(row)?)?;
+    fn each(&self, take: &mut dyn FnMut(Row) -> Result<(), ChainError>) -> Result<(), ChainError> {
+        let mut select = self
+            .0
+            .prepare(&format!("SELECT {COLUMNS} FROM record ORDER BY sequence"))
+            .map_err(StoreError::from)?;
+        let mut rows = select.query([]).map_err(StoreError::from)?;
+        while let Some(row) = rows.next().map_err(StoreError::from)? {
+            take(read(row).map_err(StoreError::from)?)?;
         }
         Ok(())
     }
 
-    /// Certificates, the newest first: of this identity, and valid at this moment, if these are given. Not valid then is
-    /// also what was recorded later.
-    pub(super) fn issued(
-        &self,
-        identity: Option<&str>,
-        at: Option<u64>,
-        limit: u32,
-    ) -> rusqlite::Result<Vec<Row>> {
-        self.select(
+    fn issued(&self, identity: Option<&str>, at: Option<u64>, limit: u32) -> Result<Vec<Row>, StoreError> {
+        Ok(self.select(
             "serial IS NOT NULL AND (?1 IS NULL OR identity = ?1)
              AND (?2 IS NULL OR (at_ms / 1000 <= ?2 AND ends >= ?2))",
             params![identity, at.map(signed), limit],
-        )
+        )?)
     }
 
-    /// Certificates that end at this moment or later, in their order.
-    pub(super) fn alive(&self, since: u64) -> rusqlite::Result<Vec<Row>> {
+    fn alive(&self, since: u64) -> Result<Vec<Row>, StoreError> {
         let mut select = self.0.prepare(&format!(
             "SELECT {COLUMNS} FROM record WHERE serial IS NOT NULL AND ends >= ?1 ORDER BY sequence"
         ))?;
         let rows = select.query_map([signed(since)], read)?;
-        rows.collect()
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Refusals, the newest first.
-    pub(super) fn refused(&self, identity: Option<&str>, limit: u32) -> rusqlite::Result<Vec<Row>> {
-        self.select(
+    fn refused(&self, identity: Option<&str>, limit: u32) -> Result<Vec<Row>, StoreError> {
+        Ok(self.select(
             "serial IS NULL AND json_extract(body, '$.event') = 'refused'
              AND (?1 IS NULL OR identity = ?1) AND ?2 IS NULL",
             params![identity, None::<i64>, limit],
-        )
+        )?)
     }
 
-    /// The certificate of this serial number.
-    pub(super) fn by_serial(&self, serial: &str) -> rusqlite::Result<Option<Row>> {
-        self.0
+    fn by_serial(&self, serial: &str) -> Result<Option<Row>, StoreError> {
+        Ok(self
+            .0
             .query_row(&format!("SELECT {COLUMNS} FROM record WHERE serial = ?1"), [serial], read)
-            .optional()
+            .optional()?)
     }
 
-    fn select(&self, matching: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Row>> {
-        let mut select = self.0.prepare(&format!(
-            "SELECT {COLUMNS} FROM record WHERE {matching} ORDER BY sequence DESC LIMIT ?3"
-        ))?;
-        let rows = select.query_map(values, read)?;
-        rows.collect()
+    fn unnoticed(&mut self, _last: u64) -> Result<Vec<Row>, StoreError> {
+        // A commit of SQLite says itself how it ended.
+        Ok(Vec::new())
     }
-}
 
-/// Nothing was appended.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum AppendError {
-    #[error("another program has written to the registry")]
-    Foreign,
-    #[error(transparent)]
-    Store(#[from] rusqlite::Error),
+    fn beat(&self) -> Option<Duration> {
+        None
+    }
+
+    fn keep(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn release(&mut self) {}
 }
 
 fn tail(connection: &Connection) -> rusqlite::Result<Option<(u64, [u8; 32])>> {

@@ -22,7 +22,7 @@ impl Scratch {
     }
 
     fn open_with(&self, retention: Duration) -> Result<(Registry, Opened), StateError> {
-        Registry::open(&StateFolder::open(&self.folder)?, retention)
+        Registry::open(&StateFolder::open(&self.folder)?, Place::Folder, retention)
     }
 
     /// As many records more, the last of them a refusal.

@@ -7,11 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sidegate_codes::Code;
+use tokio_util::sync::CancellationToken;
+
 use super::{
     Event, RecordError,
     chain::{Chain, Kind},
     seal::Seal,
-    sqlite::Sqlite,
+    store::{Store, StoreError},
 };
 use crate::{clock, hex};
 
@@ -19,6 +22,7 @@ use crate::{clock, hex};
 pub(super) struct Writer {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
+    taken_over: CancellationToken,
 }
 
 struct Job {
@@ -29,23 +33,30 @@ struct Job {
 
 /// What the thread owns.
 struct Desk {
-    store: Sqlite,
+    store: Box<dyn Store>,
     seal: Seal,
     chain: Chain,
     retention: Duration,
+    taken_over: CancellationToken,
 }
 
 impl Writer {
     pub(super) fn start(
-        store: Sqlite,
+        store: Box<dyn Store>,
         seal: Seal,
         chain: Chain,
         retention: Duration,
     ) -> std::io::Result<Self> {
         let (jobs, waiting) = mpsc::sync_channel(QUEUE);
-        let desk = Desk { store, seal, chain, retention };
+        let taken_over = CancellationToken::new();
+        let desk = Desk { store, seal, chain, retention, taken_over: taken_over.clone() };
         let thread = thread::Builder::new().name("registry".to_owned()).spawn(move || desk.work(&waiting))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), taken_over })
+    }
+
+    /// Cancelled when the registry is somebody else's.
+    pub(super) fn taken_over(&self) -> CancellationToken {
+        self.taken_over.clone()
     }
 
     /// Returns when the record is on disk.
@@ -74,12 +85,12 @@ impl Desk {
         let mut tidied = Instant::now();
         self.tidy();
         loop {
-            match waiting.recv_timeout(TIDY) {
+            match waiting.recv_timeout(self.store.beat().unwrap_or(TIDY)) {
                 Ok(first) => {
                     let more = waiting.try_iter().take(MAX_BATCH - 1);
                     self.take(std::iter::once(first).chain(more).collect());
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.keep(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if tidied.elapsed() >= TIDY || self.chain.unsealed() >= MAX_UNSEALED {
@@ -88,6 +99,18 @@ impl Desk {
             }
         }
         self.seal();
+        self.store.release();
+    }
+
+    /// A database that does not answer is told and asked again; whoever records meanwhile is refused by itself.
+    fn keep(&mut self) {
+        match self.store.keep() {
+            Ok(()) => {}
+            Err(StoreError::TakenOver) => self.taken_over.cancel(),
+            Err(error) => {
+                tracing::error!(code = %Code::RegistryUnreachable, %error, "the registry does not answer");
+            }
+        }
     }
 
     /// All of it or nothing: the disk says no to all of them alike.
@@ -100,6 +123,7 @@ impl Desk {
     }
 
     fn append(&mut self, jobs: &[Job]) -> Result<(), RecordError> {
+        self.catch_up()?;
         let mut chain = self.chain;
         let mut rows = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -108,10 +132,26 @@ impl Desk {
             chain.advance(&row);
             rows.push(row);
         }
-        let head = (self.chain.last(), self.chain.head());
-        self.store.append(head, &rows).map_err(RecordError::new)?;
+        let appended = self.store.append(self.chain.tail(), &rows);
+        self.told(appended)?;
         self.chain = chain;
         Ok(())
+    }
+
+    /// Records whose commit was never confirmed are a part of the chain if they are there. Nothing was signed for them.
+    fn catch_up(&mut self) -> Result<(), RecordError> {
+        let rows = self.store.unnoticed(self.chain.last());
+        for row in self.told(rows)? {
+            self.chain.follow(&row).map_err(RecordError::new)?;
+        }
+        Ok(())
+    }
+
+    fn told<T>(&self, done: Result<T, StoreError>) -> Result<T, RecordError> {
+        if matches!(done, Err(StoreError::TakenOver)) {
+            self.taken_over.cancel();
+        }
+        Ok(done?)
     }
 
     /// A failure is told and tried again: nothing that was recorded is lost by it.
@@ -142,7 +182,7 @@ impl Desk {
         }
     }
 
-    fn prune(&mut self) -> rusqlite::Result<()> {
+    fn prune(&mut self) -> Result<(), StoreError> {
         let cutoff = (clock::now_ms() / 1000).saturating_sub(self.retention.as_secs());
         let Some((sequence, hash)) = self.store.ended_before(cutoff)? else { return Ok(()) };
         self.store.prune(&self.seal.checkpoint(sequence, hash, Kind::Pruned))?;

@@ -79,12 +79,22 @@ impl Store {
 
     /// `None`: this folder has never had a state.
     pub(crate) fn state(&self) -> rusqlite::Result<Option<State>> {
-        self.document("state")
+        document(&self.0, "state")
     }
 
-    /// On disk when this returns: the state, and the step for the registry.
-    pub(crate) fn commit(&mut self, state: &State, step: &Rotated, at_ms: u64) -> rusqlite::Result<()> {
+    /// On disk when this returns: the state, and the step for the registry. Refused if the state before is another than `from`:
+    /// a control plane that was stopped for a while, and whose place another has taken, does not undo that one's steps.
+    pub(crate) fn commit(
+        &mut self,
+        from: Option<&State>,
+        state: &State,
+        step: &Rotated,
+        at_ms: u64,
+    ) -> rusqlite::Result<()> {
         let transaction = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if document::<State>(&transaction, "state")?.as_ref() != from {
+            return Err(database::conflict("another control plane has taken a step of the rotation"));
+        }
         set(&transaction, "state", state)?;
         transaction.execute(
             "INSERT INTO step (at_ms, body, recorded) VALUES (?1, ?2, 0)",
@@ -160,21 +170,20 @@ impl Store {
 
     /// Who was in the way lately.
     pub(crate) fn report(&self) -> rusqlite::Result<Option<Report>> {
-        self.document("report")
+        document(&self.0, "report")
     }
 
     /// Replaces the report.
     pub(crate) fn set_report(&self, report: &Report) -> rusqlite::Result<()> {
         set(&self.0, "report", report)
     }
+}
 
-    fn document<T: DeserializeOwned>(&self, name: &str) -> rusqlite::Result<Option<T>> {
-        let text: Option<String> = self
-            .0
-            .query_row("SELECT body FROM document WHERE name = ?1", [name], |row| row.get(0))
-            .optional()?;
-        text.as_deref().map(read).transpose()
-    }
+fn document<T: DeserializeOwned>(connection: &Connection, name: &str) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = connection
+        .query_row("SELECT body FROM document WHERE name = ?1", [name], |row| row.get(0))
+        .optional()?;
+    text.as_deref().map(read).transpose()
 }
 
 fn set(connection: &Connection, name: &str, value: &impl Serialize) -> rusqlite::Result<()> {
@@ -217,3 +226,33 @@ CREATE TABLE request (
     answer TEXT
 ) STRICT;
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rotation::machine::Root;
+
+    #[test]
+    fn a_step_is_not_written_over_a_state_that_it_was_not_taken_from() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = StateFolder::open(&parent.path().join("state")).unwrap();
+        let root = |name: &str| Root { fingerprint: name.to_owned(), file: format!("{name}.key") };
+        let step = Rotated {
+            rotation: 0,
+            phase: "steady".to_owned(),
+            signing: "a".to_owned(),
+            other: None,
+            urgent: false,
+            reason: String::new(),
+        };
+        let (first, second) = (State::steady(root("a")), State::steady(root("b")));
+        let (mut ours, mut others) = (Store::open(&folder).unwrap(), Store::open(&folder).unwrap());
+        ours.commit(None, &first, &step, 1).unwrap();
+        assert!(others.commit(None, &second, &step, 1).is_err(), "there is a state already");
+        others.commit(Some(&first), &second, &step, 2).unwrap();
+        let refusal = ours.commit(Some(&first), &first, &step, 3).unwrap_err();
+        assert!(refusal.to_string().contains("another control plane"), "{refusal}");
+        assert_eq!(ours.state().unwrap(), Some(second));
+        assert_eq!(ours.steps(9).unwrap().len(), 2, "and nothing of it is left");
+    }
+}
