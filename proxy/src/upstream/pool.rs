@@ -2,38 +2,32 @@
 //! connections shared. A connection serves only a destination equal to its own, and leaves the pool before either
 //! side's certificate ends.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+mod bounds;
+mod connect;
+mod failure;
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use hashbrown::HashMap;
 use http::{Method, Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Incoming;
 use sidegate_codes::Code;
-use sidegate_identity::SpiffeId;
 use tokio::{
     sync::Mutex,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 use tokio_util::task::TaskTracker;
 
+pub(crate) use bounds::Bounds;
+pub(crate) use failure::{Failure, chain};
+
 use super::{
     Answer,
-    connection::{Http1, Http2, Settings, StreamSlot, Terms},
-    dial::{Carries, Destination, Dialed, Dialer},
-    heard::Heard,
+    connection::{Http1, Http2, StreamSlot},
+    dial::{Destination, Dialer},
     leased::{Lease, Leased},
-    stream::Stream,
 };
-use crate::{
-    balance::{ConnectionSlot, PendingSlot, Picked},
-    contain::contained,
-    error::Error,
-    http::{LocalExecutor, STREAM_WINDOW, connection_window, expect},
-    resilience::{Fault, Sent},
-};
+use crate::{error::Error, http::expect, resilience::Sent};
 
 /// The connections of one worker.
 #[derive(Debug)]
@@ -46,31 +40,6 @@ pub(crate) struct Pool {
     dialing: RefCell<HashMap<Destination, Rc<Mutex<()>>>>,
 }
 
-/// A request that was not sent, for another try; or the reason alone when it may have been.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) error: Error,
-    pub(crate) fault: Fault,
-    pub(crate) unsent: Option<Box<Request<Sent>>>,
-    /// Who had proven to be at the other end by then.
-    pub(crate) peer: Option<SpiffeId>,
-}
-
-/// What one sending may take, and where it is counted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds<'a> {
-    /// Until when the head of the answer must be there.
-    pub(crate) deadline: Instant,
-    /// What dialling may take of that.
-    pub(crate) connect: Duration,
-    /// How long a connection made for it may idle.
-    pub(crate) idle: Duration,
-    /// No idle HTTP/1.1 connection is used: one that ended just now is rarely the only one.
-    pub(crate) is_fresh: bool,
-    /// The endpoint, with its breakers; the local application has none.
-    pub(crate) picked: Option<&'a Picked>,
-}
-
 impl Pool {
     /// An empty pool. `tasks` owns what drives its connections.
     pub(crate) fn new(dialer: Dialer, tasks: TaskTracker) -> Self {
@@ -81,14 +50,6 @@ impl Pool {
             shared: RefCell::default(),
             dialing: RefCell::default(),
         }
-    }
-
-    fn executor(&self) -> LocalExecutor {
-        LocalExecutor { tasks: self.tasks.clone(), metrics: Arc::clone(&self.dialer.metrics) }
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.tasks.spawn_local(contained(task, Arc::clone(&self.dialer.metrics)));
     }
 
     /// The bounds of what goes to the local application: those of the sidecar.
@@ -281,152 +242,6 @@ impl Pool {
         let lease = Lease::Http1 { pool, destination, connection, answered };
         Answer { response: response.map(|body| Leased::new(body, lease)), peer, opening: None }
     }
-
-    async fn connect_http1(&self, destination: &Destination, bounds: Bounds<'_>) -> Result<Http1, Error> {
-        let _pending = bounds.pending()?;
-        let slot = bounds.connection()?;
-        let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
-        let (stream, answer) = Heard::new(stream);
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(self.dialer.limits.header_bytes)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| upstream_failed(destination, &error))?;
-        self.spawn(drive(connection.with_upgrades(), slot));
-        Ok(Http1 { sender, answer, terms })
-    }
-
-    /// A shared connection with a free stream, and whether it existed before. Waiting for another's dial counts
-    /// towards the connect timeout like the dial itself.
-    async fn share(&self, destination: &Destination, bounds: Bounds<'_>) -> Result<(Http2, bool), Error> {
-        if let Some(connection) = self.find_shared(destination) {
-            return Ok((connection, true));
-        }
-        let _pending = bounds.pending()?;
-        let gate = Rc::clone(self.dialing.borrow_mut().entry(destination.clone()).or_default());
-        let dialed = timeout_at(bounds.connected_by(), async {
-            let _dialing = gate.lock().await;
-            if let Some(connection) = self.find_shared(destination) {
-                return Ok((connection, true));
-            }
-            let connection = self.connect_http2(destination, bounds).await?;
-            self.shared.borrow_mut().entry(destination.clone()).or_default().push(connection.clone());
-            Ok((connection, false))
-        });
-        dialed.await.unwrap_or_else(|_| Err(Error::ConnectTimeout(destination.to_string())))
-    }
-
-    fn find_shared(&self, destination: &Destination) -> Option<Http2> {
-        let now = Instant::now();
-        let mut shared = self.shared.borrow_mut();
-        let connections = shared.get_mut(destination)?;
-        connections.retain(|connection| connection.is_usable(now));
-        let most = self.dialer.limits.streams;
-        let free = connections.iter_mut().find(|connection| connection.has_room(most))?;
-        free.terms.idle_since = now;
-        Some(free.clone())
-    }
-
-    async fn connect_http2(&self, destination: &Destination, bounds: Bounds<'_>) -> Result<Http2, Error> {
-        let slot = bounds.connection()?;
-        let (stream, terms) = self.connect(destination, Carries::Http2, bounds).await?;
-        let limits = &self.dialer.limits;
-        let (sender, connection) = http2::Builder::new(self.executor())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(connection_window(limits))
-            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| upstream_failed(destination, &error))?;
-        let settings = Settings::new(connection);
-        self.spawn(drive(settings.clone().drive(), slot));
-        Ok(Http2 { sender, settings, streams: Rc::default(), terms })
-    }
-
-    /// Dials, and severs the stream when its peer is trusted or expected no longer: hyper runs the streams of a
-    /// connection in a task of its own, which dropping the connection does not end.
-    async fn connect(
-        &self,
-        destination: &Destination,
-        carries: Carries,
-        bounds: Bounds<'_>,
-    ) -> Result<(Stream, Terms), Error> {
-        let until = bounds.connected_by();
-        let Dialed { stream, peer } = self.dialer.dial(destination, carries, until).await?;
-        if let Some(peer) = peer.clone() {
-            let (cut, mesh, destination) = (stream.cut(), self.dialer.mesh.clone(), destination.clone());
-            self.spawn(async move {
-                let is_expected = |snapshot: &_| destination.expects(peer.id(), snapshot);
-                tokio::select! {
-                    () = cut.closed() => {}
-                    ended = peer.until_untrusted(mesh, is_expected) => {
-                        tracing::info!(code = %ended.code(), detail = %ended, "upstream connection severed");
-                        cut.sever();
-                    }
-                }
-            });
-        }
-        let terms = Terms::new(peer, bounds.idle, &self.dialer.mesh.load());
-        Ok((stream, terms))
-    }
-}
-
-impl Bounds<'_> {
-    /// The time until the head of the answer is bounded; the request's body counts towards it.
-    async fn in_time<T>(&self, sending: impl Future<Output = T>) -> Result<T, Error> {
-        timeout_at(self.deadline, sending).await.map_err(|_| Error::Upstream {
-            code: Code::UpstreamTimeout,
-            detail: "no answer in time".to_owned(),
-        })
-    }
-
-    /// Until when a connection must be there.
-    pub(super) fn connected_by(&self) -> Instant {
-        Instant::now().checked_add(self.connect).map_or(self.deadline, |by| by.min(self.deadline))
-    }
-
-    fn connection(&self) -> Result<Option<ConnectionSlot>, Error> {
-        self.picked.map(Picked::connection).transpose()
-    }
-
-    fn pending(&self) -> Result<Option<PendingSlot>, Error> {
-        self.picked.map(Picked::pending).transpose()
-    }
-}
-
-impl Failure {
-    /// This sidecar has nothing to send.
-    pub(super) fn own(error: Error) -> Self {
-        Self { error, fault: Fault::Own, unsent: None, peer: None }
-    }
-
-    fn before_sending(error: Error, request: Request<Sent>) -> Self {
-        let fault = match &error {
-            Error::BreakerOpen { breaker, .. } if breaker.is_of_endpoint() => Fault::Full,
-            Error::BreakerOpen { .. } => Fault::Own,
-            _ => Fault::Unsent,
-        };
-        Self { error, fault, unsent: Some(Box::new(request)), peer: None }
-    }
-
-    fn late(error: Error, terms: &Terms) -> Self {
-        Self { error, fault: Fault::Late, unsent: None, peer: terms.peer() }
-    }
-
-    fn of(
-        destination: &Destination,
-        error: &hyper::Error,
-        unsent: Option<Request<Sent>>,
-        is_reused: bool,
-        terms: &Terms,
-    ) -> Self {
-        let fault = if unsent.is_some() { Fault::Unsent } else { Fault::of(error, is_reused) };
-        let error = upstream_failed(destination, error);
-        Self { error, fault, unsent: unsent.map(Box::new), peer: terms.peer() }
-    }
 }
 
 /// RFC 8441 §3: to be asked for a WebSocket, the other side must have said that it takes them. Its SETTINGS are the first that
@@ -442,30 +257,6 @@ async fn takes_websockets(connection: &Http2) -> bool {
     false
 }
 
-/// Runs a connection until it ends, and with it its place.
-async fn drive(connection: impl Future<Output = hyper::Result<()>>, _slot: Option<ConnectionSlot>) {
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "upstream connection broke");
-    }
-}
-
-fn upstream_failed(destination: &Destination, error: &hyper::Error) -> Error {
-    Error::Upstream { code: Code::UpstreamFailed, detail: format!("{destination}: {}", chain(error)) }
-}
-
-/// hyper names the cause, such as a TLS alert, only in the chain.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Half a second in all, for what takes one round trip on a new connection and nothing on others.
 const LOOK: Duration = Duration::from_millis(5);
 const MOST_LOOKS: u32 = 100;

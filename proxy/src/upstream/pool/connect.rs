@@ -1,0 +1,140 @@
+//! How the pool gets another connection: dialled under its bounds, its slot taken before, driven by a task of the worker's, and
+//! severed when its peer is trusted or expected no longer.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::{Instant, timeout_at};
+
+use super::{Bounds, Pool, failure::upstream_failed};
+use crate::{
+    balance::ConnectionSlot,
+    contain::contained,
+    error::Error,
+    http::{LocalExecutor, STREAM_WINDOW, connection_window},
+    upstream::{
+        connection::{Http1, Http2, Settings, Terms},
+        dial::{Carries, Destination, Dialed},
+        heard::Heard,
+        stream::Stream,
+    },
+};
+
+impl Pool {
+    pub(super) async fn connect_http1(
+        &self,
+        destination: &Destination,
+        bounds: Bounds<'_>,
+    ) -> Result<Http1, Error> {
+        let _pending = bounds.pending()?;
+        let slot = bounds.connection()?;
+        let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
+        let (stream, answer) = Heard::new(stream);
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(self.dialer.limits.header_bytes)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| upstream_failed(destination, &error))?;
+        self.spawn(drive(connection.with_upgrades(), slot));
+        Ok(Http1 { sender, answer, terms })
+    }
+
+    /// A shared connection with a free stream, and whether it existed before. Waiting for another's dial counts
+    /// towards the connect timeout like the dial itself.
+    pub(super) async fn share(
+        &self,
+        destination: &Destination,
+        bounds: Bounds<'_>,
+    ) -> Result<(Http2, bool), Error> {
+        if let Some(connection) = self.find_shared(destination) {
+            return Ok((connection, true));
+        }
+        let _pending = bounds.pending()?;
+        let gate = Rc::clone(self.dialing.borrow_mut().entry(destination.clone()).or_default());
+        let dialed = timeout_at(bounds.connected_by(), async {
+            let _dialing = gate.lock().await;
+            if let Some(connection) = self.find_shared(destination) {
+                return Ok((connection, true));
+            }
+            let connection = self.connect_http2(destination, bounds).await?;
+            self.shared.borrow_mut().entry(destination.clone()).or_default().push(connection.clone());
+            Ok((connection, false))
+        });
+        dialed.await.unwrap_or_else(|_| Err(Error::ConnectTimeout(destination.to_string())))
+    }
+
+    fn find_shared(&self, destination: &Destination) -> Option<Http2> {
+        let now = Instant::now();
+        let mut shared = self.shared.borrow_mut();
+        let connections = shared.get_mut(destination)?;
+        connections.retain(|connection| connection.is_usable(now));
+        let most = self.dialer.limits.streams;
+        let free = connections.iter_mut().find(|connection| connection.has_room(most))?;
+        free.terms.idle_since = now;
+        Some(free.clone())
+    }
+
+    async fn connect_http2(&self, destination: &Destination, bounds: Bounds<'_>) -> Result<Http2, Error> {
+        let slot = bounds.connection()?;
+        let (stream, terms) = self.connect(destination, Carries::Http2, bounds).await?;
+        let limits = &self.dialer.limits;
+        let (sender, connection) = http2::Builder::new(self.executor())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(connection_window(limits))
+            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| upstream_failed(destination, &error))?;
+        let settings = Settings::new(connection);
+        self.spawn(drive(settings.clone().drive(), slot));
+        Ok(Http2 { sender, settings, streams: Rc::default(), terms })
+    }
+
+    /// Dials, and severs the stream when its peer is trusted or expected no longer: hyper runs the streams of a
+    /// connection in a task of its own, which dropping the connection does not end.
+    async fn connect(
+        &self,
+        destination: &Destination,
+        carries: Carries,
+        bounds: Bounds<'_>,
+    ) -> Result<(Stream, Terms), Error> {
+        let until = bounds.connected_by();
+        let Dialed { stream, peer } = self.dialer.dial(destination, carries, until).await?;
+        if let Some(peer) = peer.clone() {
+            let (cut, mesh, destination) = (stream.cut(), self.dialer.mesh.clone(), destination.clone());
+            self.spawn(async move {
+                let is_expected = |snapshot: &_| destination.expects(peer.id(), snapshot);
+                tokio::select! {
+                    () = cut.closed() => {}
+                    ended = peer.until_untrusted(mesh, is_expected) => {
+                        tracing::info!(code = %ended.code(), detail = %ended, "upstream connection severed");
+                        cut.sever();
+                    }
+                }
+            });
+        }
+        let terms = Terms::new(peer, bounds.idle, &self.dialer.mesh.load());
+        Ok((stream, terms))
+    }
+
+    fn executor(&self) -> LocalExecutor {
+        LocalExecutor { tasks: self.tasks.clone(), metrics: Arc::clone(&self.dialer.metrics) }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn_local(contained(task, Arc::clone(&self.dialer.metrics)));
+    }
+}
+
+/// Runs a connection until it ends, and with it its place.
+async fn drive(connection: impl Future<Output = hyper::Result<()>>, _slot: Option<ConnectionSlot>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "upstream connection broke");
+    }
+}
+
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
