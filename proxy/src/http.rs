@@ -1,6 +1,7 @@
 //! The HTTP part of the path, the same for both directions: serves a downstream connection within limits, hands each
 //! request to a handler in checked form, and turns refusals into answers that say "denied" and a request id.
 
+mod answer;
 pub mod authority;
 mod body;
 mod carry;
@@ -11,6 +12,7 @@ mod headers;
 mod lingering;
 mod pace;
 pub mod path;
+mod refusal;
 mod request;
 mod trickle;
 pub(crate) mod tunnel;
@@ -23,10 +25,7 @@ use std::{
     time::Duration,
 };
 
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_TYPE, EXPECT, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE},
-};
+use http::{Request, Version};
 use http_body::Body as _;
 use hyper::{
     body::Incoming,
@@ -42,25 +41,24 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 pub(crate) use authority::canonical_host;
-pub(crate) use body::{RequestBody, ResponseBody};
+pub(crate) use body::RequestBody;
 pub(crate) use flow::Flow;
 pub(crate) use headers::{PEER, is_changeable};
 pub(crate) use path::normalize;
 pub(crate) use request::{Checked, Rules};
 pub(crate) use upgrade::Opening;
 
-use carry::{connected, upgraded};
+use answer::{Reading, answer};
 use guard::{Guarded, Wire};
-use lingering::{Lingering, Tunnel};
+use lingering::Lingering;
 use pace::{Due, Pace};
-use upgrade::Became;
 
 use crate::{
     config::Limits,
     contain::contained,
     error::Error,
     telemetry::{Carried, Exchange, Metrics, Record},
-    upstream::{self, Answer, Leased},
+    upstream::{self, Answer},
     worker::Worker,
 };
 
@@ -227,16 +225,6 @@ impl Live<'_> {
     }
 }
 
-/// How a request was read.
-#[derive(Clone, Copy, Debug)]
-struct Reading<'a> {
-    carried: Carried,
-    wire: &'a Wire,
-    lingering: &'a Tunnel,
-    /// hyper and the guard read the same message.
-    agrees: bool,
-}
-
 /// What hyper refused by itself.
 fn by_hyper(error: &hyper::Error, wire: &Wire) -> Option<Error> {
     if error.is_parse_too_large() {
@@ -278,198 +266,6 @@ fn http2_server(limits: &Limits, executor: LocalExecutor) -> http2::Builder<Loca
     builder
 }
 
-/// One request, start to end.
-async fn answer<H: Handler + 'static>(
-    mut request: Request<Incoming>,
-    reading: Reading<'_>,
-    exchange: &Rc<Exchange>,
-    handler: &Rc<H>,
-    worker: &Rc<Worker>,
-) -> Response<ResponseBody> {
-    let Reading { carried, wire, lingering, agrees } = reading;
-    let mut record = Record::begin(exchange, carried);
-    let id = request_id(request.headers(), worker);
-    // A 200 would open the tunnel that a CONNECT asks for.
-    let is_grpc = request.method() != Method::CONNECT && is_grpc(request.headers());
-    let is_tunnel = tunnel::is_asked_for(&request);
-    let target = request.uri().authority().filter(|_| is_tunnel);
-    let shown = target.map_or(request.uri().path(), http::uri::Authority::as_str);
-    record.request(request.method().as_str(), shown, id.to_str().unwrap_or_default());
-    let may_become_tunnel = is_tunnel || request.headers().contains_key(UPGRADE);
-    let may_hold_its_body = carried == Carried::Http1 && request.headers().contains_key(EXPECT);
-    let upgrade = hyper::upgrade::on(&mut request);
-    // A stream of messages has no pace.
-    let is_stream = is_grpc && carried == Carried::Http2;
-    if !is_stream && !request.body().is_end_stream() {
-        record.flow().keeps_pace(&worker.limits);
-    }
-    let mut request = request.map(|body| RequestBody::new(body, Rc::clone(record.flow())));
-    request.headers_mut().insert(headers::REQUEST_ID, id.clone());
-    let result = match worker.request_slot(exchange.direction) {
-        _ if !agrees => Err(Error::bad_request(Code::BadFraming, "a message with two readings")),
-        Err(error) => Err(error),
-        Ok(slot) => {
-            record.hold(slot);
-            if is_tunnel {
-                handler.connect(request, &mut record).await.map(Passed::Connected)
-            } else {
-                handler.forward(request, &mut record).await.and_then(passed_on)
-            }
-        }
-    };
-    // The upstream failed because the body was given up, or could not be read.
-    let result = result.map_err(|error| {
-        let of_body = || wire.untold_of_body().map(guard::Refusal::error);
-        record.flow().why_cut().or_else(of_body).unwrap_or(error)
-    });
-    let is_opened = matches!(result, Ok(Passed::Upgraded(_) | Passed::Connected(_)));
-    if may_become_tunnel {
-        wire.decide(is_opened);
-    }
-    // What an eager client has sent into a tunnel must not be read as its next request, and what follows a message with
-    // two readings would be misread too.
-    let is_not_opened = may_become_tunnel && !is_opened && carried == Carried::Http1;
-    let is_last = carried == Carried::Http1 && exchange.is_closing.get() && !is_opened;
-    // The rest of a body that trickles is not waited for either (RFC 9110 §15.5.9).
-    let trickles = carried == Carried::Http1 && matches!(result, Err(Error::Expired { .. }));
-    // A client that waits for a 100 may send the body after all, or its next request: nobody can tell.
-    let is_held = may_hold_its_body && !record.flow().is_asked_for();
-    let is_eager = is_not_opened && (is_tunnel || wire.is_early());
-    let closes = !agrees || is_last || trickles || is_held || is_eager;
-    let mut response = match result {
-        Err(error) => refuse(&error, is_grpc, &id, record),
-        Ok(Passed::Connected(link)) => {
-            record.answered(StatusCode::OK);
-            lingering.begin();
-            let tunnel = connected(upgrade, link, Rc::clone(worker), record);
-            let tunnel = contained(tunnel, Arc::clone(&worker.metrics));
-            worker.tasks_of(exchange.direction).spawn_local(tunnel);
-            let mut response = Response::new(ResponseBody::text(String::new()));
-            response.headers_mut().insert(headers::REQUEST_ID, id);
-            response
-        }
-        Ok(Passed::Upgraded(mut response)) => {
-            record.answered(response.status());
-            lingering.begin();
-            let upstream = hyper::upgrade::on(&mut response);
-            let idle = worker.limits.opaque_idle_timeout;
-            let tunnel = upgraded(upgrade, upstream, Rc::clone(handler), idle, record);
-            let tunnel = contained(tunnel, Arc::clone(&worker.metrics));
-            worker.tasks_of(exchange.direction).spawn_local(tunnel);
-            response.map(|_| ResponseBody::text(String::new()))
-        }
-        Ok(Passed::Answer(response)) => {
-            record.answered(response.status());
-            response.map(|body| {
-                if body.is_end_stream() {
-                    record.complete();
-                }
-                ResponseBody::upstream(body, record)
-            })
-        }
-    };
-    if closes {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-/// What is passed on of an upstream's answer.
-enum Passed {
-    Answer(Response<Leased>),
-    /// The peer that a CONNECT asked for has proven itself.
-    Connected(upstream::peer::Link),
-    /// Both sides agreed on another protocol.
-    Upgraded(Response<Leased>),
-}
-
-/// The upstream's answer without what belongs to its own hop.
-fn passed_on(answer: Answer) -> Result<Passed, Error> {
-    let broke = |detail: String| Error::Upstream { code: Code::UpstreamFailed, detail };
-    let Answer { mut response, opening, .. } = answer;
-    // hyper lets chunked win; whoever reads the answer after us may not.
-    request::refuse_ambiguous_framing(response.headers())
-        .map_err(|error| broke(format!("the upstream's answer has {error}")))?;
-    let became = Became::of(&response).map_err(broke)?;
-    headers::remove_hop_by_hop(response.headers_mut()).map_err(broke)?;
-    // An HTTP/1.0 application must not end the link's connection with each answer.
-    *response.version_mut() = Version::HTTP_11;
-    match (opening, became) {
-        (Some(opening), became) => {
-            let is_open = opening.is_opened_by(&mut response, became).map_err(broke)?;
-            Ok(if is_open { Passed::Upgraded(response) } else { Passed::Answer(response) })
-        }
-        (None, None) => Ok(Passed::Answer(response)),
-        (None, Some(_)) => {
-            Err(broke("the upstream switched to a protocol that was not asked for".to_owned()))
-        }
-    }
-}
-
-/// What the downstream reads of a refusal: one word and the id under which the log explains it. The record is written
-/// and the place among the requests is free at once, however slowly the refusal is read.
-fn refuse(error: &Error, is_grpc: bool, id: &HeaderValue, mut record: Record) -> Response<ResponseBody> {
-    let shown = id.to_str().unwrap_or_default();
-    let (status, kind, text) = if is_grpc {
-        (StatusCode::OK, "application/grpc", String::new())
-    } else {
-        (error.status(), "text/plain; charset=utf-8", format!("{} (request id {shown})\n", error.public()))
-    };
-    record.answered(status);
-    record.failed(error);
-    drop(record);
-    let mut response = Response::new(ResponseBody::text(text));
-    *response.status_mut() = status;
-    let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    fields.insert(headers::REQUEST_ID, id.clone());
-    if error.status() == StatusCode::UNAUTHORIZED {
-        // RFC 6750 §3.1, and no more than that.
-        fields.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
-    }
-    if let Some(seconds) = error.retry_after() {
-        fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if is_grpc {
-        fields.insert("grpc-status", HeaderValue::from(grpc_status(error.status())));
-        fields.insert("grpc-message", HeaderValue::from_static(error.public()));
-    }
-    response
-}
-
-/// <https://grpc.io/docs/guides/status-codes/>
-fn grpc_status(status: StatusCode) -> u16 {
-    match status {
-        StatusCode::FORBIDDEN => 7,
-        StatusCode::UNAUTHORIZED => 16,
-        StatusCode::GATEWAY_TIMEOUT => 4,
-        StatusCode::TOO_MANY_REQUESTS => 8,
-        StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => 12,
-        StatusCode::BAD_REQUEST
-        | StatusCode::EXPECTATION_FAILED
-        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 13,
-        _ => 14,
-    }
-}
-
-fn is_grpc(fields: &HeaderMap) -> bool {
-    fields.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// The caller's id if it is harmless in a log line, or a new one.
-fn request_id(fields: &HeaderMap, worker: &Worker) -> HeaderValue {
-    let mut ids = fields.get_all(headers::REQUEST_ID).iter();
-    match (ids.next(), ids.next()) {
-        (Some(id), None) if is_harmless(id.as_bytes()) => id.clone(),
-        _ => worker.new_request_id(),
-    }
-}
-
-fn is_harmless(id: &[u8]) -> bool {
-    (1..=LONGEST_ID).contains(&id.len())
-        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'))
-}
-
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
         self.tasks.spawn_local(contained(future, Arc::clone(&self.metrics)));
@@ -498,7 +294,6 @@ const MOST_WINDOW: u32 = (1 << 31) - 1;
 const MOST_RESETS: usize = 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
-const LONGEST_ID: usize = 128;
 /// For a request on an HTTP/1 connection that was under way as the connection began to close, at any distance in a mesh.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::*;
-use crate::{authorize::Denial, error::Breaker};
+use http::StatusCode;
+
+use super::{refusal::grpc_status, *};
+use crate::{authorize::Denial, error::Breaker, families};
 
 /// Samples of each variant, such that every answer that it can get is among them. A variant without a line does not compile.
 macro_rules! samples {
@@ -21,7 +23,12 @@ macro_rules! samples {
 }
 
 samples! {
-    Denied: denied(Code::NoRuleMatched), denied(Code::CutByPolicy), denied(Code::OpaqueOnHttpPort);
+    Denied:
+        denied(Code::NoRuleMatched),
+        denied(Code::CutByPolicy),
+        denied(Code::OpaqueOnHttpPort),
+        denied(Code::TokenRefused),
+        denied(Code::TokenKeysUnknown);
     Plaintext: Error::Plaintext { first: b'G' };
     Handshake: Error::Handshake { code: Code::HandshakeFailed, reason: "reason", detail: String::new() };
     HandshakeTimeout: Error::HandshakeTimeout;
@@ -74,6 +81,8 @@ samples! {
         upstream(Code::UpstreamUnreachable),
         upstream(Code::UpstreamFailed),
         upstream(Code::UpstreamTimeout),
+        upstream(Code::RouteTimeout),
+        upstream(Code::NameNotResolved),
         upstream(Code::UnexpectedServerIdentity);
     Draining: Error::Draining;
     Downstream: Error::Downstream(String::new());
@@ -142,7 +151,7 @@ fn every_error_is_in_the_table_with_its_status_and_code() {
 }
 
 #[test]
-fn the_table_knows_no_error_that_is_none() {
+fn the_table_knows_no_error_and_no_metric_that_is_none() {
     let known: BTreeSet<&str> = samples().iter().map(name).collect();
     for row in rows() {
         for cause in row[0].split('`').skip(1).step_by(2) {
@@ -150,6 +159,13 @@ fn the_table_knows_no_error_that_is_none() {
         }
         for word in row[3].split('`').filter(|word| word.starts_with("SG")) {
             assert!(word.parse::<Code>().is_ok(), "{word} is no code");
+        }
+        // As `Record::failed` has it.
+        let verdict = if row[0].contains("`Denied`") { "`denied`" } else { "`failed`" };
+        assert_eq!(row[4], verdict, "{}", row[0]);
+        for metric in row[5].split('`').filter(|word| word.starts_with("sidegate_")) {
+            let name = metric.split('{').next();
+            assert!(families::ALL.iter().any(|family| Some(family.name) == name), "{metric} is no metric");
         }
     }
 }
