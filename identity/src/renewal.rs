@@ -6,10 +6,23 @@ use std::time::Duration;
 
 use rustls_pki_types::UnixTime;
 
+/// How a certificate in use stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its successor is not due, or still has time to come.
+    InTime,
+    /// A quarter of its life is left and it has no successor: renewal began at half, so it has been failing for a while.
+    Late,
+    /// It is valid no longer.
+    Ended,
+}
+
 const RENEWAL_JITTER: f64 = 0.1;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(150);
 const RETRY_JITTER: f64 = 0.2;
+/// A quarter.
+const LATE_SHARE: u64 = 4;
 
 /// When to renew: at half of the life from `issued` to `not_after`, ±10 % of that half, in whole seconds.
 ///
@@ -25,6 +38,17 @@ pub fn renew_at(issued: UnixTime, not_after: UnixTime, jitter: f64) -> UnixTime 
 /// for lives of seconds.
 pub fn renew_after(life: Duration, jitter: f64) -> Duration {
     scaled(life, 0.5 * (1.0 + RENEWAL_JITTER * bounded(jitter)))
+}
+
+/// How a certificate stands that is still in use `now`.
+pub fn standing(not_before: UnixTime, not_after: UnixTime, now: UnixTime) -> Standing {
+    let life = not_after.as_secs().saturating_sub(not_before.as_secs());
+    // Its last second belongs to it.
+    match not_after.as_secs().checked_sub(now.as_secs()) {
+        None => Standing::Ended,
+        Some(left) if left < life / LATE_SHARE => Standing::Late,
+        Some(_) => Standing::InTime,
+    }
 }
 
 /// How long to wait after the `failures`-th failure in a row: half a second, doubling to 150 s, ±20 %.
@@ -90,6 +114,17 @@ mod tests {
     fn retries_are_spread_by_a_fifth() {
         assert_eq!(retry_after(1, -1.0), Duration::from_millis(400));
         assert_eq!(retry_after(u32::MAX, 1.0), Duration::from_mins(3));
+    }
+
+    #[test]
+    fn a_certificate_is_late_in_its_last_quarter_and_ends_after_its_last_second() {
+        let at_moment = |now| standing(at(1000), at(1400), at(now));
+        assert_eq!(at_moment(0), Standing::InTime);
+        assert_eq!(at_moment(1300), Standing::InTime);
+        assert_eq!(at_moment(1301), Standing::Late);
+        assert_eq!(at_moment(1400), Standing::Late);
+        assert_eq!(at_moment(1401), Standing::Ended);
+        assert_eq!(standing(at(9), at(5), at(6)), Standing::Ended);
     }
 
     proptest! {

@@ -269,9 +269,12 @@ impl fmt::Debug for Credentials {
 }
 
 impl CredentialsError {
-    /// The code that people see.
+    /// The code that people see. A certificate whose time is not now may be in order, and the clock wrong.
     pub fn code(&self) -> Code {
-        Code::BadCredentials
+        match self {
+            Self::Svid(SvidError::NotValidNow) => Code::CertificateNotValidNow,
+            _ => Code::BadCredentials,
+        }
     }
 }
 

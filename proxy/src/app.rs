@@ -292,6 +292,7 @@ impl Sidecar {
             publisher: Arc::clone(&self.publisher),
             metrics: Arc::clone(&self.metrics),
             in_force: InForce::default(),
+            told: None,
         };
         let traffic_ended = self.traffic_ended.watch();
         let keys = jwt::follow(self.publisher.reader(), Arc::clone(&self.metrics));

@@ -9,7 +9,7 @@ use sidegate_codes::Code;
 
 use crate::{
     app::{self, RunError},
-    capture,
+    capture, check,
     config::Config,
     healthcheck,
     telemetry::log,
@@ -38,7 +38,11 @@ pub struct Args {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
 
-    /// Check the configuration and exit.
+    /// Check the configuration, and with it the certificate, key, bundle and policies that it names as files, as a start would
+    /// take them; then exit.
+    ///
+    /// Exit code 0: all of it is good; 1: a file beside the configuration cannot be used, or the certificate is in the last
+    /// quarter of its life; 2: the configuration is wrong.
     #[arg(long)]
     pub check: bool,
 
@@ -95,7 +99,7 @@ pub fn run(args: Args) -> ExitCode {
         }
     };
     if args.check {
-        return ExitCode::SUCCESS;
+        return check::run(&config);
     }
     match app::run(config, args.config) {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,20 +4,25 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs::File,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, UnixTime,
+    pem::{self, PemObject},
+};
 use sha2::{Digest as _, Sha256};
 use sidegate_codes::Code;
 use sidegate_identity::{
-    TrustBundle, TrustBundles,
-    tls::{Credentials, KeyUse},
+    TrustBundle, TrustBundles, VerifiedSvid,
+    tls::{Credentials, CredentialsError, KeyUse},
 };
 use sidegate_policy::{PolicyError, PolicySet, Workload, parse_yaml};
+use zeroize::Zeroizing;
 
 use crate::{
     config::{Config, Files, Identity, IdentityFiles, Protocol},
@@ -37,9 +42,27 @@ pub(crate) enum FilesError {
     /// A certificate, key or bundle cannot be used.
     #[error("{path}: {reason} ({})", Code::BadCredentials)]
     BadCredentials { path: PathBuf, reason: String },
+    /// The certificate has ended, or begins later.
+    #[error(
+        "{path}: by this machine's clock it has expired or is not valid yet ({})",
+        Code::CertificateNotValidNow
+    )]
+    NotValidNow { path: PathBuf },
     /// A policy of the set is refused, and so is the set.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Policies(Vec<PolicyError>),
+}
+
+/// Why a certificate and its key cannot be the own ones.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnusableCredentials {
+    #[error("not a PEM certificate chain: {0}")]
+    Chain(pem::Error),
+    #[error("not a PEM private key: {0}")]
+    Key(pem::Error),
+    /// Peers would refuse it.
+    #[error(transparent)]
+    Refused(#[from] CredentialsError),
 }
 
 /// What of the files is in force, so that only what differs is put there.
@@ -50,6 +73,8 @@ pub(crate) struct InForce {
     /// Of certificate, key and bundle.
     identity: Option<Digest>,
     policies: Option<Digest>,
+    /// What is wrong with the identity, if anything: it is counted once and not at each look.
+    refused_identity: Option<String>,
 }
 
 type Digest = [u8; 32];
@@ -62,6 +87,15 @@ pub(crate) struct Applied {
     pub(crate) refused: Option<FilesError>,
     /// The bundle does not vouch for the certificate: none is in force.
     pub(crate) is_withdrawn: bool,
+    /// What came of an own certificate that was not read before.
+    pub(crate) renewal: Option<Renewal>,
+}
+
+/// What came of a new certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    InForce,
+    Refused,
 }
 
 impl InForce {
@@ -86,9 +120,11 @@ impl InForce {
                 if let Some(mesh) = mesh {
                     publisher.policies(mesh);
                 }
-                Applied { has_changed, refused: None, is_withdrawn: false }
+                Applied { has_changed, refused: None, is_withdrawn: false, renewal: None }
             }
-            Err(error) => Applied { has_changed: false, refused: Some(error), is_withdrawn: false },
+            Err(error) => {
+                Applied { has_changed: false, refused: Some(error), is_withdrawn: false, renewal: None }
+            }
         }
     }
 
@@ -111,6 +147,7 @@ impl InForce {
             Err(error) => (None, Some(error)),
         };
         let is_withdrawn = matches!(own, Own::Withdrawn);
+        let renewal = self.renewal(&own, bad_identity.as_ref());
         let is_trust_new = self.trust.as_ref() != Some(&trust);
         let has_changed = is_trust_new || !matches!(own, Own::Kept) || mesh.is_some();
         if has_changed {
@@ -122,6 +159,18 @@ impl InForce {
             // Whoever mends the one is told of the other next.
             refused: bad_identity.or(bad_policies),
             is_withdrawn,
+            renewal,
+        }
+    }
+
+    fn renewal(&mut self, own: &Own, refused: Option<&FilesError>) -> Option<Renewal> {
+        let refused = refused.map(ToString::to_string);
+        let is_new = refused != self.refused_identity;
+        self.refused_identity = refused;
+        match own {
+            Own::New(_) => Some(Renewal::InForce),
+            Own::Kept | Own::Withdrawn if self.refused_identity.is_some() && is_new => Some(Renewal::Refused),
+            Own::Kept | Own::Withdrawn => None,
         }
     }
 
@@ -165,14 +214,20 @@ impl InForce {
         trust: &TrustBundles,
     ) -> Result<Option<Credentials>, FilesError> {
         let chain = read(&files.certificate, Code::BadCredentials)?;
-        refuse_open_key(&files.private_key)?;
-        let key = zeroize::Zeroizing::new(read(&files.private_key, Code::BadCredentials)?);
+        let key = private_key(&files.private_key)?;
         let digest = digest([bundle, &chain, &key]);
         if self.identity == Some(digest) {
             return Ok(None);
         }
-        let bad = |reason: String| FilesError::BadCredentials { path: files.certificate.clone(), reason };
-        let credentials = credentials(&chain, &key, config.key_use(), trust).map_err(bad)?;
+        let path = || files.certificate.clone();
+        let bad = |reason: String| FilesError::BadCredentials { path: path(), reason };
+        let credentials =
+            credentials(&chain, &key, config.key_use(), trust).map_err(|error| match error {
+                UnusableCredentials::Refused(cause) if cause.code() == Code::CertificateNotValidNow => {
+                    FilesError::NotValidNow { path: path() }
+                }
+                error => bad(error.to_string()),
+            })?;
         if credentials.svid().id() != &config.workload.identity {
             return Err(bad(format!(
                 "it is for {}, the configuration says {}",
@@ -214,6 +269,15 @@ impl InForce {
     }
 }
 
+/// What a start from these files would put in force: the own certificate, or why not.
+pub(crate) fn try_out(config: &Config, files: &Files) -> Result<Option<VerifiedSvid>, FilesError> {
+    let publisher = Publisher::new(config.clone(), Arc::default());
+    match InForce::default().apply(config, files, &publisher).refused {
+        Some(error) => Err(error),
+        None => Ok(publisher.reader().load().secured.as_ref().map(|own| own.credentials.svid().clone())),
+    }
+}
+
 /// What has to be watched.
 pub(crate) fn paths(files: &Files) -> impl Iterator<Item = PathBuf> {
     let identity = match &files.identity {
@@ -230,6 +294,7 @@ impl FilesError {
             Self::Unreadable { code, .. } => *code,
             Self::UnsafeKey { .. } => Code::UnsafeKeyFile,
             Self::BadCredentials { .. } => Code::BadCredentials,
+            Self::NotValidNow { .. } => Code::CertificateNotValidNow,
             Self::Policies(errors) => errors.first().map_or(Code::PolicyUnreadable, |error| error.code),
         }
     }
@@ -309,11 +374,20 @@ fn policy_files(path: &Path) -> Result<Vec<PathBuf>, FilesError> {
     Ok(files)
 }
 
-fn refuse_open_key(path: &Path) -> Result<(), FilesError> {
+/// The mode is that of the file which is read, whatever takes its place meanwhile.
+fn private_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, FilesError> {
     let unreadable =
         |cause| FilesError::Unreadable { path: path.to_owned(), cause, code: Code::BadCredentials };
-    let mode = std::fs::metadata(path).map_err(unreadable)?.mode() & 0o777;
-    if mode & 0o077 == 0 { Ok(()) } else { Err(FilesError::UnsafeKey { path: path.to_owned(), mode }) }
+    let mut file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(FilesError::UnsafeKey { path: path.to_owned(), mode });
+    }
+    // Room for all of it: a buffer that grows leaves copies behind.
+    let mut key = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
+    file.read_to_end(&mut key).map_err(unreadable)?;
+    Ok(key)
 }
 
 /// Credentials from PEM, verified as peers will verify them.
@@ -322,13 +396,12 @@ pub(crate) fn credentials(
     key: &[u8],
     key_use: KeyUse,
     trust: &TrustBundles,
-) -> Result<Credentials, String> {
+) -> Result<Credentials, UnusableCredentials> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("not a PEM certificate chain: {error}"))?;
-    let key =
-        PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("not a PEM private key: {error}"))?;
-    Credentials::for_use(key_use, chain, key, trust, UnixTime::now()).map_err(|error| error.to_string())
+        .map_err(UnusableCredentials::Chain)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(UnusableCredentials::Key)?;
+    Ok(Credentials::for_use(key_use, chain, key, trust, UnixTime::now())?)
 }
 
 const REPORT_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);

@@ -15,6 +15,7 @@ mod app;
 mod authorize;
 mod balance;
 mod capture;
+mod check;
 mod contain;
 mod control;
 mod drain;

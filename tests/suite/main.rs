@@ -12,6 +12,7 @@ mod downgrade;
 mod expectations;
 mod federation;
 mod fenced;
+mod file_identity;
 mod forward_proxy;
 mod hardening;
 mod http_path;

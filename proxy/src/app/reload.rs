@@ -7,11 +7,13 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use rustls::pki_types::UnixTime;
 use sidegate_codes::Code;
+use sidegate_identity::renewal::{self, Standing};
 
 use crate::{
     config::{Config, Source},
-    files::{self, InForce},
+    files::{self, InForce, Renewal},
     route::warn_of_faults,
     snapshot::Publisher,
     telemetry::Metrics,
@@ -26,6 +28,8 @@ pub(super) struct Reload {
     pub(super) publisher: Arc<Publisher>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) in_force: InForce,
+    /// What was said last of the own certificate's age.
+    pub(super) told: Option<(Box<[u8]>, Standing)>,
 }
 
 /// Why the newest files are not in force.
@@ -60,6 +64,7 @@ impl Reload {
                     last_error = Some(refused.message);
                 }
             }
+            self.tell_of_a_late_renewal();
             changes.next().await;
         }
     }
@@ -100,6 +105,11 @@ impl Reload {
             return Ok(());
         };
         let applied = self.in_force.apply(&self.config, files, &self.publisher);
+        match applied.renewal {
+            None => {}
+            Some(Renewal::InForce) => self.metrics.renewals.add("ok"),
+            Some(Renewal::Refused) => self.metrics.renewals.add("failed"),
+        }
         if let Some(error) = applied.refused {
             return Err(Refused {
                 code: error.code(),
@@ -111,6 +121,33 @@ impl Reload {
             tracing::info!("identity and policies applied");
         }
         Ok(())
+    }
+
+    /// Wherever the certificate comes from: whoever should have brought its successor may not know that it did not.
+    fn tell_of_a_late_renewal(&mut self) {
+        let snapshot = self.publisher.reader().snapshot();
+        let Some(secured) = &snapshot.secured else { return };
+        let own = secured.credentials.svid();
+        let standing = renewal::standing(own.not_before(), own.not_after(), UnixTime::now());
+        let now_told = Some((own.serial().into(), standing));
+        if self.told == now_told {
+            return;
+        }
+        self.told = now_told;
+        let not_after = own.not_after().as_secs();
+        match standing {
+            Standing::InTime => {}
+            Standing::Late => tracing::warn!(
+                code = %Code::RenewalFailed,
+                not_after,
+                "the own certificate is in the last quarter of its life and has no successor"
+            ),
+            Standing::Ended => tracing::error!(
+                code = %Code::NoCredentials,
+                not_after,
+                "the own certificate has ended: nothing is accepted or sent until there is another"
+            ),
+        }
     }
 }
 

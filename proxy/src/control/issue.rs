@@ -207,9 +207,8 @@ impl IssueError {
             Self::Connect(_) | Self::NotNow(_) => Code::ControlPlaneUnreachable,
             Self::NoToken | Self::Token(_) => Code::NoCredentials,
             Self::Refused(_) => Code::IssuanceRefused,
-            Self::Key(_) | Self::Bundles(_) | Self::Credentials(_) | Self::WrongIdentity(_) => {
-                Code::BadCredentials
-            }
+            Self::Credentials(error) => error.code(),
+            Self::Key(_) | Self::Bundles(_) | Self::WrongIdentity(_) => Code::BadCredentials,
         }
     }
 }

@@ -152,6 +152,37 @@ fn a_certificate_that_was_replaced_before_its_key_leaves_the_one_there_is() {
 }
 
 #[test]
+fn a_certificate_whose_time_is_not_now_is_refused_as_a_matter_of_clocks_and_the_present_one_stays() {
+    use time::{Duration, OffsetDateTime};
+    let root = Root::new();
+    for off in [Duration::hours(2), -Duration::hours(2)] {
+        let mut sidecar = Sidecar::of(&root);
+        sidecar.applied();
+        let before = sidecar.presented();
+        let (chain, key) = root.svid_from(PAYMENTS, OffsetDateTime::now_utc() + off).pem();
+        sidecar.write("svid.pem", &chain);
+        sidecar.write("key.pem", &key);
+        let applied = sidecar.apply();
+        assert_eq!(applied.renewal, Some(Renewal::Refused));
+        assert_eq!(applied.refused.unwrap().code(), Code::CertificateNotValidNow);
+        assert_eq!(sidecar.presented(), before);
+        assert_eq!(sidecar.apply().renewal, None, "it is counted once");
+    }
+}
+
+#[test]
+fn a_key_that_others_may_read_is_refused_whatever_link_leads_to_it() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let mut sidecar = Sidecar::of(&Root::new());
+    let at = |name: &str| sidecar.folder.path().join(name);
+    std::fs::rename(at("key.pem"), at("elsewhere.pem")).unwrap();
+    std::fs::set_permissions(at("elsewhere.pem"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("elsewhere.pem", at("key.pem")).unwrap();
+    assert_eq!(sidecar.apply().refused.unwrap().code(), Code::UnsafeKeyFile);
+    assert!(sidecar.presented().is_none());
+}
+
+#[test]
 fn a_certificate_of_another_identity_is_not_presented() {
     let root = Root::new();
     let mut sidecar = Sidecar::of(&root);

@@ -131,13 +131,13 @@ impl Refusal {
         match self {
             Self::NotGranted { .. } => Code::NoIdentityGranted,
             Self::Missing(_) => Code::WorkloadApiUnavailable,
+            Self::Credentials(error) => error.code(),
             Self::RevocationLists
             | Self::Der { .. }
             | Self::Domain { .. }
             | Self::NoDomain(_)
             | Self::OwnDomainFederated(_)
             | Self::Bundle(_)
-            | Self::Credentials(_)
             | Self::OtherIdentity { .. } => Code::BadCredentials,
         }
     }

@@ -67,7 +67,8 @@ impl Sidecar {
         sidecar
     }
 
-    fn folder(
+    /// The files of such a sidecar, which is not started.
+    pub(crate) fn folder(
         account: &str,
         svid: &Svid,
         authority: &Authority,
