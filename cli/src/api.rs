@@ -19,6 +19,9 @@ pub(crate) struct Status {
     /// `Enforce` or `Observe`.
     pub(crate) enforcement: String,
     pub(crate) root: Root,
+    /// `None`: an older release.
+    #[serde(default)]
+    pub(crate) rotation: Option<Rotation>,
     pub(crate) policies: PolicySet,
     pub(crate) mesh: MeshFile,
     pub(crate) proxies: Connected,
@@ -29,9 +32,30 @@ pub(crate) struct Status {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Root {
+    /// Of the intermediate, if one signs. `None`: an older release, which has none.
+    #[serde(default, with = "rfc3339::option")]
+    pub(crate) not_before: Option<OffsetDateTime>,
     #[serde(with = "rfc3339")]
     pub(crate) not_after: OffsetDateTime,
+    /// Whether the root's key is elsewhere, and an intermediate's signs.
+    #[serde(default)]
+    pub(crate) offline: bool,
     pub(crate) fingerprint: String,
+}
+
+/// How far the rotation of the root is.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Rotation {
+    pub(crate) phase: String,
+    #[serde(with = "rfc3339")]
+    pub(crate) since: OffsetDateTime,
+    /// How many certificates are in the way of the next phase.
+    #[serde(default)]
+    pub(crate) blockers: u64,
+    /// How much longer than usual.
+    #[serde(default)]
+    pub(crate) overdue_seconds: u64,
 }
 
 /// The policy set in force, and why it is not the newest one, if so.

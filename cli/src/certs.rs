@@ -1,5 +1,6 @@
 //! `sidegate certs`: the certificates of the mesh and its root. What was issued is read from the registry's files.
 
+mod intermediate;
 mod records;
 mod rotate;
 
@@ -22,6 +23,9 @@ pub(crate) enum What {
     /// Replace the mesh's root by a new one, without a failed handshake.
     #[command(subcommand)]
     Rotate(rotate::What),
+    /// Sign under a root whose key is kept elsewhere.
+    #[command(subcommand)]
+    Intermediate(intermediate::What),
     /// Replace a root whose key may be known to others, now: certificates are renewed at once, and whoever is away is waited
     /// for no longer than half a minute per phase.
     #[command(after_long_help = "Example:
@@ -35,6 +39,7 @@ pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
         What::List(args) => records::list(args),
         What::Show(args) => records::show(args),
         What::Verify(args) => records::verify(args),
+        What::Intermediate(what) => intermediate::run(what),
         What::Rotate(what) => rotate::run(what),
         What::Taint(args) => rotate::taint(args),
     }

@@ -262,9 +262,9 @@ codes! {
         "Each trust domain is verified against its own bundle alone. A foreign CA, or an authority of another trust domain, vouches for nobody here.",
         "Check which CA issued the peer's certificate and whether its trust domain's bundle is distributed.";
     CertificateNotValidNow = "SG0303", Identity,
-        "handshake refused: the peer's certificate has expired or is not yet valid",
-        "Its validity period does not contain the present moment: a renewal that failed, or a clock that is wrong.",
-        "Check the clock on both hosts, then the peer's renewals: `sidegate get proxies`.";
+        "refused: a certificate has expired or is not yet valid",
+        "Its validity period does not contain the present moment: a renewal that failed, or a clock that is wrong. It is the peer's in a handshake, and the own one in the log of what reads or is issued it.",
+        "Check the clock on both hosts, then the renewals of whose certificate it is: `sidegate get proxies`, or `sidegate proxy --config FILE --check` for certificates from files.";
     NotAnSvid = "SG0304", Identity,
         "handshake refused: the peer's certificate is not a well-formed X.509-SVID",
         "It breaks a rule of the SPIFFE X.509-SVID standard: exactly one SPIFFE ID as URI SAN, not a CA, key usage digitalSignature, both extended key usages, a bounded lifetime.",
@@ -279,12 +279,12 @@ codes! {
         "Check the join token file of the sidecar and the `services` in mesh.yaml.";
     RenewalFailed = "SG0307", Identity,
         "a certificate renewal failed; the current certificate stays in use",
-        "The control plane could not be reached or refused. Renewal begins at half of the lifetime and is retried with backoff, so there is time.",
-        "Check the control plane: `sidegate status`.";
+        "The control plane could not be reached or refused, or nobody has put a new certificate into the files. Renewal begins at half of the lifetime; the log warns again when a quarter is left.",
+        "Check the control plane: `sidegate status`; for certificates from files, whatever writes them.";
     NoCredentials = "SG0308", Identity,
         "the sidecar has no valid certificate of its own",
         "It was never issued one, or it expired before a renewal succeeded. Nothing is sent or accepted without one.",
-        "Check the control plane and the join token: `sidegate check`.";
+        "Check the control plane and the join token: `sidegate check`; for certificates from files: `sidegate proxy --config FILE --check`.";
     HandshakeFailed = "SG0309", Identity,
         "a TLS handshake failed",
         "The peer does not speak TLS 1.3 with a common key exchange, closed early, or sent something that is not TLS.",
@@ -361,6 +361,14 @@ codes! {
         "the rotation of the root does not go on",
         "Each step is written to the state folder before it has an effect, and that failed. The roots that are in force stay, and the step is tried again every second.",
         "`df -h` and the permissions of the state folder on the control plane's host; the message says what failed.";
+    IntermediateEnding = "SG0362", Identity,
+        "the intermediate that signs certificates is about to end, or has ended",
+        "The root's key is elsewhere, so nobody here can renew it. No certificate lives longer than the intermediate: they become shorter and shorter, and then none is issued.",
+        "Have another one signed, in time: `sidegate certs intermediate request`, then `sidegate certs intermediate install`.";
+    RotationBlocked = "SG0363", Identity,
+        "the rotation of the root waits for longer than it should",
+        "Each phase waits until every sidecar has acknowledged the trust bundle, or until no certificate of the old root is alive. Somebody does neither. Nothing fails meanwhile.",
+        "`sidegate certs rotate status` names who is in the way. Look at that sidecar's log and connection; one that is gone for good is waited for until its certificate ends.";
     ConfigUnreadable = "SG0401", Configuration,
         "the configuration cannot be read",
         "The file does not exist or may not be read.",

@@ -106,12 +106,16 @@ async fn edges(State(shown): State<Shown>, Query(query): Query<EdgesQuery>) -> R
 async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
     let mesh = shown.mesh.borrow().clone();
     let (ledger_cells, ledger_dropped) = shown.ledger.size();
+    let blocked = shown.authority.blocked(mesh.config.leaf_life, clock::now_ms());
     let readings = Readings {
         policy_stale: !mesh.policy_problems.is_empty(),
         policy_count: mesh.policies.as_ref().map_or(0, |policies| policies.set.len()),
         proxies_connected: shown.proxies.count().0,
         ledger_cells,
         ledger_dropped,
+        signing_ends: shown.authority.signing().not_after().as_secs(),
+        rotation_blockers: blocked.count,
+        rotation_overdue: blocked.overdue.as_secs(),
     };
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], shown.metrics.write(readings))

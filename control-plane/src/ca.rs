@@ -3,6 +3,7 @@
 //! the rotation's to say.
 
 pub(crate) mod csr;
+pub mod intermediate;
 mod office;
 pub(crate) mod root;
 mod rotate;
@@ -66,7 +67,7 @@ pub(crate) struct Order {
 /// A certificate that passed the mesh's own verification.
 #[derive(Debug)]
 pub(crate) struct Issued {
-    /// The leaf first; the root is not included.
+    /// The leaf first, then what leads to the root; the root is not included.
     pub(crate) chain: Vec<CertificateDer<'static>>,
     /// Milliseconds since the Unix epoch.
     pub(crate) at_ms: u64,
@@ -84,7 +85,7 @@ pub(crate) enum IssueError {
     Build(#[from] rcgen::Error),
     #[error("the certificate does not pass the mesh's own verification: {0}")]
     SelfCheck(#[from] SvidError),
-    #[error("the root has expired or is about to")]
+    #[error("the root, or the intermediate under it, has expired or is about to")]
     RootExpired,
 }
 
@@ -118,6 +119,7 @@ impl Authority {
         tracing::info!(
             fingerprint = office.signing.fingerprint(),
             not_after = clock::rfc3339_of(office.signing.not_after()),
+            offline = office.signing.is_offline(),
             rotation = office.state.phase.name(),
             records = opened.last,
             "certificate authority ready"
@@ -177,7 +179,7 @@ impl Authority {
         }
         let leaf = leaf_params(&order.identity, serial, validity)?
             .signed_by(order.key.public_key(), root.issuer())?;
-        let chain = vec![leaf.der().clone()];
+        let chain = [&[leaf.der().clone()], root.intermediates()].concat();
         let bundles = self.trust.borrow().bundles.clone();
         for usage in [Usage::Client, Usage::Server] {
             verify(&chain, usage, &bundles, &SvidLimits::default(), now)?;
@@ -218,7 +220,7 @@ struct Validity {
 }
 
 impl Validity {
-    /// Backdated against clocks that are behind, and never beyond the root.
+    /// Backdated against clocks that are behind, and never beyond what signs.
     fn within(root: &Root, now: UnixTime, life: Duration) -> Result<Self, IssueError> {
         let seconds = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let not_before = now.as_secs().saturating_sub(BACKDATE.as_secs()).max(root.not_before().as_secs());

@@ -46,7 +46,31 @@ pub static ALL: &[&Family] = &[
     &LEDGER_CELLS,
     &LEDGER_DROPPED,
     &NEW_SOURCES,
+    &SIGNING_ENDS,
+    &ROTATION_BLOCKERS,
+    &ROTATION_OVERDUE,
 ];
+
+pub(crate) static SIGNING_ENDS: Family = Family {
+    name: "sidegate_ca_expiry_timestamp_seconds",
+    help: "When what signs certificates ends: the root, or the intermediate under an offline root",
+    kind: Kind::Gauge,
+    label: None,
+};
+
+pub(crate) static ROTATION_BLOCKERS: Family = Family {
+    name: "sidegate_rotation_blockers",
+    help: "Certificates in the way of the next phase of the rotation of the root",
+    kind: Kind::Gauge,
+    label: None,
+};
+
+pub(crate) static ROTATION_OVERDUE: Family = Family {
+    name: "sidegate_rotation_overdue_seconds",
+    help: "How much longer than usual the rotation of the root waits for them",
+    kind: Kind::Gauge,
+    label: None,
+};
 
 pub(crate) static POLICY_LOAD_FAILURES: Family = Family {
     name: "sidegate_policy_load_failures_total",

@@ -34,5 +34,6 @@ mod standby;
 mod state;
 mod watch;
 
+pub use ca::intermediate;
 pub use problem::Problem;
 pub use state::StateError;

@@ -40,6 +40,9 @@ pub(crate) struct Readings {
     pub(crate) proxies_connected: usize,
     pub(crate) ledger_cells: usize,
     pub(crate) ledger_dropped: u64,
+    pub(crate) signing_ends: u64,
+    pub(crate) rotation_blockers: usize,
+    pub(crate) rotation_overdue: u64,
 }
 
 impl Metrics {
@@ -148,6 +151,9 @@ impl Collector for Exposition {
             (&families::LEDGER_CELLS, size(readings.ledger_cells)),
             (&families::LEDGER_DROPPED, readings.ledger_dropped),
             (&families::NEW_SOURCES, self.new_sources),
+            (&families::SIGNING_ENDS, readings.signing_ends),
+            (&families::ROTATION_BLOCKERS, size(readings.rotation_blockers)),
+            (&families::ROTATION_OVERDUE, readings.rotation_overdue),
         ] {
             let to = describe(&mut encoder, family)?;
             match family.kind {
@@ -181,7 +187,14 @@ mod tests {
         let metrics = Metrics::default();
         metrics.policy_load_failed(Code::PolicyUnknownField);
         metrics.issuance("issued");
-        let text = metrics.write(Readings { policy_stale: true, policy_count: 3, ..Readings::default() });
+        let text = metrics.write(Readings {
+            policy_stale: true,
+            policy_count: 3,
+            signing_ends: 7,
+            rotation_blockers: 2,
+            rotation_overdue: 60,
+            ..Readings::default()
+        });
         for line in [
             "sidegate_policy_load_failures_total{code=\"SG0211\"} 1",
             "sidegate_policy_stale 1",
@@ -189,6 +202,9 @@ mod tests {
             "sidegate_proxies_connected 0",
             "sidegate_issued_total{result=\"issued\"} 1",
             "sidegate_ledger_dropped_total 0",
+            "sidegate_ca_expiry_timestamp_seconds 7",
+            "sidegate_rotation_blockers 2",
+            "sidegate_rotation_overdue_seconds 60",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

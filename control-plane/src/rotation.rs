@@ -14,6 +14,7 @@ pub mod desk;
 pub mod machine;
 
 pub(crate) mod driver;
+pub(crate) mod patience;
 pub(crate) mod roll;
 pub(crate) mod store;
 

@@ -8,6 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName,
+    DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -176,4 +180,65 @@ async fn a_tainted_root_is_gone_in_seconds_though_its_certificates_would_live_fo
     assert_ne!(mesh.root().await, before);
     let mut client = Connection::plain(mesh.orders.address("outbound"), Http::One).await;
     assert_eq!(client.status("GET", "/").await, 200);
+}
+
+/// The owner of a root, who has its key elsewhere.
+struct RootOwner(CertifiedIssuer<'static, KeyPair>);
+
+impl RootOwner {
+    fn new() -> Self {
+        let params = Self::authority(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn authority(constraints: BasicConstraints) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(constraints);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = time::OffsetDateTime::now_utc() - Duration::from_mins(5);
+        params.not_after = time::OffsetDateTime::now_utc() + Duration::from_hours(1);
+        params
+    }
+
+    /// Signs the request that the control plane makes, and hands the certificate back.
+    fn serve(&self, mesh: &Mesh) -> Value {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let request = ["certs", "intermediate", "request", "--out", &path("request.pem")];
+        assert!(mesh.control_plane.operator(&request).status.success());
+        let request = std::fs::read_to_string(path("request.pem")).unwrap();
+        let key = CertificateSigningRequestParams::from_pem(&request).unwrap().public_key;
+        let mut params = Self::authority(BasicConstraints::Constrained(0));
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "intermediate");
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        std::fs::write(path("intermediate.pem"), certificate.pem()).unwrap();
+        std::fs::write(path("root.pem"), self.0.pem()).unwrap();
+        let (certificate, root) = (path("intermediate.pem"), path("root.pem"));
+        let files = ["--certificate", &certificate, "--root", &root, "--reason", "a test"];
+        mesh.rotate(&[&["intermediate", "install"][..], &files].concat())
+    }
+}
+
+#[tokio::test]
+async fn a_mesh_moves_under_an_offline_root_and_changes_its_intermediate_without_a_failed_request() {
+    let mesh = Mesh::start("certificates: {leafLife: 20s}\n").await;
+    let (owner, traffic) = (RootOwner::new(), mesh.traffic());
+    assert_eq!(owner.serve(&mesh)["phase"]["name"], "prepare");
+    mesh.phase(&["steady"]).await;
+    let status = mesh.control_plane.get("/v1/status").await;
+    assert_eq!(status["root"]["offline"], true);
+    assert_eq!(mesh.control_plane.root(), owner.0.pem(), "the new root alone, and no intermediate");
+    assert_eq!(owner.serve(&mesh)["phase"]["name"], "steady", "under the same root nobody is waited for");
+    assert_eq!(
+        mesh.control_plane.get("/v1/status").await["root"]["fingerprint"],
+        status["root"]["fingerprint"]
+    );
+    let refused = mesh.control_plane.operator(&["certs", "rotate", "start", "--reason", "a test"]);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(1) && told.contains("SG0360") && told.contains("intermediate"),
+        "{told}"
+    );
+    assert!(traffic.end().await > 100);
 }

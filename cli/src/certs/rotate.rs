@@ -51,12 +51,12 @@ pub(crate) enum What {
 #[derive(clap::Args, Debug)]
 pub(crate) struct AskArgs {
     #[command(flatten)]
-    file: MeshFile,
+    pub(super) file: MeshFile,
     /// Why, for the registry.
     #[arg(long, value_name = "TEXT")]
-    reason: String,
+    pub(super) reason: String,
     #[command(flatten)]
-    output: Output,
+    pub(super) output: Output,
 }
 
 /// Arguments of `sidegate certs rotate status`.
@@ -93,7 +93,7 @@ pub(super) fn taint(args: &TaintArgs) -> Result<Exit, Failure> {
 }
 
 impl AskArgs {
-    fn ask(&self, request: &Request) -> Result<Exit, Failure> {
+    pub(super) fn ask(&self, request: &Request) -> Result<Exit, Failure> {
         let desk = open(&self.file)?;
         let asked = desk.ask(request).map_err(|error| unusable(&error))?;
         let answer = wait(&desk, asked)?;

@@ -10,6 +10,7 @@ use crate::{api, short, status::error_text};
 pub(super) fn judge(documents: &Documents, now: OffsetDateTime) -> Vec<Check> {
     let Documents { status, proxies, edges } = documents;
     let mut checks = vec![root(&status.root, now)];
+    checks.extend(status.rotation.as_ref().and_then(|rotation| blocked(rotation, now)));
     checks.extend(policies(&status.policies));
     checks.extend(mesh(&status.mesh));
     checks.push(enforcement(status));
@@ -25,6 +26,9 @@ pub(super) fn judge(documents: &Documents, now: OffsetDateTime) -> Vec<Check> {
 
 fn root(root: &api::Root, now: OffsetDateTime) -> Check {
     let left = short::left(root.not_after, now);
+    if root.offline {
+        return intermediate(root, now);
+    }
     if root.not_after <= now {
         Check::failed(CONTROL_PLANE, format!("the trust root {left}"))
             .why("no certificate under it is valid any more")
@@ -37,6 +41,31 @@ fn root(root: &api::Root, now: OffsetDateTime) -> Check {
             .code(Code::CertificateNotValidNow)
     } else {
         Check::ok(CONTROL_PLANE, format!("trust root valid for {left}"))
+    }
+}
+
+fn blocked(rotation: &api::Rotation, now: OffsetDateTime) -> Option<Check> {
+    (rotation.overdue_seconds > 0).then(|| {
+        let waits = short::ago(rotation.since, now);
+        let name = format!(
+            "the root's rotation is in phase {} since {waits}, for {} certificates",
+            rotation.phase, rotation.blockers
+        );
+        Check::warning(CONTROL_PLANE, name).code(Code::RotationBlocked)
+    })
+}
+
+/// Renewed by hand, so a third of its life is early enough to say so.
+fn intermediate(root: &api::Root, now: OffsetDateTime) -> Check {
+    let left = short::left(root.not_after, now);
+    let life = root.not_before.map_or(Duration::ZERO, |begun| root.not_after - begun);
+    if root.not_after <= now {
+        Check::failed(CONTROL_PLANE, format!("the intermediate {left}")).code(Code::IntermediateEnding)
+    } else if root.not_after - now < life / 3 {
+        Check::warning(CONTROL_PLANE, format!("the intermediate is valid for {left} only"))
+            .code(Code::IntermediateEnding)
+    } else {
+        Check::ok(CONTROL_PLANE, format!("intermediate under an offline root, valid for {left}"))
     }
 }
 

@@ -48,6 +48,34 @@ fn a_healthy_mesh_has_no_finding() {
 }
 
 #[test]
+fn an_intermediate_is_told_of_in_the_last_third_of_its_life() {
+    let ending = |not_after: &str| {
+        findings(|all| {
+            all["status"]["root"] = serde_json::json!({
+                "notBefore": "2026-11-01T12:00:00Z", "notAfter": not_after, "fingerprint": "ab", "offline": true
+            });
+        })
+    };
+    assert_eq!(ending("2026-12-10T12:00:00Z"), []);
+    assert_eq!(ending("2026-12-01T12:00:00Z"), [(Level::Warning, Some(Code::IntermediateEnding))]);
+    assert_eq!(ending("2026-11-22T12:00:00Z"), [(Level::Failed, Some(Code::IntermediateEnding))]);
+}
+
+#[test]
+fn a_rotation_is_told_of_once_it_waits_for_longer_than_usual() {
+    let waiting = |overdue: u64| {
+        findings(|all| {
+            all["status"]["rotation"] = serde_json::json!({
+                "phase": "prepare", "since": "2026-11-22T11:00:00Z", "urgent": false, "blockers": 2,
+                "overdueSeconds": overdue
+            });
+        })
+    };
+    assert_eq!(waiting(0), []);
+    assert_eq!(waiting(1), [(Level::Warning, Some(Code::RotationBlocked))]);
+}
+
+#[test]
 fn refused_policies_are_named_with_file_line_and_field() {
     let checks = rules::judge(
         &documents(|all| {

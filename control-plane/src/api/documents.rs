@@ -32,8 +32,11 @@ pub(super) struct Status {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Root {
+    /// Of the intermediate, if one signs.
+    not_before: String,
     not_after: String,
     fingerprint: String,
+    offline: bool,
 }
 
 #[derive(Serialize)]
@@ -42,6 +45,10 @@ struct Rotation {
     phase: &'static str,
     since: String,
     urgent: bool,
+    /// How many certificates are in the way of the next phase.
+    blockers: usize,
+    /// How much longer than usual they are; 0: as long as is usual.
+    overdue_seconds: u64,
 }
 
 #[derive(Serialize)]
@@ -79,6 +86,7 @@ impl Status {
         let (cells, dropped) = shown.ledger.size();
         let root = shown.authority.signing();
         let rotation = shown.authority.rotation();
+        let blocked = shown.authority.blocked(mesh.config.leaf_life, clock::now_ms());
         Self {
             api_version: API_VERSION,
             version: env!("CARGO_PKG_VERSION"),
@@ -86,6 +94,8 @@ impl Status {
             trust_domain: mesh.config.trust_domain.to_string(),
             enforcement: mesh.config.enforcement,
             root: Root {
+                not_before: clock::rfc3339_of(root.not_before()),
+                offline: root.is_offline(),
                 not_after: clock::rfc3339_of(root.not_after()),
                 fingerprint: root.fingerprint().to_owned(),
             },
@@ -93,6 +103,8 @@ impl Status {
                 phase: rotation.phase.name(),
                 since: clock::rfc3339(rotation.since_ms),
                 urgent: rotation.urgent,
+                blockers: blocked.count,
+                overdue_seconds: blocked.overdue.as_secs(),
             },
             policies: PolicyState {
                 count: policies.map_or(0, |policies| policies.set.len()),

@@ -51,14 +51,16 @@ impl Office {
             }
             None => {
                 let root = first_root(folder, trust_domain, root_life, is_used)?;
+                let file = if root.is_offline() { FIRST_INTERMEDIATE } else { FIRST_FILE };
                 let name =
-                    machine::Root { fingerprint: root.fingerprint().to_owned(), file: FIRST_FILE.to_owned() };
+                    machine::Root { fingerprint: root.fingerprint().to_owned(), file: file.to_owned() };
                 let state = State::steady(name);
                 let step = step(&state, "the first root");
                 store.commit(None, &state, &step, clock::now_ms()).map_err(broken)?;
                 state
             }
         };
+        forget_unused(folder, &state)?;
         let signing = expected(folder, trust_domain, &state.signing, Expired::Refused)?;
         let other = match &state.phase {
             // Its key may be deleted already.
@@ -110,6 +112,18 @@ impl Office {
         Ok(())
     }
 
+    /// Another intermediate signs from now on, under the root that is trusted already: on disk first.
+    pub(super) fn replace_signing(
+        &mut self,
+        state: State,
+        signing: Arc<Root>,
+        reason: &str,
+    ) -> rusqlite::Result<()> {
+        self.enter(state, None, reason)?;
+        self.signing = signing;
+        Ok(())
+    }
+
     /// Puts the steps into the registry that are not there yet.
     pub(super) fn record(&self, registry: &Registry) -> Result<(), String> {
         for (sequence, step) in self.store.unrecorded().map_err(|error| error.to_string())? {
@@ -139,6 +153,9 @@ fn first_root(
     is_used: bool,
 ) -> Result<Root, StateError> {
     if let Some(root) = Root::load(folder, FIRST_FILE, trust_domain, Expired::Refused)? {
+        return Ok(root);
+    }
+    if let Some(root) = Root::load(folder, FIRST_INTERMEDIATE, trust_domain, Expired::Refused)? {
         return Ok(root);
     }
     if is_used {
@@ -179,10 +196,35 @@ pub(super) fn root_file(random: [u8; 8]) -> String {
 }
 
 fn is_root_file(name: &str) -> bool {
-    name.starts_with(ROOT_PREFIX) && name.ends_with(ROOT_SUFFIX)
+    (name.starts_with(ROOT_PREFIX) || name.starts_with(INTERMEDIATE_PREFIX)) && name.ends_with(ROOT_SUFFIX)
+}
+
+/// The file of an intermediate that takes the place of another signer.
+pub(super) fn intermediate_file(random: [u8; 8]) -> String {
+    format!("{INTERMEDIATE_PREFIX}{}{ROOT_SUFFIX}", hex::encode(&random))
+}
+
+/// Whether it is such a name, and leads nowhere else.
+pub(super) fn is_intermediate_file(name: &str) -> bool {
+    let hex = name.strip_prefix(INTERMEDIATE_PREFIX).and_then(|name| name.strip_suffix(ROOT_SUFFIX));
+    hex.is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// Keys of intermediates that were replaced, or never came into use: a crash left them.
+fn forget_unused(folder: &StateFolder, state: &State) -> Result<(), StateError> {
+    let used = [Some(&state.signing), state.other()];
+    let is_used = |name: &String| used.into_iter().flatten().any(|root| root.file == *name);
+    let is_ours = |name: &String| name == FIRST_INTERMEDIATE || is_intermediate_file(name);
+    for name in folder.names()?.iter().filter(|name| is_ours(name) && !is_used(name)) {
+        folder.remove(name)?;
+    }
+    Ok(())
 }
 
 /// The first root's key and certificate: 0600.
 pub(crate) const FIRST_FILE: &str = "root.key";
+/// The same of a mesh that begins under an offline root.
+pub(crate) const FIRST_INTERMEDIATE: &str = "intermediate.key";
+const INTERMEDIATE_PREFIX: &str = "intermediate-";
 const ROOT_PREFIX: &str = "root-";
 const ROOT_SUFFIX: &str = ".key";

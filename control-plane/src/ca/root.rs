@@ -1,4 +1,5 @@
-//! A root: its key and its self-signed certificate in one file, so that a crash leaves both or neither. Made, loaded and
+//! What signs, in one file, so that a crash leaves all of it or nothing: a key with its self-signed certificate, the root; or
+//! the key of an intermediate with its certificate and those that lead to a root whose key is elsewhere. Made, loaded and
 //! deleted here; never over another.
 
 use std::time::Duration;
@@ -21,9 +22,11 @@ use crate::{
     state::{StateError, StateFolder, unusable},
 };
 
-/// The signing key with its certificate.
+/// The signing key with its root.
 pub(crate) struct Root {
     certificate: CertificateDer<'static>,
+    /// From the key's own certificate up to the root, without it. Empty: the root's key itself signs.
+    intermediates: Vec<CertificateDer<'static>>,
     issuer: Issuer<'static, KeyPair>,
     not_before: UnixTime,
     not_after: UnixTime,
@@ -66,49 +69,83 @@ impl Root {
         root.map(Some).map_err(|reason| unusable(&state.join(file), reason))
     }
 
+    /// Loads what an operator brings: an intermediate.
+    pub(crate) fn load_brought(
+        state: &StateFolder,
+        file: &str,
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, StateError> {
+        let path = state.join(file);
+        let root = Self::load(state, file, trust_domain, Expired::Refused)?;
+        let root = root.ok_or_else(|| unusable(&path, "is missing"))?;
+        if root.is_offline() { Ok(root) } else { Err(unusable(&path, "holds no intermediate")) }
+    }
+
+    /// The root's own certificate.
     pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
+    }
+
+    /// What is sent after a leaf.
+    pub(crate) fn intermediates(&self) -> &[CertificateDer<'static>] {
+        &self.intermediates
+    }
+
+    /// Whether the root's key is elsewhere, and an intermediate's signs.
+    pub(crate) fn is_offline(&self) -> bool {
+        !self.intermediates.is_empty()
     }
 
     pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
         &self.issuer
     }
 
+    /// When all that leads from a leaf to the root is valid.
     pub(crate) fn not_before(&self) -> UnixTime {
         self.not_before
     }
 
+    /// When the first of them ends: no leaf lives longer.
     pub(crate) fn not_after(&self) -> UnixTime {
         self.not_after
     }
 
-    /// SHA-256 of the certificate, hex.
+    /// SHA-256 of the root's certificate, hex.
     pub(crate) fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// The certificate as PEM.
+    /// The root's certificate as PEM.
     pub(crate) fn public_pem(&self) -> &str {
         &self.public_pem
     }
 
-    fn from_pem(pem: &str, trust_domain: &TrustDomain, expired: Expired) -> Result<Self, String> {
+    /// Of a key and its certificate; of those that lead from there to a root, if that is another.
+    pub(crate) fn from_pem(pem: &str, trust_domain: &TrustDomain, expired: Expired) -> Result<Self, String> {
         let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
             .map_err(|error| format!("holds no private key: {error}"))?;
         let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256)
             .map_err(|error| format!("holds no P-256 key: {error}"))?;
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+        let mut chain = CertificateDer::pem_slice_iter(pem.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
             .map_err(|error| format!("holds no certificate: {error}"))?;
-        let (not_before, not_after) = inspect(&certificate, &key, trust_domain)?;
+        let certificate = chain.pop().ok_or("holds no certificate")?;
+        let own = chain.first().unwrap_or(&certificate);
+        check_key(own, &key)?;
+        if chain.is_empty() {
+            check_name(&certificate, trust_domain)?;
+        }
+        let (not_before, not_after) = validity(chain.iter().chain([&certificate]))?;
         let has_expired = not_after.as_secs() <= clock::unix_time(clock::now_ms()).as_secs();
         if has_expired && expired == Expired::Refused {
             return Err(format!("expired at {}", clock::rfc3339_of(not_after)));
         }
         let fingerprint = hex::encode(&Sha256::digest(&certificate));
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| error.to_string())?;
-        let public_pem = pem.find(CERTIFICATE_MARK).and_then(|start| pem.get(start..)).unwrap_or_default();
+        let issuer = Issuer::from_ca_cert_der(own, key).map_err(|error| error.to_string())?;
+        let public_pem = pem.rfind(CERTIFICATE_MARK).and_then(|start| pem.get(start..)).unwrap_or_default();
         Ok(Self {
             certificate,
+            intermediates: chain,
             issuer,
             not_before,
             not_after,
@@ -118,29 +155,40 @@ impl Root {
     }
 }
 
-/// The certificate's validity, if it is this key's and this trust domain's.
-fn inspect(
-    certificate: &CertificateDer<'_>,
-    key: &KeyPair,
-    trust_domain: &TrustDomain,
-) -> Result<(UnixTime, UnixTime), String> {
+fn check_key(certificate: &CertificateDer<'_>, key: &KeyPair) -> Result<(), String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    let is_of_key = certificate.public_key().raw == key.subject_public_key_info();
+    if is_of_key { Ok(()) } else { Err("holds a certificate of another key".to_owned()) }
+}
+
+/// A root that was made here says whose it is.
+fn check_name(certificate: &CertificateDer<'_>, trust_domain: &TrustDomain) -> Result<(), String> {
     let (_, root) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
-    if root.public_key().raw != key.subject_public_key_info() {
-        return Err("holds a certificate of another key".to_owned());
-    }
     let expected = format!("spiffe://{trust_domain}");
     let names = root.extensions().iter().filter_map(|extension| match extension.parsed_extension() {
         ParsedExtension::SubjectAlternativeName(names) => Some(&names.general_names),
         _ => None,
     });
-    if !names.flatten().any(|name| *name == GeneralName::URI(&expected)) {
-        return Err(format!("holds a root of another trust domain than {trust_domain}"));
+    if names.flatten().any(|name| *name == GeneralName::URI(&expected)) {
+        Ok(())
+    } else {
+        Err(format!("holds a root of another trust domain than {trust_domain}"))
     }
-    let moment = |seconds: i64| {
-        UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
-    };
-    let validity = root.validity();
-    Ok((moment(validity.not_before.timestamp()), moment(validity.not_after.timestamp())))
+}
+
+/// When all of them are valid.
+fn validity<'a>(
+    chain: impl Iterator<Item = &'a CertificateDer<'static>>,
+) -> Result<(UnixTime, UnixTime), String> {
+    let (mut begins, mut ends) = (0, u64::MAX);
+    let seconds = |timestamp: i64| u64::try_from(timestamp).unwrap_or_default();
+    for der in chain {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+        begins = begins.max(seconds(certificate.validity().not_before.timestamp()));
+        ends = ends.min(seconds(certificate.validity().not_after.timestamp()));
+    }
+    let moment = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    Ok((moment(begins), moment(ends)))
 }
 
 /// A new key and its self-signed certificate, as PEM.
@@ -190,5 +238,5 @@ pub(super) fn offset_date_time(moment: UnixTime) -> OffsetDateTime {
 
 /// A new root is taken for valid by clocks that are far behind: who is told of one must be able to use it at once.
 const BACKDATE: Duration = Duration::from_hours(1);
-/// The certificate is the last section of the secret file.
+/// The root's certificate is the last section of the secret file.
 const CERTIFICATE_MARK: &str = "-----BEGIN CERTIFICATE-----";

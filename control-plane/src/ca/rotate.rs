@@ -11,6 +11,7 @@ use crate::{
     clock,
     rotation::{
         machine::{self, Cause, Moment, Phase, Refused, State, Tainted},
+        patience,
         store::{Answer, Report, Request},
     },
     state::{StateError, unusable},
@@ -40,6 +41,17 @@ pub(crate) struct Seen {
     pub(crate) bundle: Option<String>,
 }
 
+/// What a rotation waits for.
+pub(crate) struct Blocked {
+    pub(crate) phase: &'static str,
+    /// How many certificates are in the way.
+    pub(crate) count: usize,
+    /// Whose the first of them are.
+    pub(crate) some: Vec<String>,
+    /// How much longer than usual; zero: as long as is usual.
+    pub(crate) overdue: Duration,
+}
+
 impl Authority {
     /// Answers what operators ask for. Hands on how many there were.
     pub(crate) fn answer_requests(&self, root_life: Duration) -> Result<(), StepError> {
@@ -66,7 +78,10 @@ impl Authority {
             let office = self.office();
             let term = (office.signing.not_before().as_secs(), office.signing.not_after().as_secs());
             let (held, now) = (office.state.held_until_ms / 1000, clock::now_ms() / 1000);
-            office.state.phase == Phase::Steady && machine::is_due(term, leaf_life, held, now)
+            // Under an offline root there is nothing that this process could do by itself.
+            office.state.phase == Phase::Steady
+                && !office.signing.is_offline()
+                && machine::is_due(term, leaf_life, held, now)
         };
         if due { self.begin(Cause::Expiry, Cause::Expiry.describe(), root_life) } else { Ok(()) }
     }
@@ -95,6 +110,25 @@ impl Authority {
         self.office().state.clone()
     }
 
+    /// Who is in the way of the rotation's next phase, and for how much longer than usual.
+    pub(crate) fn blocked(&self, leaf_life: Duration, now_ms: u64) -> Blocked {
+        let bundle = self.trust.borrow().resource.version.clone();
+        let office = self.office();
+        let State { phase, since_ms, .. } = &office.state;
+        let moment = Moment { now_ms, up: Duration::ZERO, margin: machine::margin(leaf_life) };
+        let (mut count, mut some) = (0, Vec::new());
+        for blocker in office.state.blockers(&office.roll, &bundle, moment) {
+            count += 1;
+            if some.len() < MAX_NAMED {
+                some.push(blocker.identity);
+            }
+        }
+        let overdue = patience::overdue(phase, *since_ms, now_ms, leaf_life);
+        // Without anybody in the way it is a step that fails, which is told elsewhere.
+        let overdue = if count == 0 { Duration::ZERO } else { overdue };
+        Blocked { phase: phase.name(), count, some, overdue }
+    }
+
     fn next(&self, office: &Office, moment: Moment) -> Option<State> {
         let bundle = self.trust.borrow().resource.version.clone();
         office.state.advance(&office.roll, &bundle, moment)
@@ -109,6 +143,13 @@ impl Authority {
                 self.enter(&mut office, next, None, reason)?;
             }
             Request::Taint { root, reason } => self.taint(root.as_deref(), reason, root_life)?,
+            Request::Install { file, taint, reason } => {
+                let installed = self.install(file, *taint, reason);
+                if matches!(installed, Err(StepError::Refused(_))) {
+                    self.forget(file)?;
+                }
+                installed?;
+            }
         }
         let office = self.office();
         let State { number, phase, .. } = &office.state;
@@ -120,6 +161,9 @@ impl Authority {
         if office.state.phase != Phase::Steady {
             return Err(Refused::Running(office.state.number).into());
         }
+        if office.signing.is_offline() {
+            return Err(Refused::Offline.into());
+        }
         let mut random = [0; 8];
         getrandom::fill(&mut random)?;
         let file = office::root_file(random);
@@ -128,6 +172,42 @@ impl Authority {
         let incoming = machine::Root { fingerprint: root.fingerprint().to_owned(), file };
         let next = office.state.start(incoming, cause, clock::now_ms())?;
         self.enter(&mut office, next, Some(Arc::new(root)), reason)
+    }
+
+    /// An intermediate that was brought is to sign: at once if its root is the one that is trusted, and else by a rotation.
+    fn install(&self, file: &str, taint: bool, reason: &str) -> Result<(), StepError> {
+        if !office::is_intermediate_file(file) {
+            return Err(Refused::Unusable(format!("{file} is no file of an intermediate")).into());
+        }
+        let brought = Root::load_brought(&self.folder, file, &self.trust_domain)
+            .and_then(|root| {
+                let proven = super::intermediate::prove(&root, &self.trust_domain);
+                proven.map(|()| root).map_err(|reason| unusable(&self.folder.join(file), reason))
+            })
+            .map_err(|error| Refused::Unusable(error.to_string()))?;
+        let mut office = self.office();
+        let named = machine::Root { fingerprint: brought.fingerprint().to_owned(), file: file.to_owned() };
+        if named.fingerprint != office.state.signing.fingerprint {
+            let cause = if taint { Cause::Taint } else { Cause::Operator };
+            let next = office.state.start(named, cause, clock::now_ms())?;
+            return self.enter(&mut office, next, Some(Arc::new(brought)), reason);
+        }
+        if taint {
+            return Err(Refused::SameRoot.into());
+        }
+        let before = office.state.signing.file.clone();
+        let next = office.state.resigned(named.file, clock::now_ms())?;
+        office.replace_signing(next, Arc::new(brought), reason)?;
+        self.in_force(&office, reason)?;
+        Ok(self.folder.remove(&before)?)
+    }
+
+    /// A key that is not going to sign is not kept.
+    fn forget(&self, file: &str) -> Result<(), StateError> {
+        let state = self.rotation();
+        let is_used =
+            [Some(&state.signing), state.other()].into_iter().flatten().any(|root| root.file == file);
+        if is_used || !office::is_intermediate_file(file) { Ok(()) } else { self.folder.remove(file) }
     }
 
     fn taint(&self, root: Option<&str>, reason: &str, root_life: Duration) -> Result<(), StepError> {
@@ -157,6 +237,11 @@ impl Authority {
         reason: &str,
     ) -> Result<(), StepError> {
         office.enter(next, other, reason)?;
+        self.in_force(office, reason)
+    }
+
+    /// What the office holds now, told.
+    fn in_force(&self, office: &Office, reason: &str) -> Result<(), StepError> {
         let State { number, phase, signing, urgent, .. } = &office.state;
         tracing::info!(
             rotation = number,
@@ -197,3 +282,5 @@ impl Authority {
 
 /// Ten thousand sidecars that are all in the way are no list that anybody reads.
 const MAX_REPORTED: usize = 100;
+/// In one line of the log.
+const MAX_NAMED: usize = 5;

@@ -290,6 +290,25 @@ fn what_an_operator_asks_is_answered_also_if_it_cannot_be_done() {
 }
 
 #[test]
+fn who_holds_a_rotation_up_is_named_and_for_how_much_longer_than_usual() {
+    let scratch = Scratch::new();
+    let authority = scratch.open().unwrap();
+    authority.issue(&order(Duration::from_hours(1))).unwrap();
+    let after = |passed: Duration| {
+        let now_ms = clock::now_ms() + u64::try_from(passed.as_millis()).unwrap();
+        let blocked = authority.blocked(Duration::from_hours(1), now_ms);
+        (blocked.phase, blocked.count, blocked.some.concat(), blocked.overdue.as_secs() / 60)
+    };
+    assert_eq!(after(Duration::from_mins(15)), ("steady", 0, String::new(), 0));
+    authority.begin(Cause::Operator, "a test", Duration::from_hours(48)).unwrap();
+    let payments = "spiffe://shop.test/ns/shop/sa/payments".to_owned();
+    assert_eq!(after(Duration::from_mins(5)), ("prepare", 1, payments.clone(), 0));
+    assert_eq!(after(Duration::from_mins(15)), ("prepare", 1, payments, 5));
+    // Its certificate has ended, so it is in the way of nothing, however long the phase takes.
+    assert_eq!(after(Duration::from_hours(2)), ("prepare", 0, String::new(), 0));
+}
+
+#[test]
 fn a_folder_that_lost_its_rotation_is_refused_and_no_root_is_guessed() {
     let scratch = Scratch::new();
     let authority = scratch.open().unwrap();

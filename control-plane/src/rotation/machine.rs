@@ -100,6 +100,21 @@ pub enum Refused {
     /// There is no such root.
     #[error("{0} is not the beginning of exactly one root's fingerprint")]
     UnknownRoot(String),
+    /// A root whose key is elsewhere is replaced by what is brought from there.
+    #[error(
+        "the root's key is not on this machine: have an intermediate signed by another root and install it \
+         (`sidegate certs intermediate request`), which begins the rotation"
+    )]
+    Offline,
+    /// What one intermediate of a root signs, and what another signed, is trusted alike.
+    #[error(
+        "the intermediate is of the root that is to be tainted: whoever trusts it trusts the old intermediate \
+         too; have one signed by another root"
+    )]
+    SameRoot,
+    /// The file that was named cannot sign.
+    #[error("{0}")]
+    Unusable(String),
     /// The signing root cannot be replaced while another still leaves.
     #[error("another root is still being retired; that is hurried now, ask again when it is done")]
     StillRetiring,
@@ -239,6 +254,17 @@ impl State {
             Ok(back) => Ok(Tainted::Now(hurried(back))),
             Err(Refused::TooLate) => Err(Refused::StillRetiring),
             Err(refused) => Err(refused),
+        }
+    }
+
+    /// Another key signs under the same root: nothing changes for whoever verifies, so nobody is waited for.
+    pub(crate) fn resigned(&self, file: String, now_ms: u64) -> Result<Self, Refused> {
+        match self.phase {
+            Phase::Steady => {
+                let signing = Root { file, ..self.signing.clone() };
+                Ok(Self { signing, ..self.at(Phase::Steady, now_ms) })
+            }
+            _ => Err(Refused::Running(self.number)),
         }
     }
 

@@ -35,6 +35,15 @@ pub enum Request {
         /// For the record.
         reason: String,
     },
+    /// An intermediate under an offline root is to sign.
+    Install {
+        /// Its file in the state folder.
+        file: String,
+        /// Whether the key that signs now may be known to others.
+        taint: bool,
+        /// For the record.
+        reason: String,
+    },
 }
 
 /// What became of a request.
