@@ -159,7 +159,7 @@ codes! {
         "Run it as another user; 15100 is the sidecar's.";
     NotFenced = "SG0149", Exposure,
         "an application of a Compose file does not stand alone with its sidecar",
-        "Whoever shares a network with an application reaches it past its sidecar, and it reaches them. Only an internal network with nobody else on it is a fence.",
+        "Whoever shares a network with an application reaches it past its sidecar, and it reaches them. Only an internal network with nobody else on it is a fence; a transparent application is alone in its sidecar's, behind that one's rules.",
         "sidegate compose init, then sidegate compose inject; take networks that were added by hand out of the application.";
     SidecarJoinsApplication = "SG0150", Exposure,
         "a sidecar stands in the network of its application",
@@ -411,15 +411,15 @@ codes! {
         "Correct the line that the message names; `docker compose config` reads the file as Docker does.";
     ComposeIndirect = "SG0502", Injection,
         "a service's description comes from another place",
-        "With `include` and `extends` the file does not say by itself which networks and ports a service has, so no fence around it could be sure.",
+        "With `include`, `extends`, or an `env_file` that only a variable names, the file does not say by itself which networks and ports a service has and whom it calls, so no fence around it could be sure.",
         "Write one plain file first: `docker compose config > flat.yaml`, then `sidegate compose inject --file flat.yaml`.";
     ComposeNetworkMode = "SG0503", Injection,
         "a service shares a network that is not its own",
-        "With `network_mode` it is in the network of the host or of another container, so a fence would not hold it.",
-        "Take `network_mode` out and publish the ports it needs, or leave the service out of the mesh: label `sidegate.dev/inject: disabled`.";
+        "With `network_mode` it is in the network of the host or of another container, so a fence would not hold it. A transparent service is in its sidecar's, whose hosts and resolvers it has.",
+        "Take out what the message names and publish the ports it needs, or leave the service out of the mesh: label `sidegate.dev/inject: disabled`.";
     ComposeFence = "SG0504", Injection,
         "a service does not fit into a fence",
-        "A fence is a network of eight addresses that Sidegate chooses: there is no room for an address of your own, nor for more than three replicas.",
+        "A fence is a network of eight addresses that Sidegate chooses: there is no room for an address of your own, nor for more than three replicas. Beside a transparent sidecar there is room for one.",
         "Take the address out and call the service by its name; for more replicas, write further services.";
     ComposePort = "SG0505", Injection,
         "a port cannot be carried by a sidecar",
@@ -432,10 +432,10 @@ codes! {
     ComposeBadLabel = "SG0507", Injection,
         "a label or a name cannot be used",
         "The value of a label of Sidegate's is malformed, or a name would mean two things in the mesh.",
-        "Labels: `sidegate.dev/inject: disabled`, `sidegate.dev/ports: \"8080/http, 9090\"`, `sidegate.dev/upstreams: \"orders, db:5432\"`.";
+        "Labels: `sidegate.dev/inject: disabled`, `sidegate.dev/ports: \"8080/http, 9090\"`, `sidegate.dev/upstreams: \"orders, db:5432\"`, `sidegate.dev/egress: \"api.example.com:443\"`, `sidegate.dev/mode: transparent`.";
     ComposeStale = "SG0508", Injection,
         "what was generated does not fit the Compose file",
-        "A service is newer than its token, its fence or the generated file, or a generated file was changed by hand.",
+        "A service is newer than its token, its fence or the generated file, its token belongs to another user than its sidecar runs as, or a generated file was changed by hand.",
         "sidegate compose init, then sidegate compose inject.";
     UpstreamUnreachable = "SG0601", Connectivity,
         "the upstream cannot be reached",

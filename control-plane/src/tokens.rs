@@ -416,7 +416,8 @@ fn millis(duration: Duration) -> u64 {
 
 /// The database in the state folder.
 const FILE: &str = "tokens.db";
-const PREFIX: &str = "sidegate-join-";
+/// How every token begins.
+pub const PREFIX: &str = "sidegate-join-";
 /// How long a token is listed after its end.
 const KEPT: Duration = Duration::from_hours(24 * 30);
 /// Addresses remembered of one token; each beyond is a new one every time.

@@ -7,6 +7,7 @@ pub(crate) mod command;
 mod iptables;
 mod nft;
 mod rules;
+mod start;
 mod tool;
 
 use sidegate_codes::Code;
@@ -52,6 +53,9 @@ pub(crate) enum CaptureError {
     /// Neither program is installed.
     #[error("neither nft nor iptables-restore and ip6tables-restore can be found: install nftables")]
     NoBackend,
+    /// The rules are in force; the process cannot become the sidecar.
+    #[error("the rules are in force, and the sidecar cannot be started: {0}")]
+    NotStarted(std::io::Error),
     /// The program ran and refused.
     #[error("`{command}` failed: {said}")]
     Tool {
@@ -67,7 +71,9 @@ impl CaptureError {
     fn code(&self) -> Code {
         match self {
             Self::NotConfigured(_) | Self::Resolvers(_) => Code::ConfigBadValue,
-            Self::Privilege | Self::NoBackend | Self::Tool { .. } => Code::CaptureFailed,
+            Self::Privilege | Self::NoBackend | Self::NotStarted(_) | Self::Tool { .. } => {
+                Code::CaptureFailed
+            }
         }
     }
 }

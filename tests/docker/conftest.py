@@ -16,7 +16,7 @@ def images(tmp_path_factory):
     version = next(
         line.split('"')[1] for line in (REPOSITORY / "Cargo.toml").read_text().splitlines() if line.startswith("version")
     )
-    for name in ("proxy", "control-plane"):
+    for name in ("proxy", "proxy-capture", "control-plane"):
         build(context, REPOSITORY / f"deploy/images/{name}.Dockerfile", f"sidegate/{name}:{version}",
               TARGETARCH=arch, VERSION=version, REVISION="test")
     busybox = tmp_path_factory.mktemp("busybox")

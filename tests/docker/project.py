@@ -1,10 +1,12 @@
 """A Compose project in a folder of its own, with `sidegate compose` and a real engine."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -34,6 +36,20 @@ def get(url, **more):
     answer = on_host("curl", "-s", "-m", "10", "-w", "\n%{http_code}", url, check=False, **more)
     body, _, status = answer.rpartition("\n")
     return (status[-3:], body)
+
+
+@contextlib.contextmanager
+def host_serves(folder, port, text):
+    """A web server of the engine's host, which is outside of every container, with `text` as /x."""
+    (folder / "x").write_text(text)
+    command = [f"--net=/run/netns/{os.environ['SIDEGATE_NETNS']}", sys.executable, "-m", "http.server", str(port)]
+    server = subprocess.Popen(["nsenter", *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: get(f"http://127.0.0.1:{port}/x") == ("200", text))
+        yield
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def knock(path, *targets):

@@ -37,9 +37,15 @@ def test_a_fenced_application_survives_restarts_and_stays_closed(project):
     eventually(lambda: get(BUY) == ("200", CHARGED))
     app = shop.address("payments", "payments-sidegate")
     for service in ("payments", "payments-sidegate", "orders-sidegate", "web", "sidegate-control-plane"):
-        shop.compose("restart", "-t", "1", service)
-        assert get(f"http://{app}:8080/cgi-bin/charge")[0] == "000"
-        eventually(lambda: get(BUY) == ("200", CHARGED))
+        for end in ("restart", "kill"):
+            if end == "restart":
+                shop.compose("restart", "-t", "1", service)
+            else:
+                shop.kill(service)
+                # Applications have no `restart` of their own in this file; the rest would come back by itself.
+                docker("start", shop.container(service))
+            assert get(f"http://{app}:8080/cgi-bin/charge")[0] == "000"
+            eventually(lambda: get(BUY) == ("200", CHARGED))
 
 
 def test_an_edited_policy_is_in_force_within_a_second(project):
@@ -73,6 +79,46 @@ def test_everything_is_back_after_a_restart_of_the_engine(project):
     eventually(lambda: get(BUY) == ("200", CHARGED), within=240)
 
 
+EXOTIC = """
+name: exotic
+x-common: &common {image: "busybox:stable", env_file: web.env}
+services:
+  web:
+    <<: *common
+    container_name: Front_Door
+    command: sh -c "mkdir -p /srv; echo web >/srv/x; httpd -p 8101 -h /srv; exec httpd -f -p 8102 -h /srv"
+    ports: ["127.0.0.1:8101-8102:8101-8102/tcp"]
+  built:
+    build: ./built
+    networks: {back: {aliases: [api]}}
+    expose: ["8080"]
+  tool:
+    <<: *common
+    profiles: [debug]
+    command: sleep 3600
+    depends_on: {built: {condition: service_started}}
+networks: {back: {}}
+"""
+
+
+@pytest.mark.parametrize("form", [[], ["--merge"]])
+def test_an_exotic_file_is_taken_by_compose_as_it_was_meant(project, form):
+    exotic = project(text=EXOTIC)
+    exotic.write("web.env", "export API_URL=http://api:8080 # the alias of `built`\n")
+    (exotic.folder / "built").mkdir()
+    exotic.write("built/Dockerfile", "FROM busybox:stable\nCMD mkdir -p /srv; echo built >/srv/x; exec httpd -f -p 8080 -h /srv\n")
+    exotic.mesh(*form)
+    exotic.up("--build")
+    for port in (8101, 8102):
+        eventually(lambda: get(f"http://127.0.0.1:{port}/x") == ("200", "web\n"))
+    eventually(lambda: exotic.inside("web", "timeout", "5", "wget", "-qO-", "http://api:8080/x") == "built\n")
+    assert exotic.container("tool") == ""
+    exotic.files = ["--profile", "debug", *exotic.files]
+    exotic.up()
+    eventually(lambda: exotic.inside("tool", "timeout", "5", "wget", "-qO-", "http://built:8080/x") == "built\n")
+    assert "web\n" not in exotic.inside("tool", "timeout", "5", "wget", "-qO-", "http://web:8101/x")
+
+
 def test_thirty_services_come_up_and_call_each_other(project):
     services = "".join(
         f"  s{number}:\n    image: busybox:stable\n    expose: [8080]\n"
@@ -84,7 +130,7 @@ def test_thirty_services_come_up_and_call_each_other(project):
     many.mesh()
     many.up(within=600)
     for number in range(1, 30):
-        ask = ["wget", "-T", "10", "-qO-", f"http://s{number + 1}:8080/n"]
+        ask = ["timeout", "10", "wget", "-qO-", f"http://s{number + 1}:8080/n"]
         eventually(lambda: many.inside(f"s{number}", *ask) == f"{number + 1}\n")
     assert "30 of 30 connected" in many.inside("sidegate-control-plane", "/sidegate", "status")
 

@@ -1,11 +1,16 @@
 //! A Compose file as far as a mesh must understand it: text in, a `Project` of `Service`s out. What could not be fenced
 //! without a guess about its meaning is refused by service, all of it together.
 
+mod env_file;
 mod label;
 mod ports;
+mod transparent;
 mod variables;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use sidegate_codes::Code;
 
@@ -15,8 +20,10 @@ use super::{
 };
 
 pub(crate) use self::{
-    label::{Protocol, Upstream},
+    env_file::{EnvFile, env_files},
+    label::{External, Protocol, Upstream},
     ports::Published,
+    transparent::{TRANSPARENT_USER, past_the_rules},
 };
 
 /// A whole file.
@@ -47,12 +54,30 @@ pub(crate) struct Service {
     pub(crate) links: Vec<(String, String)>,
     /// The values of its environment, with defaults in the place of variables.
     pub(crate) environment: Vec<(String, String)>,
-    pub(crate) has_env_file: bool,
+    env_files: Vec<EnvFile>,
     pub(crate) profiles: Option<Node>,
     /// `sidegate.dev/ports`.
     pub(crate) declared_ports: Option<Vec<(u16, Protocol)>>,
     /// `sidegate.dev/upstreams`.
     pub(crate) declared_upstreams: Option<Vec<Upstream>>,
+    /// `sidegate.dev/mode`.
+    pub(crate) mode: Mode,
+    /// What it says of a network of its own, which it does not have beside a transparent sidecar.
+    pub(crate) of_own_network: Vec<&'static str>,
+    /// `sidegate.dev/egress`.
+    pub(crate) egress: Vec<External>,
+    /// It is no service of the file but this host outside of the project, for which a sidecar of its own stands.
+    pub(crate) outside: Option<String>,
+}
+
+/// How its traffic comes into the sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It stands alone with its sidecar on a network without a way out.
+    #[default]
+    Fenced,
+    /// It joins the sidecar's network, where rules of the kernel lead everything to the sidecar.
+    Transparent,
 }
 
 impl Project {
@@ -85,13 +110,64 @@ impl Project {
             }
         }
         project.document = document;
+        project.add_hosts_outside(&mut problems);
         if problems.is_empty() { Ok(project) } else { Err(problems) }
     }
 
-    /// The service that others call by this name.
+    /// A member for each host outside that a label names, with the ports that all labels name.
+    fn add_hosts_outside(&mut self, problems: &mut Vec<Problem>) {
+        let mut hosts: BTreeMap<String, BTreeMap<u16, Protocol>> = BTreeMap::new();
+        for service in &self.services {
+            for External { host, port, protocol } in &service.egress {
+                let known = hosts.entry(host.clone()).or_default().insert(*port, *protocol);
+                if known.is_some_and(|known| known != *protocol) {
+                    let what = format!("another service says another protocol for {host}:{port}");
+                    problems.push(Problem::of_service(Code::ComposeBadLabel, &service.name, what));
+                }
+            }
+        }
+        for (host, ports) in hosts {
+            let mut faults = Faults { service: &host, problems: Vec::new() };
+            faults.refuse_a_name_that_does_not_fit();
+            problems.append(&mut faults.problems);
+            self.services.push(Service {
+                name: account(&host),
+                names: vec![host.clone()],
+                declared_ports: Some(ports.into_iter().collect()),
+                declared_upstreams: Some(Vec::new()),
+                outside: Some(host),
+                ..Service::default()
+            });
+        }
+    }
+
+    /// Adds what each `env_file` sets to its service's environment, as far as the file itself sets nothing else. `folder` is where
+    /// the Compose file stands.
+    pub(crate) fn read_env_files(&mut self, folder: &Path) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        for service in &mut self.services {
+            let read: Result<Vec<_>, _> = service.env_files.iter().map(|file| file.read(folder)).collect();
+            match read {
+                Ok(files) => service.add_to_environment(files.concat()),
+                Err(what) => {
+                    problems.push(Problem::of_service(Code::ConfigUnreadable, &service.name, what).next(
+                        "put the file there, or say that it may be missing: `env_file: [{path: FILE, required: false}]`",
+                    ));
+                }
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// The service that others call by this name. A host outside is called by those alone whose label names it.
     pub(crate) fn called(&self, name: &str) -> Option<&Service> {
         let is = |service: &&Service| service.names.iter().any(|own| own.eq_ignore_ascii_case(name));
-        self.services.iter().find(is)
+        self.services.iter().filter(|service| service.outside.is_none()).find(is)
+    }
+
+    /// The member for this host outside.
+    pub(crate) fn outside(&self, host: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.outside.as_deref() == Some(host))
     }
 }
 
@@ -116,7 +192,21 @@ impl Service {
             ]);
         }
         let mut faults = Faults { service: name, problems: Vec::new() };
+        let mode = match label(MODE) {
+            None | Some("fenced") => Mode::Fenced,
+            Some("transparent") => Mode::Transparent,
+            Some(other) => {
+                let what = format!("label {MODE}: {other:?} is neither fenced nor transparent");
+                faults.add(Code::ComposeBadLabel, what);
+                Mode::Fenced
+            }
+        };
         faults.refuse_what_no_fence_holds(node);
+        if mode == Mode::Transparent {
+            for (code, what) in transparent::problems(node) {
+                faults.add(code, what);
+            }
+        }
         let service = Self {
             name: name.to_owned(),
             names: names(name, node),
@@ -126,13 +216,25 @@ impl Service {
             depends_on: words(node.get("depends_on")),
             links: links(node.get("links")),
             environment: pairs(node.get("environment")),
-            has_env_file: node.get("env_file").is_some(),
+            env_files: faults.take(Code::ComposeIndirect, env_files(node.get("env_file"))),
             profiles: node.get("profiles").cloned(),
             declared_ports: faults.take(Code::ComposeBadLabel, label(PORTS).map(label::ports).transpose()),
             declared_upstreams: faults
                 .take(Code::ComposeBadLabel, label(UPSTREAMS).map(label::upstreams).transpose()),
+            mode,
+            of_own_network: transparent::OF_OWN_NETWORK
+                .into_iter()
+                .filter(|key| node.get(key).is_some())
+                .collect(),
+            egress: faults.take(Code::ComposeBadLabel, label::egress(label(EGRESS).unwrap_or_default())),
+            outside: None,
         };
         if faults.problems.is_empty() { Ok(Some(service)) } else { Err(faults.problems) }
+    }
+
+    fn add_to_environment(&mut self, variables: Vec<(String, String)>) {
+        let own: BTreeSet<String> = self.environment.iter().map(|(name, _)| name.clone()).collect();
+        self.environment.extend(variables.into_iter().filter(|(name, _)| !own.contains(name)));
     }
 
     /// What it is called in the mesh: a DNS label.
@@ -183,19 +285,26 @@ impl Faults<'_> {
                 }
             }
         }
-        let replicas =
-            node.get("deploy").and_then(|deploy| deploy.get("replicas")).or_else(|| node.get("scale"));
-        let replicas = replicas.and_then(Node::scalar).and_then(|text| text.parse::<u64>().ok()).unwrap_or(1);
+        let replicas = replicas(node);
         if replicas > MOST_REPLICAS {
             self.add(
                 Code::ComposeFence,
                 format!("{replicas} replicas; a fence has room for {MOST_REPLICAS}"),
             );
         }
+        self.refuse_a_name_that_does_not_fit();
+    }
+
+    fn refuse_a_name_that_does_not_fit(&mut self) {
         if account(self.service).is_empty() || account(self.service).len() > MOST_NAME_BYTES {
             self.add(Code::ComposeBadLabel, "its name makes no DNS label of at most 48 characters");
         }
     }
+}
+
+fn replicas(node: &Node) -> u64 {
+    let replicas = node.get("deploy").and_then(|deploy| deploy.get("replicas")).or_else(|| node.get("scale"));
+    replicas.and_then(Node::scalar).and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
 /// Every name by which others on its networks could call it.
@@ -248,6 +357,10 @@ pub(crate) const INJECT: &str = "sidegate.dev/inject";
 const PORTS: &str = "sidegate.dev/ports";
 /// The label that says whom a service calls, in place of guesses.
 const UPSTREAMS: &str = "sidegate.dev/upstreams";
+/// The label that says how traffic comes into the sidecar; on a sidecar, how it takes it.
+pub(crate) const MODE: &str = "sidegate.dev/mode";
+/// The label that says which hosts outside a service may call.
+const EGRESS: &str = "sidegate.dev/egress";
 /// On a sidecar: whose it is.
 pub(crate) const SIDECAR_OF: &str = "sidegate.dev/sidecar-of";
 /// On what else Sidegate adds.

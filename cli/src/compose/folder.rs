@@ -3,7 +3,7 @@
 use std::{
     fs::{self, Permissions},
     io::{self, Write as _},
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
 };
 
@@ -69,38 +69,50 @@ impl Folder {
         Ok(())
     }
 
-    /// The digest of a service's join token, which is made if it is not there.
-    pub(crate) fn token_digest(&self, account: &str, settings: &Settings) -> Result<String, Failure> {
+    /// The digest of a service's join token, which is made for `user` if it is not there.
+    pub(crate) fn token_digest(&self, account: &str, user: &str) -> Result<String, Failure> {
         let path = self.token(account);
-        let token = match fs::read_to_string(&path) {
-            Ok(token) => token,
+        match fs::read_to_string(&path) {
+            Ok(token) => Ok(join_token::digest(token.trim())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let token = join_token::random().map_err(|error| unwritable(&path, &error))?;
-                replace(&path, &token, 0o600)?;
-                give_away(&path, settings)?;
-                token
+                replace(&path, token.as_str(), 0o600)?;
+                give_away(&path, user)?;
+                Ok(join_token::digest(token.as_str()))
             }
-            Err(error) => return Err(unreadable(&path, &error)),
-        };
-        Ok(join_token::digest(token.trim()))
+            Err(error) => Err(unreadable(&path, &error)),
+        }
     }
 
     pub(crate) fn has_token(&self, account: &str) -> bool {
         self.token(account).exists()
     }
+
+    /// Gives a token that is there to the user that its sidecar runs as now.
+    pub(crate) fn give_token(&self, account: &str, user: &str) -> Result<(), Failure> {
+        give_away(&self.token(account), user)
+    }
+
+    /// Where the token is, if it belongs to another than this user: that one's sidecar could not read it.
+    pub(crate) fn token_of_another(&self, account: &str, user: &str) -> Option<PathBuf> {
+        let path = self.token(account);
+        let owner = fs::metadata(&path).ok()?.uid();
+        (ids(user).is_none_or(|(user, _)| user != owner)).then_some(path)
+    }
 }
 
 /// To the user that sidecars run as, which root alone can do; anybody else's sidecars run as their own user.
-fn give_away(path: &Path, settings: &Settings) -> Result<(), Failure> {
+fn give_away(path: &Path, user: &str) -> Result<(), Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let ids = settings
-        .user
-        .split_once(':')
-        .and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
-    let Some((user, group)) = ids else { return Ok(()) };
+    let Some((user, group)) = ids(user) else { return Ok(()) };
     chown(path, Some(user), Some(group)).map_err(|error| unwritable(path, &error))
+}
+
+fn ids(user: &str) -> Option<(u32, u32)> {
+    let (user, group) = user.split_once(':')?;
+    Some((user.parse().ok()?, group.parse().ok()?))
 }
 
 /// Whom sidecars run as, so that they can read the tokens that this process writes.

@@ -29,6 +29,10 @@ pub(crate) fn references(project: &Project, service: &Service) -> Result<Vec<Ref
             .collect::<Result<Vec<_>, String>>()?,
         None => guessed(project, service),
     };
+    for outside in &service.egress {
+        let to = project.outside(&outside.host).ok_or_else(|| outside.host.clone())?;
+        found.push(reference(to, Some(outside.port), outside.protocol, "egress"));
+    }
     found.retain(|reference| reference.to != service.name);
     Ok(found)
 }

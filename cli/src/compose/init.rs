@@ -83,10 +83,11 @@ fn mesh(folder: &Folder, plan: &Plan, settings: &Settings) -> Result<Vec<String>
     let mut text = old.clone();
     for member in &plan.members {
         for name in starter::mesh_names(member).iter().filter(|name| !known.contains(name)) {
-            let digest = folder.token_digest(&member.service.account(), settings)?;
+            let digest = folder.token_digest(&member.service.account(), settings.user_of(member))?;
             text.push_str(&starter::mesh_entry(member, name, &digest, settings));
         }
         lost_token(folder, member)?;
+        folder.give_token(&member.service.account(), settings.user_of(member))?;
     }
     if path.exists() && text == old {
         return Ok(Vec::new());

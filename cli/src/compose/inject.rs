@@ -1,10 +1,14 @@
 //! What `sidegate compose inject` writes: a plan and the settings go in; an override for Compose comes out, or one complete file.
-//! Each application stands alone with its sidecar on a network without a way out.
+//! Each application stands alone with its sidecar on a network without a way out, or joins it where its label says so.
+
+pub(crate) mod application;
+
+use std::collections::BTreeSet;
 
 use sidegate_codes::Code;
 
 use super::{
-    file::{Project, ROLE, SIDECAR_OF},
+    file::{MODE, Mode, Project, ROLE, SIDECAR_OF},
     plan::{CONTROL_PLANE, Member, Plan, sidecar_name},
     problem::Problem,
     settings::{Fence, Settings},
@@ -24,19 +28,8 @@ struct Additions {
 /// The override: `docker compose -f compose.yaml -f compose.sidegate.yaml up`.
 pub(crate) fn overriding(plan: &Plan, settings: &Settings) -> Result<String, Vec<Problem>> {
     let additions = Additions::of(plan, settings)?;
-    let changed = plan.members.iter().map(|member| {
-        let mut service = Node::map([
-            ("networks", fence_alone(&member.service.name).tagged("!override")),
-            ("depends_on", Node::map([(&*sidecar_name(&member.service.name), healthy())])),
-        ]);
-        if !member.service.published.is_empty() {
-            service.set("ports", Node::List(Vec::new()).tagged("!reset"));
-        }
-        if !member.service.links.is_empty() {
-            service.set("links", Node::List(Vec::new()).tagged("!reset"));
-        }
-        (member.service.name.clone(), service)
-    });
+    let changed =
+        plan.applications().map(|member| (member.service.name.clone(), application::overriding(member)));
     let services = changed.chain(additions.services).collect();
     let document = Node::map([
         ("services", Node::Map(services)),
@@ -61,8 +54,8 @@ pub(crate) fn complete_tree(
     let additions = Additions::of(plan, settings)?;
     let mut document = project.document.clone();
     document.update("services", |services| {
-        for member in &plan.members {
-            services.update(&member.service.name, |service| put_behind_fence(service, &member.service.name));
+        for member in plan.applications() {
+            services.update(&member.service.name, |service| application::change(service, member));
         }
     });
     for (section, added) in [
@@ -74,20 +67,6 @@ pub(crate) fn complete_tree(
         document.update(section, |node| added.into_iter().for_each(|(name, value)| node.set(&name, value)));
     }
     Ok(document)
-}
-
-fn put_behind_fence(service: &mut Node, name: &str) {
-    service.set("networks", fence_alone(name));
-    service.remove("ports");
-    service.remove("links");
-    service.update("depends_on", |depends_on| {
-        if let Node::List(names) = depends_on {
-            let started = || Node::map([("condition", Node::text("service_started"))]);
-            let entries = names.iter().filter_map(|name| Some((name.scalar()?, started())));
-            *depends_on = Node::Map(entries.collect());
-        }
-        depends_on.set(&sidecar_name(name), healthy());
-    });
 }
 
 impl Additions {
@@ -111,7 +90,9 @@ impl Additions {
             };
             let token = format!("./.sidegate/tokens/{}", member.service.account());
             additions.services.push((sidecar_name(name), sidecar_service(member, &fence, settings)));
-            additions.networks.push((sidecar_name(name), fence_network(&fence)));
+            if member.service.outside.is_none() && member.service.mode == Mode::Fenced {
+                additions.networks.push((sidecar_name(name), fence_network(&fence)));
+            }
             additions.volumes.push((sidecar_name(name), Node::Null));
             additions.secrets.push((sidecar_name(name), Node::map([("file", Node::text(token))])));
         }
@@ -122,14 +103,19 @@ impl Additions {
 fn sidecar_service(member: &Member, fence: &Fence, settings: &Settings) -> Node {
     let name = &member.service.name;
     let own = sidecar_name(name);
-    let mut on_fence = Node::map([("ipv4_address", address(fence.sidecar))]);
-    let aliases = member.aliases();
-    if !aliases.is_empty() {
-        on_fence.set("aliases", Node::texts(aliases));
+    let is_transparent = member.service.mode == Mode::Transparent;
+    let mut service = Node::Null;
+    if is_transparent {
+        service.set("image", Node::text(&settings.capture_image));
+        service.set("command", Node::texts(sidecar::CAPTURE));
+        confine(&mut service, "0:0");
+        // For the rules, and for becoming somebody else. The sidecar has none of them.
+        service.set("cap_add", Node::texts(["NET_ADMIN", "SETGID", "SETUID"]));
+    } else {
+        service.set("image", Node::text(&settings.proxy_image));
+        confine(&mut service, &settings.user);
     }
-    let mut service = Node::map([("image", Node::text(&settings.proxy_image))]);
-    confine(&mut service, &settings.user);
-    service.set("labels", Node::map([(SIDECAR_OF, Node::text(name))]));
+    service.set("labels", labels(member));
     service.set("depends_on", Node::map([(CONTROL_PLANE, healthy())]));
     service.set(
         "environment",
@@ -141,22 +127,55 @@ fn sidecar_service(member: &Member, fence: &Fence, settings: &Settings) -> Node 
         "volumes",
         Node::texts([format!("{own}:{}", sidecar::CACHE), format!("sidegate-trust:{}:ro", sidecar::TRUST)]),
     );
-    service.set(
-        "networks",
-        Node::Map(vec![
-            (MESH.to_owned(), Node::map([("ipv4_address", address(fence.mesh))])),
-            (own, on_fence),
-        ]),
-    );
-    if !member.service.published.is_empty() {
-        let entries = member.service.published.iter().map(|published| published.entry.clone());
-        service.set("ports", Node::List(entries.collect()));
+    service.set("networks", networks(member, fence));
+    let hosts = hosts(member, settings);
+    if is_transparent && !hosts.is_empty() {
+        service.set("extra_hosts", Node::texts(hosts));
+    }
+    if let Some(entries) = member.ports_of_sidecar().filter(|entries| !entries.is_empty()) {
+        service.set("ports", Node::List(entries));
     }
     if let Some(profiles) = &member.service.profiles {
         service.set("profiles", profiles.clone());
     }
-    service.set("healthcheck", healthcheck(&["/sidegate-proxy", "healthcheck"], "3s"));
+    service.set("healthcheck", healthcheck(&["/sidegate-proxy", "healthcheck"], "5s"));
     service
+}
+
+fn labels(member: &Member) -> Node {
+    let mut labels = match &member.service.outside {
+        None => Node::map([(SIDECAR_OF, Node::text(&member.service.name))]),
+        Some(_) => Node::map([(ROLE, Node::text("egress"))]),
+    };
+    if member.service.mode == Mode::Transparent {
+        labels.set(MODE, Node::text("transparent"));
+    }
+    labels
+}
+
+/// The mesh and, around a fenced application, the fence, where the names of its upstreams are the sidecar's.
+fn networks(member: &Member, fence: &Fence) -> Node {
+    let mut networks = Node::map([(MESH, Node::map([("ipv4_address", address(fence.mesh))]))]);
+    if member.service.outside.is_none() && member.service.mode == Mode::Fenced {
+        let mut on_fence = Node::map([("ipv4_address", address(fence.sidecar))]);
+        let aliases = member.aliases();
+        if !aliases.is_empty() {
+            on_fence.set("aliases", Node::texts(aliases));
+        }
+        networks.set(&sidecar_name(&member.service.name), on_fence);
+    }
+    networks
+}
+
+/// Where a transparent application finds its upstreams: at the sidecars of these, which it never reaches itself.
+fn hosts(member: &Member, settings: &Settings) -> Vec<String> {
+    let mut hosts = BTreeSet::new();
+    for call in &member.calls {
+        if let Some(fence) = settings.fence(&call.to) {
+            hosts.extend(call.hosts.iter().map(|host| format!("{host}:{}", fence.mesh)));
+        }
+    }
+    hosts.into_iter().collect()
 }
 
 fn control_plane(settings: &Settings) -> Node {
@@ -186,13 +205,16 @@ fn confine(service: &mut Node, user: &str) {
     service.set("restart", Node::text("unless-stopped"));
 }
 
+/// Each check is a process that the engine starts in the container: with many sidecars these are most of what a machine has to do
+/// while they start. Until the first that succeeds, none that fails counts, however slow the machine is.
 fn healthcheck(command: &[&str], interval: &str) -> Node {
     let test = ["CMD"].into_iter().chain(command.iter().copied());
     Node::map([
         ("test", Node::texts(test)),
         ("interval", Node::text(interval)),
-        ("timeout", Node::text("10s")),
+        ("timeout", Node::text("30s")),
         ("retries", Node::Number("10".to_owned())),
+        ("start_period", Node::text("5m")),
     ])
 }
 
@@ -218,10 +240,6 @@ fn ipam(subnet: &str, gateway: std::net::Ipv4Addr, range: &str) -> Node {
         ("ip_range", Node::text(range)),
     ]);
     Node::map([("config", Node::List(vec![block]))])
-}
-
-fn fence_alone(name: &str) -> Node {
-    Node::map([(&*sidecar_name(name), Node::Null)])
 }
 
 fn healthy() -> Node {

@@ -28,7 +28,8 @@ impl Input {
         let text = self.text(&path)?;
         let refused =
             |problems: Vec<_>| problem::failure(format!("{} cannot be meshed", path.display()), &problems);
-        let project = Project::parse(&text).map_err(refused)?;
+        let mut project = Project::parse(&text).map_err(refused)?;
+        project.read_env_files(path.parent().unwrap_or(Path::new(""))).map_err(refused)?;
         let plan = Plan::of(&project).map_err(refused)?;
         Ok((project, plan))
     }

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use sidegate_codes::Code;
 
 use super::{
-    file::{Project, Protocol, Service},
+    file::{Mode, Project, Protocol, Service},
     guess::{self, Reference},
     problem::Problem,
+    yaml::Node,
 };
 
 /// The whole mesh.
@@ -76,7 +77,13 @@ impl Plan {
             .collect();
         problems.extend(name_clashes(project, &members));
         problems.extend(members.iter().flat_map(ambiguities));
+        problems.extend(members.iter().filter_map(unmovable_port));
         if problems.is_empty() { Ok(Self { members, notes }) } else { Err(problems) }
+    }
+
+    /// The members that are services of the file.
+    pub(crate) fn applications(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.service.outside.is_none())
     }
 
     /// Who calls a service, by the names of the file.
@@ -98,6 +105,29 @@ impl Member {
     /// The names of all its upstreams.
     pub(crate) fn aliases(&self) -> BTreeSet<String> {
         self.calls.iter().flat_map(|call| call.hosts.iter().cloned()).collect()
+    }
+
+    /// `ports` as the sidecar has them. A transparent one cannot listen where its application does: it takes other ports.
+    pub(crate) fn ports_of_sidecar(&self) -> Option<Vec<Node>> {
+        let entries = self.service.published.iter();
+        match self.service.mode {
+            Mode::Fenced => Some(entries.map(|published| published.entry.clone()).collect()),
+            Mode::Transparent => {
+                entries.map(|published| published.leading_to(|port| self.listens_for(port))).collect()
+            }
+        }
+    }
+
+    /// Where the sidecar takes what is published of this port of the application.
+    pub(crate) fn listens_for(&self, port: u16) -> u16 {
+        match self.service.mode {
+            Mode::Fenced => port,
+            // Next to each other for ports that are: a range stays one.
+            Mode::Transparent => (FIRST_PUBLISHED..)
+                .zip(self.published())
+                .find(|(_, published)| *published == port)
+                .map_or(port, |(listen, _)| listen),
+        }
     }
 
     /// The container's ports that are published.
@@ -148,7 +178,8 @@ fn calls(project: &Project, references: &[Reference], ports: &BTreeMap<String, V
             let is_called = numbers.is_empty() || numbers.contains(&port.number);
             let is_known = calls.iter().any(|call| call.to == reference.to && call.port == *port);
             if is_called && !is_known {
-                let names = project.called(&reference.to).map(|to| to.names.clone()).unwrap_or_default();
+                let called = project.services.iter().find(|service| service.name == reference.to);
+                let names = called.map(|to| to.names.clone()).unwrap_or_default();
                 let aliases = of_same().filter_map(|other| other.alias.clone());
                 let hosts: BTreeSet<_> = names.into_iter().chain(aliases).collect();
                 calls.push(Call {
@@ -170,6 +201,10 @@ fn note(
     notes: &mut Vec<String>,
 ) {
     let name = &service.name;
+    if let Some(host) = &service.outside {
+        notes.push(format!("{name} leads outside, to {host}"));
+        return;
+    }
     let own = &ports[name];
     let listed =
         own.iter().map(|port| format!("{}/{}", port.number, port.protocol.word())).collect::<Vec<_>>();
@@ -186,9 +221,6 @@ fn note(
         notes.push(format!(
             "{name} depends on {left}, which has no sidecar: it is not reachable from the fence"
         ));
-    }
-    if service.has_env_file && service.declared_upstreams.is_none() {
-        notes.push(format!("{name} has an env_file, which is not read: label sidegate.dev/upstreams"));
     }
 }
 
@@ -216,7 +248,7 @@ fn name_clashes(project: &Project, members: &[Member]) -> Vec<Problem> {
     }
     let added =
         members.iter().map(|member| sidecar_name(&member.service.name)).chain([CONTROL_PLANE.to_owned()]);
-    let services = project.document.get("services").map(super::yaml::Node::entries).unwrap_or_default();
+    let services = project.document.get("services").map(Node::entries).unwrap_or_default();
     for name in added.filter(|name| services.iter().any(|(service, _)| service == name)) {
         let what = "the name is Sidegate's own";
         problems.push(Problem::of_service(Code::ComposeBadLabel, &name, what).next("rename the service"));
@@ -224,9 +256,22 @@ fn name_clashes(project: &Project, members: &[Member]) -> Vec<Problem> {
     problems
 }
 
+/// A published port that cannot move away from the application's.
+fn unmovable_port(member: &Member) -> Option<Problem> {
+    if member.ports_of_sidecar().is_some() {
+        return None;
+    }
+    let what = "a published port of a transparent service is a variable";
+    Some(Problem::of_service(Code::ComposePort, &member.service.name, what))
+}
+
 /// Upstreams that neither a port, nor a host, nor a server name tells apart.
 fn ambiguities(member: &Member) -> Vec<Problem> {
     let mut problems = Vec::new();
+    // Captured connections go by the address that they were sent to.
+    if member.service.mode == Mode::Transparent {
+        return problems;
+    }
     for (port, calls) in member.calls_by_port() {
         let opaque: Vec<_> = calls.iter().filter(|call| call.port.protocol == Protocol::Tcp).collect();
         if let [first, second, ..] = opaque[..] {
@@ -253,6 +298,8 @@ pub(crate) fn sidecar_name(service: &str) -> String {
 
 /// The control plane's service.
 pub(crate) const CONTROL_PLANE: &str = "sidegate-control-plane";
+/// Above every port that a sidecar has for itself.
+const FIRST_PUBLISHED: u16 = 15130;
 /// 15106 and on, below the control plane's own.
 const MOST_PORTS: usize = 8;
 

@@ -8,7 +8,12 @@ use sha2::{Digest, Sha256};
 use sidegate_codes::Code;
 use sidegate_identity::TrustDomain;
 
-use super::{file::account, problem::Problem, yaml::Node};
+use super::{
+    file::{Mode, TRANSPARENT_USER, account},
+    plan::Member,
+    problem::Problem,
+    yaml::Node,
+};
 
 /// The file, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +25,8 @@ pub(crate) struct Settings {
     /// `uid:gid` whom the tokens belong to; sidecars run as it.
     pub(crate) user: String,
     pub(crate) proxy_image: String,
+    /// The same program with what speaks to the kernel, for transparent sidecars.
+    pub(crate) capture_image: String,
     pub(crate) control_plane_image: String,
     /// The number of each service's fence; none is used twice.
     fences: BTreeMap<String, u32>,
@@ -64,6 +71,7 @@ impl Settings {
             subnet: subnet.unwrap_or_else(|| Subnet::of_project(&project)),
             user,
             proxy_image: format!("sidegate/proxy:{}", env!("CARGO_PKG_VERSION")),
+            capture_image: capture_image(),
             control_plane_image: format!("sidegate/control-plane:{}", env!("CARGO_PKG_VERSION")),
             fences: BTreeMap::new(),
             project,
@@ -82,6 +90,7 @@ impl Settings {
             subnet: document.subnet.parse().map_err(bad)?,
             user: document.user,
             proxy_image: document.images.proxy,
+            capture_image: document.images.proxy_capture,
             control_plane_image: document.images.control_plane,
             fences: document.fences,
         };
@@ -92,6 +101,7 @@ impl Settings {
     pub(crate) fn print(&self) -> String {
         let images = Node::map([
             ("proxy", Node::text(&self.proxy_image)),
+            ("proxyCapture", Node::text(&self.capture_image)),
             ("controlPlane", Node::text(&self.control_plane_image)),
         ]);
         let fences =
@@ -131,6 +141,14 @@ impl Settings {
             range: format!("{}/30", Ipv4Addr::from(base + 4)),
             mesh: (self.subnet.base + FIRST_SIDECAR + number).into(),
         })
+    }
+
+    /// Whom a service's sidecar runs as, and whom its token belongs to.
+    pub(crate) fn user_of(&self, member: &Member) -> &str {
+        match member.service.mode {
+            Mode::Fenced => &self.user,
+            Mode::Transparent => TRANSPARENT_USER,
+        }
     }
 
     pub(crate) fn mesh_network(&self) -> MeshNetwork {
@@ -213,7 +231,13 @@ struct Document {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Images {
     proxy: String,
+    #[serde(default = "capture_image")]
+    proxy_capture: String,
     control_plane: String,
+}
+
+fn capture_image() -> String {
+    format!("sidegate/proxy-capture:{}", env!("CARGO_PKG_VERSION"))
 }
 
 fn bad(what: impl Into<String>) -> Problem {

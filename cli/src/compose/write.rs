@@ -67,8 +67,18 @@ pub(crate) fn settings(folder: &Folder, plan: &Plan) -> Result<Settings, Failure
         for name in starter::mesh_names(member).iter().filter(|name| !known.contains(name)) {
             problems.push(not_yet(Some(&member.service.name), format!("mesh.yaml does not list {name}")));
         }
-        if !folder.has_token(&member.service.account()) {
+        let account = member.service.account();
+        if !folder.has_token(&account) {
             problems.push(not_yet(Some(&member.service.name), "it has no join token"));
+        } else if let Some(path) = folder.token_of_another(&account, settings.user_of(member)) {
+            let (path, user) = (path.display(), settings.user_of(member));
+            problems.push(
+                not_yet(
+                    Some(&member.service.name),
+                    format!("its sidecar runs as {user} and could not read {path}"),
+                )
+                .next(format!("sudo chown {user} {path}")),
+            );
         }
     }
     if problems.is_empty() { Ok(settings) } else { Err(stale(problems)) }

@@ -94,8 +94,8 @@ impl Folder {
         fs::create_dir_all(folder)?;
         fs::write(&config, documents::sidecar(cast, workload, access_log))?;
         let token = join_token::random()?;
-        write_secret(&folder.join("token"), &token)?;
-        Ok(join_token::digest(&token))
+        write_secret(&folder.join("token"), token.as_str())?;
+        Ok(join_token::digest(token.as_str()))
     }
 }
 

@@ -1,17 +1,17 @@
-//! `sidegate-proxy capture apply|verify|clear`: what a person or an init container types, and what it is told. Prints one
+//! `sidegate-proxy capture apply|run|verify|clear`: what a person or an init container types, and what it is told. Prints one
 //! answer, as text or JSON, and ends with 0, with 1 when the rules are not as wanted or cannot be changed, or with 2
 //! when the configuration cannot be used.
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use serde::Serialize;
 use sidegate_codes::Code;
 
-use super::{Applied, Backend, CaptureError, iptables, nft, rules::Chain, tool, wanted};
+use super::{Applied, Backend, CaptureError, iptables, nft, rules::Chain, start, tool, wanted};
 use crate::config::{Config, ConfigError};
 
 /// Arguments of `sidegate-proxy capture`.
@@ -32,6 +32,26 @@ enum What {
         /// Print the script for nft or iptables-restore, and change nothing.
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Put the rules in force, give up every privilege, and be the sidecar: for a container whose network is its own.
+    ///
+    /// Starts as root with `CAP_NET_ADMIN`, `CAP_SETUID` and `CAP_SETGID`, and goes on as the user `capture.uid` without any
+    /// capability. If the rules cannot be put in force it ends, and no sidecar runs.
+    #[command(after_long_help = "Example, in a container:
+  SIDEGATE_CONFIG=\"$(cat sidecar.yaml)\" sidegate-proxy capture run")]
+    Run {
+        /// The sidecar's configuration file (YAML), with a `capture` section.
+        #[arg(long, value_name = "FILE", required_unless_present = "config_text")]
+        config: Option<PathBuf>,
+        /// The configuration itself instead of a file.
+        #[arg(
+            long,
+            value_name = "YAML",
+            env = "SIDEGATE_CONFIG",
+            conflicts_with = "config",
+            hide_env_values = true
+        )]
+        config_text: Option<String>,
     },
     /// Compare the kernel's rules with those that the configuration asks for. Exit code 1 when they differ.
     Verify {
@@ -118,6 +138,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let output = match &args.what {
         What::Apply { rules, .. } | What::Verify { rules } => rules.output,
         What::Clear { output } => *output,
+        What::Run { .. } => Output::Text,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -128,9 +149,34 @@ pub(crate) fn run(args: &Args) -> ExitCode {
             What::Apply { rules, dry_run } => apply(rules, *dry_run).await,
             What::Verify { rules } => verify(rules).await,
             What::Clear { .. } => clear().await.map_err(Failure::from),
+            What::Run { config, config_text } => Err(go_on(config.as_deref(), config_text.as_deref()).await),
         }
     });
     say(&answer.unwrap_or_else(|failure| failure.answer()), output)
+}
+
+/// Becomes the sidecar behind its rules; returns only to say why not.
+async fn go_on(config: Option<&Path>, text: Option<&str>) -> Failure {
+    let file = config.unwrap_or(Path::new(ENVIRONMENT));
+    let read = match text {
+        Some(text) if config.is_none() => Config::parse(file, text),
+        _ => Config::load(file),
+    };
+    match read.map_err(Failure::from) {
+        Ok(read) => match put_in_force(&read, &file.display().to_string()).await {
+            Ok(uid) => CaptureError::NotStarted(start::become_sidecar(uid, config)).into(),
+            Err(error) => error.into(),
+        },
+        Err(failure) => failure,
+    }
+}
+
+/// Returns the user whom the rules leave out.
+async fn put_in_force(config: &Config, file: &str) -> Result<u32, CaptureError> {
+    let chains = wanted(config, file)?;
+    tool::require_privilege()?;
+    Backend::found().await?.apply(&chains).await?;
+    config.capture.as_ref().map(|capture| capture.uid).ok_or(CaptureError::NotConfigured(file.to_owned()))
 }
 
 async fn apply(rules: &Rules, is_dry_run: bool) -> Result<Answer, Failure> {
@@ -270,3 +316,6 @@ fn say(answer: &Answer, output: Output) -> ExitCode {
     drop(written);
     ExitCode::from(exit)
 }
+
+/// What messages call a configuration that is no file.
+const ENVIRONMENT: &str = "SIDEGATE_CONFIG";

@@ -106,8 +106,19 @@ fn default(inside: &str) -> &str {
 }
 
 /// How access tokens of well-known services begin.
-const TOKENS: [&str; 10] =
-    ["ghp_", "gho_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "sk_live_", "rk_live_", "AKIA", "ASIA"];
+const TOKENS: [&str; 11] = [
+    "ghp_",
+    "gho_",
+    "github_pat_",
+    "glpat-",
+    "xoxb-",
+    "xoxp-",
+    "sk_live_",
+    "rk_live_",
+    "AKIA",
+    "ASIA",
+    sidegate_control_plane::tokens::PREFIX,
+];
 /// The shortest of them.
 const TOKEN_BYTES: usize = 20;
 

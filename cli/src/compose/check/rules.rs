@@ -6,18 +6,23 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 use sidegate_codes::Code;
 
 use super::Finding;
-use crate::compose::{
-    file::{INJECT, ROLE, SIDECAR_OF, pairs, words},
-    inject::MESH,
-    yaml::Node,
+use crate::{
+    compose::{
+        file::{INJECT, MODE, ROLE, SIDECAR_OF, env_files, pairs, past_the_rules, words},
+        inject::{MESH, application::DROPPED},
+        sidecar::CAPTURE,
+        yaml::Node,
+    },
+    join_token,
 };
 
-/// Everything that is wrong with a file at `path`, to which its secrets are relative.
+/// Everything that is wrong with a file at `path`, to which secrets and `env_file` are relative.
 pub(super) fn judge(document: &Node, path: &Path) -> Vec<Finding> {
     let file = File { document, services: document.get("services").map(Node::entries).unwrap_or_default() };
+    let folder = path.parent().unwrap_or(Path::new(""));
     let mut findings = Vec::new();
     for (name, service) in file.services {
-        findings.extend(tokens_in_environment(name, service));
+        findings.extend(tokens_in_environment(name, service, folder));
         if is_of_mesh(service) {
             findings.extend(joins_an_application(name, service));
         } else if label(service, INJECT).as_deref() != Some("disabled") {
@@ -25,7 +30,7 @@ pub(super) fn judge(document: &Node, path: &Path) -> Vec<Finding> {
             findings.extend(published(name, service));
         }
     }
-    findings.extend(readable_secrets(document, path));
+    findings.extend(readable_secrets(document, folder));
     findings
 }
 
@@ -40,9 +45,14 @@ impl File<'_> {
         let exposed = |what: String| Some(Finding::of(Some(name), Code::NotFenced, what));
         let sidecar =
             self.services.iter().find(|(_, other)| label(other, SIDECAR_OF).as_deref() == Some(name));
-        let Some((sidecar, _)) = sidecar else {
+        let Some((sidecar, settings)) = sidecar else {
             return exposed("it has no sidecar".to_owned());
         };
+        if label(settings, MODE).as_deref() == Some("transparent") {
+            return self
+                .not_behind_rules(name, service, sidecar, settings)
+                .map(|(code, what)| Finding::of(Some(name), code, what));
+        }
         if let Some(mode) = service.get("network_mode").and_then(Node::scalar) {
             return exposed(format!("`network_mode: {mode}` puts it on a network of others"));
         }
@@ -63,6 +73,36 @@ impl File<'_> {
     }
 }
 
+impl File<'_> {
+    /// An application that has not joined a sidecar which starts with its rules, or has what leads past them.
+    fn not_behind_rules(
+        &self,
+        name: &str,
+        service: &Node,
+        sidecar: &str,
+        settings: &Node,
+    ) -> Option<(Code, String)> {
+        let mode = |service: &Node| service.get("network_mode").and_then(Node::scalar).unwrap_or_default();
+        let joined = format!("service:{sidecar}");
+        let exposed = |what: String| Some((Code::NotFenced, what));
+        if mode(service) != joined {
+            return exposed(format!("it has not joined {sidecar}, which is transparent"));
+        }
+        if words(settings.get("command")) != CAPTURE {
+            return exposed(format!("{sidecar} does not start with `{}`", CAPTURE.join(" ")));
+        }
+        let dropped = words(service.get("cap_drop"));
+        if !DROPPED.iter().all(|name| dropped.iter().any(|own| own == name || own == "ALL")) {
+            return exposed(format!("its `cap_drop` lacks {}", DROPPED.join(" or ")));
+        }
+        let mut others = self.services.iter().filter(|(other, _)| other != name);
+        if let Some((other, _)) = others.find(|(_, other)| mode(other) == joined) {
+            return exposed(format!("{other} has joined {sidecar} too"));
+        }
+        past_the_rules(service).into_iter().next()
+    }
+}
+
 /// A port at the host that does not lead to the sidecar.
 fn published(name: &str, service: &Node) -> Option<Finding> {
     let entry = service.get("ports")?.items().first()?;
@@ -76,11 +116,13 @@ fn joins_an_application(name: &str, service: &Node) -> Option<Finding> {
     Some(Finding::of(Some(name), Code::SidecarJoinsApplication, format!("`network_mode: {mode}`")))
 }
 
-/// A join token where `docker inspect` shows it.
-fn tokens_in_environment(name: &str, service: &Node) -> Option<Finding> {
-    let is_token = |value: &str| value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let (key, _) = pairs(service.get("environment")).into_iter().find(|(key, value)| {
-        is_token(value) || (is_of_mesh(service) && key.to_ascii_uppercase().contains("TOKEN"))
+/// A join token where `docker inspect` shows it, whichever file sets it.
+fn tokens_in_environment(name: &str, service: &Node, folder: &Path) -> Option<Finding> {
+    // A file that cannot be read is told by who has to read it; here it holds nothing.
+    let files = env_files(service.get("env_file")).unwrap_or_default();
+    let from_files = files.iter().filter_map(|file| file.read(folder).ok()).flatten();
+    let (key, _) = pairs(service.get("environment")).into_iter().chain(from_files).find(|(key, value)| {
+        join_token::is_in(value) || (is_of_mesh(service) && key.to_ascii_uppercase().contains("TOKEN"))
     })?;
     Some(Finding::of(
         Some(name),
@@ -90,8 +132,7 @@ fn tokens_in_environment(name: &str, service: &Node) -> Option<Finding> {
 }
 
 /// A secret's file that others on this host may read.
-fn readable_secrets(document: &Node, path: &Path) -> Vec<Finding> {
-    let folder = path.parent().unwrap_or(Path::new(""));
+fn readable_secrets(document: &Node, folder: &Path) -> Vec<Finding> {
     let secrets = document.get("secrets").map(Node::entries).unwrap_or_default();
     let files = secrets.iter().filter_map(|(_, secret)| Some(folder.join(secret.get("file")?.scalar()?)));
     files
@@ -155,10 +196,22 @@ networks: {web-sidegate: {internal: true}, sidegate-mesh: {}}
                 "environment: ['X=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef']",
                 Code::SecretInManifest,
             ),
+            ("image: a", "environment: {X: 'a sidegate-join-0 b'}", Code::SecretInManifest),
         ] {
             let text = GOOD.replacen(from, to, 1);
             assert_ne!(text, GOOD);
             assert!(codes(&text).contains(&code.id()), "{to}: {:?}", codes(&text));
         }
+    }
+
+    #[test]
+    fn a_token_is_found_in_a_file_of_variables_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = GOOD.replacen("image: a", "image: a, env_file: a.env", 1);
+        let judged = || judge(&yaml::parse(&text).unwrap(), &folder.path().join("compose.yaml"));
+        fs::write(folder.path().join("a.env"), "X=none").unwrap();
+        assert_eq!(judged(), []);
+        fs::write(folder.path().join("a.env"), "X=sidegate-join-0").unwrap();
+        assert_eq!(judged()[0].code, Code::SecretInManifest);
     }
 }

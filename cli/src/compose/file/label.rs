@@ -1,5 +1,5 @@
-//! The labels by which a person overrides what would be guessed: text in, ports or upstreams out. A label that is not understood
-//! refuses its service.
+//! The labels by which a person overrides what would be guessed, and lets a service out: text in; ports, upstreams or hosts outside
+//! come out. A label that is not understood refuses its service.
 
 /// What a port carries, as far as the sidecar must be told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,15 @@ pub(crate) struct Upstream {
     pub(crate) name: String,
     /// `None`: every port of it.
     pub(crate) port: Option<u16>,
+}
+
+/// A host outside of the project that a service may call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct External {
+    /// In lower case.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
 }
 
 impl Protocol {
@@ -53,6 +62,27 @@ pub(super) fn upstreams(text: &str) -> Result<Vec<Upstream>, String> {
         .collect()
 }
 
+/// `api.example.com:443, smtp.example.com:25/tcp`. Names only: from a fence there is no way to an address.
+pub(super) fn egress(text: &str) -> Result<Vec<External>, String> {
+    entries(text)
+        .map(|entry| {
+            external(entry).ok_or_else(|| {
+                format!("{entry:?} is no host name with a port, such as api.example.com:443 or smtp.example.com:25/tcp")
+            })
+        })
+        .collect()
+}
+
+fn external(entry: &str) -> Option<External> {
+    let (host, port) = entry.split_once(':')?;
+    let (port, protocol) = self::port(port)?;
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let is_name = host.split('.').all(is_label) && host.parse::<std::net::Ipv4Addr>().is_err();
+    is_name.then(|| External { host: host.to_ascii_lowercase(), port, protocol })
+}
+
 fn entries(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|entry| !entry.is_empty())
 }
@@ -84,6 +114,26 @@ mod tests {
         assert_eq!(upstreams("orders, db:5432"), Ok(vec![named("orders", None), named("db", Some(5432))]));
         for text in ["db:", "db:0", "db:http"] {
             assert!(upstreams(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_outside_has_a_name_and_a_port() {
+        let host = |host: &str, port, protocol| External { host: host.into(), port, protocol };
+        assert_eq!(
+            egress("API.example.com:443, mail:25/tcp"),
+            Ok(vec![host("api.example.com", 443, Protocol::Auto), host("mail", 25, Protocol::Tcp)])
+        );
+        for text in [
+            "api.example.com",
+            "1.2.3.4:80",
+            "[::1]:80",
+            "*.example.com:443",
+            "a..b:1",
+            "https://a:443",
+            "a:0",
+        ] {
+            assert!(egress(text).is_err(), "{text}");
         }
     }
 }

@@ -13,6 +13,27 @@ pub(crate) struct Published {
     pub(crate) ports: Vec<u16>,
 }
 
+impl Published {
+    /// The same entry, leading to other ports of the container; a range stays one.
+    pub(crate) fn leading_to(&self, port: impl Fn(u16) -> u16) -> Option<Node> {
+        let (first, last) = (self.ports.first()?, self.ports.last()?);
+        let target = match self.ports.len() {
+            1 => port(*first).to_string(),
+            _ => format!("{}-{}", port(*first), port(*last)),
+        };
+        if self.entry.get("target").is_some() {
+            let mut entry = self.entry.clone();
+            entry.set("target", Node::Number(target));
+            return Some(entry);
+        }
+        let text = self.entry.scalar()?;
+        let (ports, protocol) = text.rsplit_once('/').map_or((&*text, ""), |(ports, _)| (ports, "/tcp"));
+        let (host, container) = ports.split_at(ports.rfind(':').map_or(0, |colon| colon + 1));
+        // The colon was one of `${PORT:-80}`.
+        (!container.contains('}')).then(|| Node::text(format!("{host}{target}{protocol}")))
+    }
+}
+
 /// What `ports` publishes.
 pub(super) fn published(node: Option<&Node>) -> Result<Vec<Published>, String> {
     let items = node.map(Node::items).unwrap_or_default();
@@ -86,6 +107,27 @@ mod tests {
         let list = "['80', 8080, '8081:81', '127.0.0.1:8082:82', '[::1]:8083:83', '${P:-1}:84', '90-92:90-92/tcp', \
                     {target: 85, published: '8085'}, '::86']";
         assert_eq!(ports_of(list).unwrap(), [80, 8080, 81, 82, 83, 84, 90, 91, 92, 85, 86]);
+    }
+
+    #[test]
+    fn an_entry_leads_to_other_ports_and_keeps_the_rest() {
+        let list = "['80', '8081:80', '127.0.0.1:8082:80/tcp', '[::1]:8083:80', '90-91:80-81', '${P:-1}:80', \
+                    '1:${P:-80}', {target: 80, published: '8085'}]";
+        let entries = published(Some(&yaml::parse(list).unwrap())).unwrap();
+        let moved: Vec<_> = entries.iter().map(|entry| entry.leading_to(|port| port + 15_000)).collect();
+        let texts: Vec<_> = moved.iter().map(|node| node.as_ref().and_then(Node::scalar)).collect();
+        let wanted = [
+            "15080",
+            "8081:15080",
+            "127.0.0.1:8082:15080/tcp",
+            "[::1]:8083:15080",
+            "90-91:15080-15081",
+            "${P:-1}:15080",
+        ];
+        assert_eq!(texts[..6], wanted.map(|text| Some(text.to_owned())));
+        assert_eq!(moved[6], None);
+        assert_eq!(moved[7].as_ref().unwrap().get("target"), Some(&Node::Number("15080".into())));
+        assert_eq!(moved[7].as_ref().unwrap().get("published"), Some(&Node::text("8085")));
     }
 
     #[test]

@@ -103,3 +103,38 @@ fn names_that_would_mean_two_things_are_refused() {
         assert_eq!(plan(text).unwrap_err()[0].code, Code::ComposeBadLabel, "{text}");
     }
 }
+
+const OUTSIDE: &str = "
+services:
+  web: {image: a, labels: {sidegate.dev/egress: 'api.example.com:443, mail.example.com:25/tcp'}}
+  orders: {image: a, labels: {sidegate.dev/egress: 'API.example.com:443, api.example.com:80/http'}}
+  worker: {image: a, environment: {API: 'https://api.example.com'}}
+";
+
+#[test]
+fn a_host_outside_is_called_by_whom_a_label_permits_it_and_by_nobody_else() {
+    let plan = plan(OUTSIDE).unwrap();
+    assert_eq!(calls(&plan, "web"), ["api-example-com:443", "mail-example-com:25"]);
+    assert_eq!(calls(&plan, "orders"), ["api-example-com:80", "api-example-com:443"]);
+    // That a value of its environment names the host is no permission.
+    assert_eq!(calls(&plan, "worker"), [""; 0]);
+    assert_eq!(plan.applications().count(), 3);
+    assert!(plan.notes.iter().any(|note| note == "api-example-com leads outside, to api.example.com"));
+    let web = plan.members.iter().find(|member| member.service.name == "web").unwrap();
+    assert_eq!(web.aliases().into_iter().collect::<Vec<_>>(), ["api.example.com", "mail.example.com"]);
+}
+
+#[test]
+fn a_host_outside_that_would_mean_two_things_is_refused() {
+    let labels = |first: &str, second: &str| {
+        let text = format!(
+            "services: {{a: {{image: x, labels: {{sidegate.dev/egress: '{first}'}}}}, \
+             b: {{image: x, labels: {{sidegate.dev/egress: '{second}'}}}}, c-d: {{image: x}}}}"
+        );
+        Project::parse(&text).and_then(|project| Plan::of(&project)).map_err(|problems| problems[0].code)
+    };
+    assert_eq!(labels("h:1/tcp", "h:1").unwrap_err(), Code::ComposeBadLabel);
+    assert_eq!(labels("c.d:1", "").unwrap_err(), Code::ComposeBadLabel);
+    assert_eq!(labels(&format!("{}.example:1", "x".repeat(48)), "").unwrap_err(), Code::ComposeBadLabel);
+    assert!(labels("h:1", "h:1").is_ok());
+}
