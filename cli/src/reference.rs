@@ -129,12 +129,13 @@ fn mesh() -> String {
 }
 
 fn policy() -> String {
-    let page = "# A policy\n\n\
+    let page = "# Policies, field by field\n\n\
                 What the fields mean together is told in [policy.md](../policy.md). An editor completes policies with the JSON\n\
                 Schema that `sidegate reference policy -o json` prints: with the YAML language server, save it as\n\
                 `policy.schema.json` and begin a file with `# yaml-language-server: $schema=policy.schema.json`.\n\n\
                 <!-- Generated: sidegate reference policy > docs/reference/policy.md -->\n";
-    page.to_owned() + &schema::sections("The document", sidegate_policy::schema().as_value())
+    let kinds = ["AuthorizationPolicy", "EgressPolicy"];
+    page.to_owned() + &schema::sections_of(&kinds, sidegate_policy::schema().as_value())
 }
 
 fn json(document: &impl serde::Serialize) -> String {

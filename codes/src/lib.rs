@@ -115,8 +115,8 @@ codes! {
         "Connect to the service's own address and port. If that is what the client did, run `sidegate-proxy capture verify --config FILE`.";
     UnknownDestination = "SG0104", Exposure,
         "connection refused: unknown destination",
-        "The workload called an address that belongs to no service it may reach and to no configured pass-through. Nothing leaves in plaintext unless it is named.",
-        "The log line names the address. Add the service, or name the address in the listener's `passthrough`.";
+        "The workload called an address that belongs to no service it may reach, and no EgressPolicy is for the workload. Nothing leaves the mesh unless it is named.",
+        "The log line names the address. Add the service, or let the address out with an EgressPolicy.";
     UndeclaredPort = "SG0105", Exposure,
         "connection refused: captured for a port that is not declared",
         "A captured connection goes only to a port that the listener declares, so that a port which the application keeps for itself stays its own.",
@@ -237,6 +237,10 @@ codes! {
         "the last good policy set is in force, not the newest",
         "The newest policies were refused; the reason is logged with its own code.",
         "Fix what the newest error names: `sidegate status` shows it.";
+    EgressDenied = "SG0220", Policy,
+        "denied: no rule lets this leave the mesh",
+        "An EgressPolicy selects the workload, but none of its rules is for this destination and port, or the name leads to an address that the rule does not mean. Nothing leaves the mesh that no rule names.",
+        "The log line's `nearest` field names the closest rule and what kept it from matching. An address that is not of the public Internet has to stand in the rule's `ipBlocks`, in a block that holds nothing else.";
     EdgesUnusable = "SG0230", Policy,
         "recorded calls cannot be used",
         "The file of edges or access log lines cannot be read, or a line of it is not understood. A command that left the line out would answer from less than was recorded, so it answers nothing.",

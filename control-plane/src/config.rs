@@ -37,6 +37,8 @@ pub struct Config {
     pub root_namespace: Option<String>,
     /// Whether sidecars apply verdicts or only record them.
     pub enforcement: Enforcement,
+    /// What becomes of what no rule lets out of the mesh.
+    pub egress: EgressDefault,
     /// The folder of the policies, absolute or relative to the working directory.
     pub policies: PathBuf,
     /// The file of the identities in quarantine; it need not exist.
@@ -82,6 +84,17 @@ pub enum Enforcement {
     Enforce,
     /// Admit, and record what would have been denied.
     Observe,
+}
+
+/// What becomes of what wants to leave the mesh and is named by no rule of an `EgressPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "egress-default")]
+pub enum EgressDefault {
+    /// It is refused.
+    #[default]
+    Deny,
+    /// It leaves, if it goes to the public Internet, and is recorded as what `Deny` would have refused.
+    Allow,
 }
 
 /// A service of the mesh and the workload behind it.

@@ -51,8 +51,10 @@ pub(crate) fn parse(files: &[PolicyFile]) -> Result<LoadedPolicies, Vec<Problem>
 
 impl LoadedPolicies {
     fn of(set: PolicySet) -> Self {
-        let resources: BTreeMap<_, _> =
-            set.iter().map(|sourced| (sourced.name().clone(), Arc::new(resource::policy(sourced)))).collect();
+        let resources: BTreeMap<_, _> = set
+            .documents()
+            .map(|document| (document.name().clone(), Arc::new(resource::policy(document))))
+            .collect();
         let mut digest = Sha256::new();
         for resource in resources.values() {
             digest.update(resource.name.as_bytes());

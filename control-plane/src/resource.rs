@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use sha2::{Digest, Sha256};
 use sidegate_identity::{Quarantine, Refused, TrustBundle};
-use sidegate_policy::Sourced;
+use sidegate_policy::Document;
 use sidegate_proto::v1::{self, Resource, resource::Kind};
 
 use crate::{
-    config::{Config, Enforcement, Service, ServiceName},
+    config::{Config, EgressDefault, Enforcement, Service, ServiceName},
     hex,
 };
 
@@ -28,6 +28,10 @@ pub(crate) fn settings(config: &Config, workload: &Service, renewal: Option<&Ren
         Enforcement::Enforce => v1::Enforcement::Enforce,
         Enforcement::Observe => v1::Enforcement::Observe,
     };
+    let egress = match config.egress {
+        EgressDefault::Deny => v1::Egress::Deny,
+        EgressDefault::Allow => v1::Egress::Allow,
+    };
     let report_interval_ms = u32::try_from(config.report_interval.as_millis()).unwrap_or(u32::MAX);
     let root_namespace = config.root_namespace.clone().unwrap_or_default();
     let mut content = Content::new();
@@ -35,7 +39,11 @@ pub(crate) fn settings(config: &Config, workload: &Service, renewal: Option<&Ren
     for (key, value) in &workload.labels {
         content.add(key).add(value);
     }
-    content.add(&root_namespace).add(enforcement.as_str_name()).add(&report_interval_ms.to_string());
+    content
+        .add(&root_namespace)
+        .add(enforcement.as_str_name())
+        .add(egress.as_str_name())
+        .add(&report_interval_ms.to_string());
     let renew = renewal.map(|Renewal { serial, within }| {
         let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
         content.add(serial).add(&within_ms.to_string());
@@ -47,16 +55,17 @@ pub(crate) fn settings(config: &Config, workload: &Service, renewal: Option<&Ren
         enforcement: enforcement.into(),
         report_interval_ms,
         renew,
+        egress: egress.into(),
     };
     content.resource("settings".to_owned(), Kind::Settings(settings))
 }
 
 /// One policy, as JSON.
-pub(crate) fn policy(sourced: &Sourced) -> Resource {
-    let policy = v1::Policy { document: sourced.to_json(), source: sourced.source().to_string() };
+pub(crate) fn policy(document: &Document) -> Resource {
+    let policy = v1::Policy { document: document.to_json(), source: document.source().to_string() };
     let mut content = Content::new();
     content.add(&policy.document).add(&policy.source);
-    content.resource(format!("{POLICY_PREFIX}{}", sourced.name()), Kind::Policy(policy))
+    content.resource(format!("{POLICY_PREFIX}{}", document.name()), Kind::Policy(policy))
 }
 
 /// A service with the endpoints that it has now.

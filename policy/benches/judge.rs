@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt::Write, hint::black_box, net::IpAddr, time:
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use sidegate_identity::SpiffeId;
 use sidegate_policy::{
-    Http, Policies, PolicySet, Request, Source, Sourced, Verdict, Workload, parse_json, parse_yaml,
+    Document, Http, Policies, PolicySet, Request, Source, Verdict, Workload, parse_json, parse_yaml,
 };
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
@@ -74,12 +74,12 @@ fn load(criterion: &mut Criterion) {
     group.sample_size(10);
     let text = yaml(LOADED, Callers::Spread);
     let policies = parse_yaml("bench.yaml", &text, None).expect("valid policies");
-    let json: Vec<String> = policies.iter().map(Sourced::to_json).collect();
+    let json: Vec<String> = policies.iter().map(Document::to_json).collect();
     group.bench_function("yaml", |bencher| {
         bencher.iter(|| parse_yaml("bench.yaml", &text, None).expect("valid policies"));
     });
     group.bench_function("json", |bencher| {
-        bencher.iter(|| -> Vec<Sourced> {
+        bencher.iter(|| -> Vec<Document> {
             json.iter().map(|text| parse_json(text, "wire").expect("our own JSON")).collect()
         });
     });
@@ -149,7 +149,7 @@ fn yaml(rules: usize, callers: Callers) -> String {
     text
 }
 
-fn compile(policies: Vec<Sourced>) -> Policies {
+fn compile(policies: Vec<Document>) -> Policies {
     PolicySet::new(policies).expect("a valid set").compile(&workload(&BTreeMap::new()))
 }
 

@@ -20,6 +20,7 @@ mod breadth;
 mod candidates;
 mod conflict;
 mod cover;
+mod egress;
 mod mesh;
 mod subtree;
 
@@ -74,6 +75,8 @@ pub enum Lint {
     WholeDomain,
     /// A Deny on a path beside which another path begins alike, and is let in.
     PrefixWithoutBoundary,
+    /// A rule of egress for every address.
+    EgressAnywhere,
     /// A policy for no service of the mesh.
     SelectsNothing,
     /// A source that names no service of the mesh.
@@ -139,6 +142,7 @@ impl PolicySet {
         let guardrails = Guardrail::all(&entries, known);
         let residents = Residents::of(known);
         let mut findings = mesh::selecting_nothing(self, known);
+        findings.extend(egress::findings(self, known));
         findings.extend(conflict::contradicting(&guardrails, known));
         for (position, entry) in entries.iter().enumerate() {
             let redundancy = redundancy(position, entry, &entries, &candidates, known);
@@ -309,7 +313,7 @@ impl Finding {
 
 impl Lint {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::CoveredByDeny,
         Self::DuplicateRule,
         Self::ShadowedRule,
@@ -319,6 +323,7 @@ impl Lint {
         Self::AnyCaller,
         Self::WholeDomain,
         Self::PrefixWithoutBoundary,
+        Self::EgressAnywhere,
         Self::SelectsNothing,
         Self::UnknownPrincipal,
         Self::NotCompared,
@@ -336,6 +341,7 @@ impl Lint {
             Self::AnyCaller => "any-caller",
             Self::WholeDomain => "whole-domain",
             Self::PrefixWithoutBoundary => "prefix-without-boundary",
+            Self::EgressAnywhere => "egress-anywhere",
             Self::SelectsNothing => "selects-nothing",
             Self::UnknownPrincipal => "unknown-principal",
             Self::NotCompared => "not-compared",
@@ -356,6 +362,7 @@ impl Lint {
                 "an Allow rule lets every identity of a trust domain write, or use every path"
             }
             Self::PrefixWithoutBoundary => "a Deny on one path, and another that begins alike is let in",
+            Self::EgressAnywhere => "a rule of egress is for every address, whatever its name",
             Self::SelectsNothing => "the policy selects no service of the mesh",
             Self::UnknownPrincipal => "the source names what no service of the mesh is",
             Self::NotCompared => "more rules than can be compared with one another",

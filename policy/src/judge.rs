@@ -73,7 +73,7 @@ pub enum Verdict {
 pub struct Decision<'p> {
     /// What is to be done.
     pub verdict: Verdict,
-    /// `SG0201` to `SG0206`; `None` when allowed.
+    /// `SG0201` to `SG0206`, or `SG0220`; `None` when allowed.
     pub code: Option<Code>,
     /// `namespace/name` of the policy that decided.
     pub policy: Option<&'p Arc<str>>,
@@ -243,7 +243,7 @@ fn any_of<T>(list: Option<&Arc<[T]>>, holds: impl Fn(&T) -> bool) -> bool {
 }
 
 impl<'p> Decision<'p> {
-    const ALLOWED: Self = Self {
+    pub(crate) const ALLOWED: Self = Self {
         verdict: Verdict::Allow,
         code: None,
         policy: None,
@@ -255,7 +255,7 @@ impl<'p> Decision<'p> {
         shadow_rule: None,
     };
 
-    const fn denied(code: Code) -> Self {
+    pub(crate) const fn denied(code: Code) -> Self {
         Self { verdict: Verdict::Deny, code: Some(code), ..Self::ALLOWED }
     }
 

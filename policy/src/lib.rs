@@ -56,6 +56,7 @@ mod claims;
 mod compile;
 mod condition;
 mod document;
+mod egress;
 mod error;
 mod explain;
 mod http_ports;
@@ -74,13 +75,17 @@ pub use analyse::{Finding, Lint, Service, Severity, Surroundings};
 pub use claims::Claims;
 pub use compile::Policies;
 pub use condition::{Condition, Headers};
+pub use egress::{Egress, Named, Outside, is_public};
 pub use error::PolicyError;
 pub use explain::Explanation;
 pub use http_ports::HttpRule;
 pub use judge::{Decision, Http, Request, Source, Verdict};
 pub use jwt::{ClaimTest, ClaimValue, Jwt};
-pub use model::{Action, AuthorizationPolicy, Grpc, Metadata, Mode, OneOf, Operation, Peer, Rule, Spec};
-pub use read::{Sourced, parse_json, parse_yaml};
+pub use model::{
+    Action, AuthorizationPolicy, EgressDestination, EgressPolicy, EgressRule, EgressSource, EgressSpec, Grpc,
+    Metadata, Mode, OneOf, Operation, Peer, Rule, Spec,
+};
+pub use read::{Document, Sourced, parse_json, parse_yaml};
 pub use schema::schema;
 pub use set::{PolicySet, Workload};
 pub use values::{

@@ -17,10 +17,16 @@ use crate::{
     },
 };
 
+mod egress;
+
+pub use egress::{EgressDestination, EgressPolicy, EgressRule, EgressSource, EgressSpec};
+
 /// The `apiVersion` of every document of the language.
 pub(crate) const API_VERSION: &str = "sidegate.dev/v1alpha1";
 /// The `kind` of an authorization policy.
 pub(crate) const KIND: &str = "AuthorizationPolicy";
+/// The `kind` of an egress policy.
+pub(crate) const EGRESS_KIND: &str = "EgressPolicy";
 
 /// Who may do what to the workloads that it selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,11 +218,20 @@ impl<T> Deref for OneOf<T> {
     }
 }
 
+/// A policy of either kind: only ever a type in a schema, never a value.
+#[derive(JsonSchema)]
+#[schemars(untagged, title = "A policy of a Sidegate mesh")]
+#[expect(dead_code, reason = "the schema of all kinds is that of this type")]
+pub(crate) enum AnyForm<'p> {
+    Authorization(Form<'p>),
+    Egress(egress::Form<'p>),
+}
+
 /// Who may do what to the workloads that it selects. A field that is not listed here is an error.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "AuthorizationPolicy", title = "A policy of a Sidegate mesh", deny_unknown_fields)]
-pub(crate) struct Document<'p> {
+#[schemars(rename = "AuthorizationPolicy", deny_unknown_fields)]
+pub(crate) struct Form<'p> {
     /// The version of this form.
     #[schemars(extend("const" = API_VERSION))]
     api_version: &'static str,
@@ -232,7 +247,7 @@ pub(crate) struct Document<'p> {
 impl Serialize for AuthorizationPolicy {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { metadata, spec } = self;
-        Document { api_version: API_VERSION, kind: KIND, metadata, spec }.serialize(serializer)
+        Form { api_version: API_VERSION, kind: KIND, metadata, spec }.serialize(serializer)
     }
 }
 

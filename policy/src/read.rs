@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::Serialize;
 use sidegate_codes::Code;
 
 use crate::{
@@ -10,16 +11,27 @@ use crate::{
     document::{self, Cursor, Fields, Node},
     limits,
     model::{
-        API_VERSION, Action, AuthorizationPolicy, Grpc, KIND, Metadata, Mode, OneOf, Operation, Peer, Rule,
-        Spec,
+        API_VERSION, Action, AuthorizationPolicy, EGRESS_KIND, EgressPolicy, EgressRule, Grpc, KIND,
+        Metadata, Mode, OneOf, Operation, Peer, Rule, Spec,
     },
     values::Name,
 };
 
+mod egress;
+
+/// A document of a policies file.
+#[derive(Clone, Debug)]
+pub enum Document {
+    /// Who may do what to a workload.
+    Authorization(Sourced),
+    /// Where a workload may go outside of the mesh.
+    Egress(Sourced<EgressPolicy>),
+}
+
 /// A policy, and where it is written.
 #[derive(Clone, Debug)]
-pub struct Sourced {
-    policy: AuthorizationPolicy,
+pub struct Sourced<P = AuthorizationPolicy> {
+    policy: P,
     /// `namespace/name`
     name: Arc<str>,
     /// `policies/payments.yaml:12`
@@ -31,7 +43,85 @@ pub struct Sourced {
     rule_lines: RuleLines,
 }
 
-impl Sourced {
+impl Document {
+    /// `namespace/name`, unique in a set whatever the kind.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Authorization(sourced) => sourced.name(),
+            Self::Egress(sourced) => sourced.name(),
+        }
+    }
+
+    /// Where it is written, as in `policies/payments.yaml:12`.
+    pub fn source(&self) -> &Arc<str> {
+        match self {
+            Self::Authorization(sourced) => sourced.source(),
+            Self::Egress(sourced) => sourced.source(),
+        }
+    }
+
+    /// The form that the wire carries; [`parse_json`] reads it back.
+    pub fn to_json(&self) -> String {
+        match self {
+            Self::Authorization(sourced) => sourced.to_json(),
+            Self::Egress(sourced) => sourced.to_json(),
+        }
+    }
+
+    /// The policy, if it is about who may do what.
+    pub fn into_authorization(self) -> Option<Sourced> {
+        match self {
+            Self::Authorization(sourced) => Some(sourced),
+            Self::Egress(_) => None,
+        }
+    }
+
+    pub(crate) fn metadata(&self) -> &Metadata {
+        match self {
+            Self::Authorization(sourced) => &sourced.policy.metadata,
+            Self::Egress(sourced) => &sourced.policy.metadata,
+        }
+    }
+
+    pub(crate) fn selector(&self) -> Option<&BTreeMap<String, String>> {
+        match self {
+            Self::Authorization(sourced) => sourced.policy.spec.selector.as_ref(),
+            Self::Egress(sourced) => sourced.policy.spec.selector.as_ref(),
+        }
+    }
+
+    /// How many rules it has.
+    pub(crate) fn rules(&self) -> usize {
+        match self {
+            Self::Authorization(sourced) => sourced.policy.spec.rules.len(),
+            Self::Egress(sourced) => sourced.policy.spec.rules.len(),
+        }
+    }
+
+    /// An error about the policy as a whole, at its first line.
+    pub(crate) fn error(&self, code: Code, field: &str, message: String) -> PolicyError {
+        match self {
+            Self::Authorization(sourced) => sourced.error(code, field, message),
+            Self::Egress(sourced) => sourced.error(code, field, message),
+        }
+    }
+}
+
+impl From<Sourced> for Document {
+    fn from(sourced: Sourced) -> Self {
+        Self::Authorization(sourced)
+    }
+}
+
+impl<P: Serialize> Sourced<P> {
+    /// The form that the wire carries; [`parse_json`] reads it back.
+    pub fn to_json(&self) -> String {
+        // Maps of text and lists cannot fail to print; an empty document would be refused by the reader.
+        serde_json::to_string(&self.policy).unwrap_or_default()
+    }
+}
+
+impl<P> Sourced<P> {
     /// `namespace/name`, unique in a set.
     pub fn name(&self) -> &Arc<str> {
         &self.name
@@ -43,14 +133,8 @@ impl Sourced {
     }
 
     /// The policy itself.
-    pub fn policy(&self) -> &AuthorizationPolicy {
+    pub fn policy(&self) -> &P {
         &self.policy
-    }
-
-    /// The form that the wire carries; [`parse_json`] reads it back.
-    pub fn to_json(&self) -> String {
-        // Maps of text and lists cannot fail to print; an empty document would be refused by the reader.
-        serde_json::to_string(&self.policy).unwrap_or_default()
     }
 
     /// An error about the policy as a whole, at its first line.
@@ -64,7 +148,16 @@ impl Sourced {
             message,
         }
     }
+}
 
+impl Sourced<EgressPolicy> {
+    /// The rules in their order, each with where it is written.
+    pub fn rules(&self) -> impl Iterator<Item = (&EgressRule, &Arc<str>)> {
+        self.policy.spec.rules.iter().zip(&self.rule_sources)
+    }
+}
+
+impl Sourced {
     /// An error about one operation of a rule, at the rule's first line.
     pub(crate) fn operation_error(&self, rule: usize, operation: usize, message: String) -> PolicyError {
         let field = format!("spec.rules[{rule}].to[{operation}]");
@@ -87,31 +180,44 @@ pub fn parse_yaml(
     file: &str,
     text: &str,
     default_namespace: Option<&str>,
-) -> Result<Vec<Sourced>, PolicyError> {
+) -> Result<Vec<Document>, PolicyError> {
     let documents = document::from_yaml(file, text)?;
     if documents.is_empty() {
         return Err(no_policy(file));
     }
-    documents.iter().map(|node| sourced(file, node, default_namespace)).collect()
+    documents.iter().map(|node| read(file, node, default_namespace)).collect()
 }
 
 /// Reads the form of the wire. `source` says where the author wrote it, as in `policies/payments.yaml:12`.
-pub fn parse_json(document: &str, source: &str) -> Result<Sourced, PolicyError> {
+pub fn parse_json(document: &str, source: &str) -> Result<Document, PolicyError> {
     let node = document::from_json(source, document)?;
-    sourced(source, &node, None)
+    read(source, &node, None)
 }
 
 /// The line of each rule, where the document has lines.
 type RuleLines = Vec<Option<u32>>;
 
-/// Reads one policy.
+#[derive(Clone, Copy)]
+enum Kind {
+    Authorization,
+    Egress,
+}
+
+/// Reads one authorization policy.
 pub(crate) fn policy(
     root: &Cursor<'_>,
     default_namespace: Option<&str>,
 ) -> Result<(AuthorizationPolicy, RuleLines), PolicyError> {
-    let fields = root.fields(&["apiVersion", "kind", "metadata", "spec"])?;
+    let fields = root.fields(&FIELDS)?;
     fields.required("apiVersion")?.word(&[(API_VERSION, ())])?;
     fields.required("kind")?.word(&[(KIND, ())])?;
+    authorization(&fields, default_namespace)
+}
+
+fn authorization(
+    fields: &Fields<'_>,
+    default_namespace: Option<&str>,
+) -> Result<(AuthorizationPolicy, RuleLines), PolicyError> {
     let metadata = metadata(&fields.required("metadata")?, default_namespace)?;
     let (spec, rule_lines) = spec(&fields.required("spec")?)?;
     Ok((AuthorizationPolicy { metadata, spec }, rule_lines))
@@ -128,18 +234,38 @@ fn no_policy(file: &str) -> PolicyError {
     }
 }
 
-fn sourced(file: &str, node: &Node, default_namespace: Option<&str>) -> Result<Sourced, PolicyError> {
+fn read(file: &str, node: &Node, default_namespace: Option<&str>) -> Result<Document, PolicyError> {
     let root = Cursor::root(file, node);
-    let (policy, rule_lines) = policy(&root, default_namespace)?;
-    Ok(Sourced {
-        name: format!("{}/{}", policy.metadata.namespace, policy.metadata.name).into(),
+    let fields = root.fields(&FIELDS)?;
+    fields.required("apiVersion")?.word(&[(API_VERSION, ())])?;
+    match fields.required("kind")?.word(&[(KIND, Kind::Authorization), (EGRESS_KIND, Kind::Egress)])? {
+        Kind::Authorization => {
+            let (policy, lines) = authorization(&fields, default_namespace)?;
+            let name = full_name(&policy.metadata);
+            Ok(Document::Authorization(sourced(file, &root, policy, name, lines)))
+        }
+        Kind::Egress => {
+            let (policy, lines) = egress::policy(&fields, default_namespace)?;
+            let name = full_name(&policy.metadata);
+            Ok(Document::Egress(sourced(file, &root, policy, name, lines)))
+        }
+    }
+}
+
+fn sourced<P>(file: &str, root: &Cursor<'_>, policy: P, name: Arc<str>, rule_lines: RuleLines) -> Sourced<P> {
+    Sourced {
+        name,
         source: place(file, root.line()),
         rule_sources: rule_lines.iter().map(|line| place(file, *line)).collect(),
         rule_lines,
         file: file.into(),
         line: root.line(),
         policy,
-    })
+    }
+}
+
+fn full_name(metadata: &Metadata) -> Arc<str> {
+    format!("{}/{}", metadata.namespace, metadata.name).into()
 }
 
 fn place(file: &str, line: Option<u32>) -> Arc<str> {
@@ -160,7 +286,7 @@ fn metadata(cursor: &Cursor<'_>, default_namespace: Option<&str>) -> Result<Meta
 
 fn spec(cursor: &Cursor<'_>) -> Result<(Spec, RuleLines), PolicyError> {
     let fields = cursor.fields(&["selector", "action", "mode", "rules"])?;
-    let rules = fields.required("rules")?.items(limits::RULES_PER_POLICY)?;
+    let (rules, lines) = rules(&fields, rule, |rule| &rule.name)?;
     let spec = Spec {
         selector: fields.optional("selector").map(|cursor| selector(&cursor)).transpose()?,
         action: fields.required("action")?.word(&[
@@ -168,12 +294,16 @@ fn spec(cursor: &Cursor<'_>) -> Result<(Spec, RuleLines), PolicyError> {
             ("Deny", Action::Deny),
             ("Require", Action::Require),
         ])?,
-        mode: fields.optional("mode").map_or(Ok(Mode::unwritten()), |cursor| {
-            cursor.word(&[("Enforce", Mode::Enforce), ("Shadow", Mode::Shadow)])
-        })?,
-        rules: named_apart(&rules, &fields.required("rules")?)?,
+        mode: mode(&fields)?,
+        rules,
     };
-    Ok((spec, rules.iter().map(Cursor::line).collect()))
+    Ok((spec, lines))
+}
+
+fn mode(fields: &Fields<'_>) -> Result<Mode, PolicyError> {
+    fields.optional("mode").map_or(Ok(Mode::unwritten()), |cursor| {
+        cursor.word(&[("Enforce", Mode::Enforce), ("Shadow", Mode::Shadow)])
+    })
 }
 
 fn selector(cursor: &Cursor<'_>) -> Result<BTreeMap<String, String>, PolicyError> {
@@ -197,18 +327,26 @@ fn is_label_value(text: &str) -> bool {
     text.is_empty() || text.parse::<Name>().is_ok()
 }
 
-fn named_apart(items: &[Cursor<'_>], list: &Cursor<'_>) -> Result<OneOf<Rule>, PolicyError> {
+/// The field `rules`, each rule read by `read`, and the line of each. No two have one name.
+fn rules<R>(
+    fields: &Fields<'_>,
+    read: impl Fn(&Cursor<'_>, usize) -> Result<R, PolicyError>,
+    name: impl Fn(&R) -> &Name,
+) -> Result<(OneOf<R>, RuleLines), PolicyError> {
+    let list = fields.required("rules")?;
+    let items = list.items(limits::RULES_PER_POLICY)?;
     let mut names: BTreeMap<Name, usize> = BTreeMap::new();
     let mut rules = Vec::new();
-    for (position, item) in (1_usize..).zip(items) {
-        let rule = rule(item, position)?;
-        if let Some(first) = names.insert(rule.name.clone(), position) {
-            let message = format!("rule {position} has the name of rule {first}: {}", rule.name);
+    for (position, item) in (1_usize..).zip(&items) {
+        let rule = read(item, position)?;
+        if let Some(first) = names.insert(name(&rule).clone(), position) {
+            let message = format!("rule {position} has the name of rule {first}: {}", name(&rule));
             return Err(item.error(Code::PolicyDuplicate, message));
         }
         rules.push(rule);
     }
-    OneOf::new(rules).ok_or_else(|| list.error(Code::PolicyIncomplete, "has no rules"))
+    let rules = OneOf::new(rules).ok_or_else(|| list.error(Code::PolicyIncomplete, "has no rules"))?;
+    Ok((rules, items.iter().map(Cursor::line).collect()))
 }
 
 fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
@@ -229,10 +367,7 @@ fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
         return Err(cursor.error(Code::PolicyIncomplete, message));
     }
     Ok(Rule {
-        name: match fields.name("name")? {
-            Some(name) => name,
-            None => default_name(cursor, position)?,
-        },
+        name: rule_name(cursor, &fields, position)?,
         from,
         to,
         jwt,
@@ -294,7 +429,10 @@ fn claim_value(cursor: &Cursor<'_>) -> Result<ClaimValue, PolicyError> {
     }
 }
 
-fn default_name(cursor: &Cursor<'_>, position: usize) -> Result<Name, PolicyError> {
+fn rule_name(cursor: &Cursor<'_>, fields: &Fields<'_>, position: usize) -> Result<Name, PolicyError> {
+    if let Some(name) = fields.name("name")? {
+        return Ok(name);
+    }
     let name = format!("rule-{position}");
     name.parse().map_err(|reason| cursor.error(Code::PolicyBadValue, format!("{name}: {reason}")))
 }
@@ -358,3 +496,5 @@ fn port(cursor: &Cursor<'_>) -> Result<u16, PolicyError> {
         _ => Err(cursor.error(Code::PolicyBadValue, format!("{number}: a port is between 1 and 65535"))),
     }
 }
+
+const FIELDS: [&str; 4] = ["apiVersion", "kind", "metadata", "spec"];

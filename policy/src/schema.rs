@@ -9,13 +9,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, js
 use crate::{
     ClaimName, ClaimTest, ClaimText, ClaimValue, Condition, Date, GrpcMethod, GrpcService, HostPattern,
     IpBlock, Method, Name, PathPattern, ServiceAccount, limits,
-    model::{Document, OneOf},
+    model::{AnyForm, OneOf},
 };
 
-/// The shape of one document of a policies file.
+/// The shape of one document of a policies file: that of one of the kinds, which `$defs` has by their names.
 pub fn schema() -> Schema {
     let settings = SchemaSettings::draft2020_12().with_transform(transform::RecursiveTransform(without_null));
-    settings.into_generator().into_root_schema_for::<Document<'_>>()
+    settings.into_generator().into_root_schema_for::<AnyForm<'_>>()
 }
 
 /// A field that is left out is not written: `null` is an error.
@@ -244,7 +244,22 @@ mod tests {
         ] {
             assert_eq!(fields(&schema["$defs"][kind]), known_at(&text), "{kind}");
         }
-        assert_eq!(fields(schema), known_at("zzzzzz: 1\n"));
+        for kind in ["AuthorizationPolicy", "EgressPolicy"] {
+            assert_eq!(fields(&schema["$defs"][kind]), known_at("zzzzzz: 1\n"), "{kind}");
+        }
+        let egress = |spec: &str| {
+            format!(
+                "apiVersion: sidegate.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: a, namespace: b}}\nspec: {spec}\n"
+            )
+        };
+        for (kind, spec) in [
+            ("egress-spec", "{zzzzzz: 1}"),
+            ("egress-rule", "{rules: [{zzzzzz: 1}]}"),
+            ("egress-source", "{rules: [{from: [{zzzzzz: 1}]}]}"),
+            ("egress-destination", "{rules: [{to: [{zzzzzz: 1}]}]}"),
+        ] {
+            assert_eq!(fields(&schema["$defs"][kind]), known_at(&egress(spec)), "{kind}");
+        }
     }
 
     #[test]
@@ -288,7 +303,12 @@ mod tests {
         let schema = schema.as_value();
         assert!(!schema.to_string().contains("null"), "{schema}");
         let required = |kind: &str| schema["$defs"][kind]["required"].to_string();
-        assert_eq!(schema["required"].to_string(), r#"["apiVersion","kind","metadata","spec"]"#);
+        for kind in ["AuthorizationPolicy", "EgressPolicy"] {
+            assert_eq!(required(kind), r#"["apiVersion","kind","metadata","spec"]"#);
+        }
+        assert_eq!(required("egress-spec"), r#"["rules"]"#);
+        assert_eq!(required("egress-rule"), r#"["to"]"#);
+        assert_eq!(required("egress-destination"), r#"["ports"]"#);
         assert_eq!(required("metadata"), r#"["name"]"#);
         assert_eq!(required("spec"), r#"["action","rules"]"#);
         assert_eq!(required("rule"), "null");

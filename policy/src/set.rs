@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use sidegate_codes::Code;
 
-use crate::{Policies, PolicyError, Sourced, index, limits};
+use crate::{Document, Egress, Policies, PolicyError, Sourced, egress, index, limits};
 
 /// Policies that were checked as a whole: names are unique, limits hold. In the order of their names, so that the
 /// order of files and documents never decides anything.
 #[derive(Clone, Debug, Default)]
 pub struct PolicySet {
-    policies: Vec<Sourced>,
+    documents: Vec<Document>,
 }
 
 /// The workload whose inbound traffic is judged, as selectors see it.
@@ -28,32 +28,43 @@ pub struct Workload<'a> {
 
 impl PolicySet {
     /// Checks the policies as a whole; every error is reported, not only the first.
-    pub fn new(mut policies: Vec<Sourced>) -> Result<Self, Vec<PolicyError>> {
+    pub fn new<D: Into<Document>>(policies: Vec<D>) -> Result<Self, Vec<PolicyError>> {
+        let mut documents: Vec<Document> = policies.into_iter().map(Into::into).collect();
         // Stable: of two policies with one name, the error names the one that was read later.
-        policies.sort_by(|a, b| a.name().cmp(b.name()));
+        documents.sort_by(|a, b| a.name().cmp(b.name()));
         let errors: Vec<_> =
-            duplicates(&policies).chain(over_limits(&policies)).chain(over_index(&policies)).collect();
-        if errors.is_empty() { Ok(Self { policies }) } else { Err(errors) }
+            duplicates(&documents).chain(over_limits(&documents)).chain(over_index(&documents)).collect();
+        if errors.is_empty() { Ok(Self { documents }) } else { Err(errors) }
     }
 
-    /// Every policy, in the order of names.
+    /// Every policy of every kind, in the order of names.
+    pub fn documents(&self) -> impl Iterator<Item = &Document> {
+        self.documents.iter()
+    }
+
+    /// Every authorization policy, in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = &Sourced> {
-        self.policies.iter()
+        self.documents.iter().filter_map(authorization)
     }
 
-    /// How many policies there are.
+    /// How many policies of all kinds there are.
     pub fn len(&self) -> usize {
-        self.policies.len()
+        self.documents.len()
     }
 
     /// Whether there are none. Such a set denies everything.
     pub fn is_empty(&self) -> bool {
-        self.policies.is_empty()
+        self.documents.is_empty()
     }
 
-    /// The policies that select the workload, in the order of names.
+    /// The policies of every kind that select the workload, in the order of names.
+    pub fn documents_selecting(&self, workload: &Workload<'_>) -> impl Iterator<Item = &Document> {
+        self.documents.iter().filter(move |document| selects(document, workload))
+    }
+
+    /// The authorization policies that select the workload, in the order of names.
     pub fn selecting(&self, workload: &Workload<'_>) -> impl Iterator<Item = &Sourced> {
-        self.policies.iter().filter(move |sourced| selects(sourced, workload))
+        self.documents_selecting(workload).filter_map(authorization)
     }
 
     /// Refuses rules for the workload that ask one of its `opaque` ports by name for something of HTTP, which no
@@ -68,15 +79,30 @@ impl PolicySet {
     pub fn compile(&self, workload: &Workload<'_>) -> Policies {
         Policies::compile(self.selecting(workload), workload.trust_domain)
     }
+
+    /// Where the set lets one workload go outside of the mesh.
+    pub fn compile_egress(&self, workload: &Workload<'_>) -> Egress {
+        let selecting = self.documents_selecting(workload).filter_map(|document| match document {
+            Document::Egress(sourced) => Some(sourced),
+            Document::Authorization(_) => None,
+        });
+        Egress::compile(selecting, workload.trust_domain)
+    }
+}
+
+fn authorization(document: &Document) -> Option<&Sourced> {
+    match document {
+        Document::Authorization(sourced) => Some(sourced),
+        Document::Egress(_) => None,
+    }
 }
 
 /// A policy selects by its labels within its own namespace, or everywhere if it is in the root namespace.
-fn selects(sourced: &Sourced, workload: &Workload<'_>) -> bool {
-    let policy = sourced.policy();
-    let namespace = policy.metadata.namespace.as_str();
+fn selects(document: &Document, workload: &Workload<'_>) -> bool {
+    let namespace = document.metadata().namespace.as_str();
     let in_scope = namespace == workload.namespace || workload.root_namespace == Some(namespace);
     let has_label = |(key, value): (&String, &String)| workload.labels.get(key) == Some(value);
-    in_scope && policy.spec.selector.iter().flatten().all(has_label)
+    in_scope && document.selector().into_iter().flatten().all(has_label)
 }
 
 fn asking_http_of(sourced: &Sourced, opaque: &[u16]) -> Vec<PolicyError> {
@@ -98,28 +124,31 @@ fn asking_http_of(sourced: &Sourced, opaque: &[u16]) -> Vec<PolicyError> {
     errors
 }
 
-fn duplicates(policies: &[Sourced]) -> impl Iterator<Item = PolicyError> {
+fn duplicates(policies: &[Document]) -> impl Iterator<Item = PolicyError> {
     policies.iter().zip(policies.iter().skip(1)).filter(|(a, b)| a.name() == b.name()).map(|(a, b)| {
         let message = format!("the policy {} is also written at {}", b.name(), a.source());
         b.error(Code::PolicyDuplicate, "metadata.name", message)
     })
 }
 
-fn over_limits(policies: &[Sourced]) -> Option<PolicyError> {
+fn over_limits(policies: &[Document]) -> Option<PolicyError> {
     let over = |what: &str, seen: usize, max: usize| {
         let last = policies.last().filter(|_| seen > max)?;
         let message = format!("{seen} {what} in all files; at most {max} are allowed");
         Some(last.error(Code::PolicyTooLarge, "spec.rules", message))
     };
     over("policies", policies.len(), limits::POLICIES)
-        .or_else(|| over("rules", policies.iter().map(|p| p.policy().spec.rules.len()).sum(), limits::RULES))
+        .or_else(|| over("rules", policies.iter().map(Document::rules).sum(), limits::RULES))
 }
 
 /// Rules of long lists multiply in the index; the policy with the most of them is the one to split.
-fn over_index(policies: &[Sourced]) -> Option<PolicyError> {
-    let size = |sourced: &Sourced| sum(sourced.policy().spec.rules.iter().map(index::size_of));
+fn over_index(policies: &[Document]) -> Option<PolicyError> {
+    let size = |document: &Document| match document {
+        Document::Authorization(sourced) => sum(sourced.policy().spec.rules.iter().map(index::size_of)),
+        Document::Egress(sourced) => sum(sourced.policy().spec.rules.iter().map(egress::size_of)),
+    };
     let all = sum(policies.iter().map(size));
-    let widest = policies.iter().max_by_key(|sourced| size(sourced));
+    let widest = policies.iter().max_by_key(|document| size(document));
     let widest = widest.filter(|_| all > limits::INDEXED)?;
     let message = format!(
         "names {} combinations of caller, port and path segment, all files {all}; at most {} are allowed",
@@ -146,7 +175,7 @@ mod tests {
         )
     }
 
-    fn read(file: &str, text: &str, namespace: &str) -> Vec<Sourced> {
+    fn read(file: &str, text: &str, namespace: &str) -> Vec<Document> {
         parse_yaml(file, text, Some(namespace)).unwrap()
     }
 

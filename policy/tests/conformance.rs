@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf};
 use serde::Deserialize;
 use sidegate_identity::SpiffeId;
 use sidegate_policy::{
-    Claims, Http, Policies, PolicyError, PolicySet, Request, Source, Workload, parse_yaml,
+    Claims, Egress, Http, Named, Outside, Policies, PolicyError, PolicySet, Request, Source, Verdict,
+    Workload, parse_yaml,
 };
 
 #[derive(Deserialize)]
@@ -27,7 +28,27 @@ struct Case {
     policies: String,
     #[serde(default)]
     workload: Selected,
+    #[serde(default)]
     requests: Vec<Asked>,
+    #[serde(default)]
+    leaving: Vec<Leaving>,
+}
+
+/// What the workload wants from outside of the mesh.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Leaving {
+    from: String,
+    host: Option<String>,
+    sni: Option<String>,
+    /// The one address that the name has, or that the connection goes to.
+    ip: IpAddr,
+    port: u16,
+    #[serde(default)]
+    in_mesh: bool,
+    #[serde(default = "moment", deserialize_with = "time::serde::rfc3339::deserialize")]
+    at: time::OffsetDateTime,
+    want: Want,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +139,15 @@ fn every_request_of_the_vectors_gets_the_verdict_it_must_get() {
             requests += 1;
         }
     }
+    let mut leaving = 0;
+    for case in vectors().into_iter().flat_map(|vectors| vectors.cases) {
+        let egress = case.egress();
+        for asked in &case.leaving {
+            assert_eq!(asked.judged(&egress), asked.want, "in {:?}: {asked:#?}", case.name);
+            leaving += 1;
+        }
+    }
+    assert!(leaving > 20, "only {leaving} that leave: are the vectors found?");
     assert!(requests > 100, "only {requests} requests: are the vectors found?");
 }
 
@@ -139,11 +169,50 @@ fn every_text_that_must_not_load_is_refused_with_its_code_and_place() {
 
 impl Case {
     fn compile(&self) -> Policies {
+        self.set().compile(&self.workload())
+    }
+
+    fn egress(&self) -> Egress {
+        self.set().compile_egress(&self.workload())
+    }
+
+    fn set(&self) -> PolicySet {
         // A mesh without any policy has no file either: an empty file is an error.
         let set = if self.policies.is_empty() { Ok(PolicySet::default()) } else { load(&self.policies) };
-        let set = set.unwrap_or_else(|errors| panic!("in {:?}: {errors:?}", self.name));
+        set.unwrap_or_else(|errors| panic!("in {:?}: {errors:?}", self.name))
+    }
+
+    fn workload(&self) -> Workload<'_> {
         let Selected { namespace, labels, trust_domain, root_namespace } = &self.workload;
-        set.compile(&Workload { namespace, labels, trust_domain, root_namespace: root_namespace.as_deref() })
+        Workload { namespace, labels, trust_domain, root_namespace: root_namespace.as_deref() }
+    }
+}
+
+impl Leaving {
+    /// As a sidecar does: by the name first, where there is one, and then by the address.
+    fn judged(&self, egress: &Egress) -> Want {
+        let identity = SpiffeId::parse(&self.from).expect("a vector names valid IDs");
+        let host = self.host.as_deref().map(Named::Host);
+        let outside = Outside {
+            identity: Some(&identity),
+            name: host.or(self.sni.as_deref().map(Named::ServerName)),
+            port: self.port,
+            now: u64::try_from(self.at.unix_timestamp()).expect("a vector plays after 1970"),
+        };
+        let by_address = egress.judge_address(&outside, self.ip, self.in_mesh);
+        let by_name = outside.name.map(|_| egress.judge_name(&outside));
+        let decision = by_name.filter(|decision| decision.verdict == Verdict::Deny).unwrap_or(by_address);
+        Want {
+            verdict: format!("{:?}", decision.verdict),
+            code: decision.code.map(|code| code.id().to_owned()),
+            policy: decision.policy.map(ToString::to_string),
+            rule: decision.rule.map(ToString::to_string),
+            pattern: None,
+            shadow: decision.shadow.map(|verdict| format!("{verdict:?}")),
+            shadow_policy: decision.shadow_policy.map(ToString::to_string),
+            shadow_rule: decision.shadow_rule.map(ToString::to_string),
+            nearest: self.want.nearest.as_ref().and(egress.nearest(&outside, Some(self.ip), self.in_mesh)),
+        }
     }
 }
 

@@ -4,24 +4,33 @@
 use std::{collections::BTreeMap, fs, net::IpAddr};
 
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Claims, Decision, Http, Policies, PolicySet, Request, Source, Workload, parse_yaml};
+use sidegate_policy::{
+    Claims, Decision, Egress, Http, Named, Outside, Policies, PolicySet, Request, Source, Workload,
+    parse_yaml,
+};
 
 /// A fenced block: its language, and its text.
 type Block = (String, String);
 
 #[test]
 fn every_example_of_the_page_loads_and_decides_as_written() {
-    let mut policies = Policies::default();
+    let (mut policies, mut egress) = (Policies::default(), Egress::default());
     let (mut examples, mut verdicts) = (0, 0);
     for (language, text) in blocks() {
         match language.as_str() {
             "yaml" => {
-                policies = compile(&text);
+                (policies, egress) = compile(&text);
                 examples += 1;
             }
             "verdicts" => {
                 for line in text.lines() {
                     check(&policies, line);
+                    verdicts += 1;
+                }
+            }
+            "egress" => {
+                for line in text.lines() {
+                    check_leaving(&egress, line);
                     verdicts += 1;
                 }
             }
@@ -41,15 +50,37 @@ fn the_error_that_the_page_shows_is_the_one_that_is_printed() {
     assert_eq!(shown.as_deref().map(str::trim), Some(error.to_string().as_str()));
 }
 
-fn compile(text: &str) -> Policies {
+fn compile(text: &str) -> (Policies, Egress) {
     let policies = parse_yaml("docs/policy.md", text, None).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let set = PolicySet::new(policies).unwrap_or_else(|errors| panic!("{errors:?}\n{text}"));
-    set.compile(&Workload {
+    let workload = Workload {
         namespace: "shop",
         labels: &BTreeMap::from([("app".to_owned(), "payments".to_owned())]),
         trust_domain: "shop.test",
         root_namespace: Some("sidegate"),
-    })
+    };
+    (set.compile(&workload), set.compile_egress(&workload))
+}
+
+/// `WORKLOAD host|sni|none NAME PORT at ADDRESS = Allow RULE`, or a code instead of `Allow`.
+fn check_leaving(egress: &Egress, line: &str) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [workload, word, name, port, "at", ip, "=", wanted, rule @ ..] = &words[..] else {
+        panic!("not a verdict of egress: {line:?}");
+    };
+    let identity = SpiffeId::parse(workload).expect("the page names valid IDs");
+    let name = match *word {
+        "host" => Some(Named::Host(name)),
+        "sni" => Some(Named::ServerName(name)),
+        "none" => None,
+        other => panic!("{other:?} is no way to ask for a name"),
+    };
+    let port = port.parse().expect("the page has valid ports");
+    let outside = Outside { identity: Some(&identity), name, port, now: 1_780_000_000 };
+    let ip = ip.parse().expect("the page has valid addresses");
+    let Decision { code, rule: decided, .. } = egress.judge_address(&outside, ip, false);
+    assert_eq!(code.map_or("Allow", |code| code.id()), *wanted, "{line}");
+    assert_eq!(decided.map(|rule| &**rule), rule.first().copied(), "{line}");
 }
 
 /// `CALLER METHOD PATH [HEADER=VALUE…] [{CLAIMS}] = Allow RULE`, or a code instead of `Allow`.

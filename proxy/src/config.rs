@@ -39,7 +39,6 @@ use sidegate_identity::{
 };
 
 pub use capture::{Capture, IpProtocol, ResolversUnknown, Selection, Traffic};
-pub use captured::{CapturedOutbound, Passthrough};
 pub use error::{ConfigError, Fault};
 pub use forward::Forward;
 pub(crate) use forward::ForwardTo;
@@ -66,6 +65,8 @@ pub struct Config {
     pub workload: Workload,
     /// Where identity, policies, services and bundles come from.
     pub source: Source,
+    /// What becomes of what no rule lets out of the mesh, as long as no control plane says.
+    pub egress: EgressDefault,
     /// Where the last good state is kept across restarts. `None`: nowhere.
     pub cache: Option<PathBuf>,
     /// Whose tokens are taken. `None`: none is looked at.
@@ -130,6 +131,17 @@ pub struct Files {
     pub identity: Identity,
     /// A policy file or a folder of them.
     pub policies: PathBuf,
+}
+
+/// What becomes of what wants to leave the mesh and is named by no rule of an `EgressPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "egress-default")]
+pub enum EgressDefault {
+    /// It is refused.
+    #[default]
+    Deny,
+    /// It leaves, if it goes to the public Internet, and is recorded as what `Deny` would have refused.
+    Allow,
 }
 
 /// Where certificate and bundles come from without a control plane.
@@ -209,7 +221,7 @@ pub enum LeadsTo {
     /// The same for clients that know that this is a proxy and may ask it for tunnels.
     Proxy(ByHost),
     /// Whatever the application wanted to connect to before the kernel led it here.
-    Captured(CapturedOutbound),
+    Captured,
 }
 
 /// A service that outbound ports lead to, as far as the file speaks of it.
@@ -313,7 +325,12 @@ impl Config {
 impl Outbound {
     /// Whether connections arrive there that were sent elsewhere.
     pub(crate) fn is_captured(&self) -> bool {
-        matches!(self.leads_to, LeadsTo::Captured(_))
+        matches!(self.leads_to, LeadsTo::Captured)
+    }
+
+    /// Whether what is no service's may be somebody's outside of the mesh.
+    pub(crate) fn may_lead_outside(&self) -> bool {
+        matches!(self.leads_to, LeadsTo::Captured | LeadsTo::Proxy(_))
     }
 }
 
@@ -323,14 +340,14 @@ impl LeadsTo {
         match self {
             Self::One(service) => std::slice::from_ref(service),
             Self::ByHost(table) | Self::Proxy(table) => table.services(),
-            Self::Captured(_) => &[],
+            Self::Captured => &[],
         }
     }
 
     /// The services of which a host chooses. `None`: there is nothing to choose.
     pub(crate) fn by_host(&self) -> Option<&ByHost> {
         match self {
-            Self::One(_) | Self::Captured(_) => None,
+            Self::One(_) | Self::Captured => None,
             Self::ByHost(table) | Self::Proxy(table) => Some(table),
         }
     }

@@ -352,8 +352,10 @@ const VERDICT: Label = Label {
     name: "verdict",
     values: "`allowed`; `denied`: by policy; `would_deny`: admitted under `enforcement: Observe`; `failed`: for another reason than policy",
 };
-const TLS: Label =
-    Label { name: "tls", values: "`mutual`; `plaintext`: refused as such; `failed`: no link came about" };
+const TLS: Label = Label {
+    name: "tls",
+    values: "`mutual`; `plaintext`: refused as such, or out of the mesh by an EgressPolicy; `failed`: no link came about",
+};
 const CODE: Label = Label { name: "code", values: "why not, as in `SG0202`; `none`: it was admitted" };
 const POLICY: Label =
     Label { name: "policy", values: "`namespace/name` of the policy that decided; `none`: no rule matched" };

@@ -259,6 +259,7 @@ impl InForce {
             labels: config.workload.labels.clone(),
             root_namespace: None,
             enforcement: Enforcement::Enforce,
+            egress: None,
             trust: Arc::clone(trust),
             policies: policy_set(config, &texts)?,
             services: BTreeMap::new(),

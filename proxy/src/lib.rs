@@ -19,6 +19,7 @@ mod check;
 mod contain;
 mod control;
 mod drain;
+mod egress;
 mod error;
 mod files;
 mod healthcheck;

@@ -7,6 +7,7 @@
 
 mod captured;
 mod choose;
+mod leaving;
 mod proxy;
 mod ruled;
 
@@ -44,13 +45,12 @@ use crate::{
 
 use captured::Admitted;
 
-/// One outbound connection, start to end. Only one that was captured can lead past the mesh.
+/// One outbound connection, start to end.
 pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) {
     match captured::admit(&accepted, port, worker) {
         Ok(Admitted::Mesh(way)) => serve_mesh(accepted, way, worker).await,
-        Ok(Admitted::Passthrough(original, way, name)) => {
-            captured::pass_through(accepted, original, way, name, worker).await;
-        }
+        Ok(Admitted::Leaving(leave, way)) => leaving::pass_through(accepted, leave, way, worker).await,
+        Ok(Admitted::Unread(original, way)) => leaving::read(accepted, original, way, worker).await,
         Err((called, error)) => worker.refused(Direction::Outbound, accepted.downstream, called, &error),
     }
 }
@@ -93,7 +93,12 @@ async fn forward(
     let reads =
         Rules { paths, upgrades: &port.port.upgrades, limits: &worker.limits, removes_identity: false };
     let checked = Checked::new(request, reads)?;
-    let chosen = choose::by_host(&snapshot, connection.way, checked.host())?;
+    let chosen = match choose::by_host(&snapshot, connection.way, checked.host()) {
+        Err(Error::UnknownHost(_) | Error::UnknownDestination(_)) if connection.may_leave(&snapshot) => {
+            return leaving::request(checked, version, connection.way, record, worker).await;
+        }
+        chosen => chosen?,
+    };
     match route::rule(chosen.name, chosen.service, &checked)? {
         None => send(checked, version, chosen.reach(worker), record).await,
         Some(matched) => {
@@ -147,7 +152,7 @@ async fn opaque(
     let snapshot = worker.mesh.snapshot();
     let leads_to = &snapshot.outbound[way.port].port.leads_to;
     // A server that has spoken is the right one; a client that has may still name another.
-    let is_only_one = matches!(leads_to, LeadsTo::One(_) | LeadsTo::Captured(_));
+    let is_only_one = matches!(leads_to, LeadsTo::One(_) | LeadsTo::Captured);
     let candidate = candidate.filter(|ready| ready.has_read() || is_only_one);
     let (mut record, candidate) = match candidate.map(Rewound::into_parts) {
         Some((said, ready)) => (ready.record, Some(Rewound::new(said, ready.link))),
@@ -175,7 +180,7 @@ async fn opaquely<'a>(
     worker: &Worker,
 ) -> Result<(Chosen<'a>, Rewound<TcpStream>), Error> {
     let route = &snapshot.outbound[way.port];
-    if let LeadsTo::One(_) | LeadsTo::Captured(_) = route.port.leads_to {
+    if let LeadsTo::One(_) | LeadsTo::Captured = route.port.leads_to {
         return Ok((choose::nameless(snapshot, way)?, stream));
     }
     let (name, mut stream) = detect::server_name(stream, worker.limits.detect_timeout).await?;
@@ -229,6 +234,19 @@ struct Way {
     port: usize,
     /// Where it was going before it was captured.
     captured: Option<OrigDst>,
+}
+
+impl Connection {
+    /// Whether what is no service's may be somebody's outside of the mesh. An address in doubt is none of theirs.
+    fn may_leave(&self, snapshot: &Snapshot) -> bool {
+        match &snapshot.outbound[self.way.port].port.leads_to {
+            LeadsTo::Proxy(_) => true,
+            LeadsTo::Captured => {
+                self.way.captured.is_some_and(|original| !snapshot.called_at.is_claimed(original.address()))
+            }
+            LeadsTo::One(_) | LeadsTo::ByHost(_) => false,
+        }
+    }
 }
 
 impl Way {

@@ -16,9 +16,10 @@ use sidegate_identity::{
     SpiffeId, TrustBundles,
     tls::{ClientAuth, Credentials, Expected, client_config_by, server_config_by},
 };
-use sidegate_policy::{Policies, PolicySet, Workload};
+use sidegate_policy::{Egress, Policies, PolicySet, Workload};
 use tokio::sync::watch;
 
+pub(crate) use crate::config::EgressDefault;
 pub(crate) use called_at::CalledAt;
 
 use crate::{
@@ -39,6 +40,10 @@ pub(crate) struct Snapshot {
     pub(crate) trust: Arc<TrustBundles>,
     /// The policies that select this workload.
     pub(crate) policies: Arc<Policies>,
+    /// Where this workload may go outside of the mesh.
+    pub(crate) egress: Arc<Egress>,
+    /// What becomes of what those policies do not name.
+    pub(crate) egress_default: EgressDefault,
     /// Whether denials are applied.
     pub(crate) enforcement: Enforcement,
     /// Whose tokens are taken.
@@ -51,7 +56,8 @@ pub(crate) struct Snapshot {
     pub(crate) outbound: Arc<[Route]>,
     /// Every service that is known, whichever port leads to it.
     pub(crate) services: Services,
-    /// The same by the addresses at which the application calls them; empty unless a port takes captured connections.
+    /// The same by the addresses at which the application calls them; empty unless a port
+    /// takes captured connections or is a proxy.
     pub(crate) called_at: CalledAt,
     /// Whether policies and services have been told at all; before that nothing is ready.
     pub(crate) is_complete: bool,
@@ -127,6 +133,8 @@ pub(crate) struct MeshState {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) root_namespace: Option<String>,
     pub(crate) enforcement: Enforcement,
+    /// `None`: as the sidecar's own file says.
+    pub(crate) egress: Option<EgressDefault>,
     pub(crate) trust: Arc<TrustBundles>,
     pub(crate) policies: PolicySet,
     pub(crate) services: BTreeMap<ServiceName, Target>,
@@ -167,6 +175,7 @@ struct Parts {
     credentials: Option<Credentials>,
     trust: Arc<TrustBundles>,
     policies: Arc<Policies>,
+    egress: Arc<Egress>,
     /// Of the snapshot before, with the keys that are known.
     issuers: Arc<Issuers>,
     /// The rate limits of the snapshot before.
@@ -191,6 +200,7 @@ impl Publisher {
             credentials: None,
             trust: Arc::default(),
             policies: Arc::default(),
+            egress: Arc::default(),
             issuers: Arc::default(),
             rates: Kept::default(),
             generation: 0,
@@ -315,12 +325,14 @@ impl Parts {
 
     fn compile(&mut self) {
         let Some(mesh) = &self.mesh else { return };
-        self.policies = Arc::new(mesh.policies.compile(&Workload {
+        let workload = Workload {
             namespace: &self.config.workload.namespace,
             labels: &mesh.labels,
             trust_domain: self.config.trust_domain.as_str(),
             root_namespace: mesh.root_namespace.as_deref(),
-        }));
+        };
+        self.policies = Arc::new(mesh.policies.compile(&workload));
+        self.egress = Arc::new(mesh.policies.compile_egress(&workload));
     }
 
     fn snapshot(&mut self) -> Snapshot {
@@ -344,7 +356,7 @@ impl Parts {
             port: port.clone(),
             services: port.leads_to.services().iter().map(|name| services.get(name).cloned()).collect(),
         };
-        let called_at = if self.config.outbound.iter().any(Outbound::is_captured) {
+        let called_at = if self.config.outbound.iter().any(Outbound::may_lead_outside) {
             CalledAt::new(&services, &self.config.services)
         } else {
             CalledAt::default()
@@ -353,6 +365,11 @@ impl Parts {
             secured,
             trust: Arc::clone(&self.trust),
             policies: Arc::clone(&self.policies),
+            egress: Arc::clone(&self.egress),
+            egress_default: self
+                .mesh
+                .as_ref()
+                .map_or(EgressDefault::Deny, |mesh| mesh.egress.unwrap_or(self.config.egress)),
             enforcement: self.mesh.as_ref().map_or(Enforcement::Enforce, |mesh| mesh.enforcement),
             issuers: Arc::clone(&self.issuers),
             inbound: self.config.inbound.clone().into(),

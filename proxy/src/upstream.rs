@@ -1,8 +1,9 @@
 //! The far side of the path. `app` sends to the local application and takes nothing without a `Permit`; `peer` sends
-//! to another sidecar over mutual TLS and takes nothing without a chosen endpoint; `passthrough` leaves the mesh. Both share one pool per worker.
+//! to another sidecar over mutual TLS and takes nothing without a chosen endpoint; `outside` leaves the mesh
+//! and takes nothing without a `Leave`. All share one pool per worker.
 
 pub(crate) mod app;
-pub(crate) mod passthrough;
+pub(crate) mod outside;
 pub(crate) mod peer;
 
 mod connection;

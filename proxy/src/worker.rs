@@ -57,6 +57,9 @@ pub(crate) struct Worker {
     /// The ports of the sidecar itself, to which nothing is forwarded.
     pub(crate) own_ports: Arc<[u16]>,
     pub(crate) pool: Rc<Pool>,
+    /// The names of those who are outside of the mesh. Apart from the application's: a flood of the ones does not keep
+    /// the others from being looked up.
+    pub(crate) outside: Names,
     pub(crate) balancer: Balancer,
     pub(crate) chance: Chance,
     pub(crate) copies: Copies,
@@ -112,6 +115,7 @@ impl Worker {
             inbound_tasks,
             own_ports,
             pool,
+            outside: Names::of_system(),
             balancer,
             chance: Chance::new(seed),
             copies: Copies::default(),
@@ -245,6 +249,8 @@ impl Worker {
         loop {
             tokio::time::sleep(PRUNE).await;
             self.pool.prune();
+            // An answer serves what asks within a second, and nobody later.
+            self.outside.refresh(|_| false).await;
             self.balancer.prune(&self.mesh.load().services);
         }
     }

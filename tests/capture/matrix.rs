@@ -15,7 +15,7 @@ tests![
     another_spelling_of_an_address_leads_nowhere_else,
     what_is_not_tcp_does_not_leave,
     an_unknown_destination_is_refused_and_named,
-    only_a_named_pass_through_leaves_in_plaintext,
+    only_what_a_rule_of_egress_names_leaves_in_plaintext,
     a_stranger_reaches_nothing_without_an_svid,
     without_its_sidecar_an_application_is_reached_by_nobody,
 ];
@@ -177,16 +177,16 @@ fn an_unknown_destination_is_refused_and_named(backend: Backend) {
     let world = World::new(backend);
     for address in ["10.77.0.9:80", "[fd77::9]:7777", "192.0.2.1:443", "10.77.0.2:8081"] {
         assert_eq!(world.call(Of::Orders, APP, &["say", address, MARKER]), "closed", "{address}");
-        world.wait_for("orders-sidecar", &format!("{address} belongs to no known service"));
+        world.wait_for("orders-sidecar", &format!("{address}: rule legacy of shop/orders-out: it is"));
     }
-    assert!(world.said("orders-sidecar").contains("SG0104"));
+    assert!(world.said("orders-sidecar").contains("SG0220"));
     // A service whose endpoint is somebody else: an error, and no byte in plaintext.
     let answer = world.call(Of::Orders, APP, &["get", "10.96.0.8:80", OPEN]);
     assert!(answer.starts_with("502 unavailable"), "{answer}");
     nothing_in_plaintext(&world);
 }
 
-fn only_a_named_pass_through_leaves_in_plaintext(backend: Backend) {
+fn only_what_a_rule_of_egress_names_leaves_in_plaintext(backend: Backend) {
     let world = World::new(backend);
     assert_eq!(world.call(Of::Orders, APP, &["say", "10.77.0.9:7777", MARKER]), "echo PLAINTEXT");
     // The same bytes are what the sniffer would have seen in every other test.

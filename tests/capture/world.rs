@@ -254,6 +254,14 @@ spec:
   - name: orders-http2
     from: [{serviceAccounts: [shop/orders]}]
     to: [{ports: [8082], paths: [/open/**]}]
+---
+apiVersion: sidegate.dev/v1alpha1
+kind: EgressPolicy
+metadata: {name: orders-out, namespace: shop}
+spec:
+  selector: {app: orders}
+  rules:
+  - {name: legacy, to: [{ipBlocks: [10.77.0.9], ports: [7777]}]}
 ";
 
 /// The application calls payments by the addresses of its hosts, or of a load balancer that no host has.
@@ -266,9 +274,7 @@ policies: policy.yaml
 inbound:
 - {listen: '[::]:15106', forward: captured, ports: [{port: 8080, protocol: http}]}
 outbound:
-- listen: '127.0.0.1:15101'
-  captured:
-    passthrough: [{name: legacy, cidrs: [10.77.0.9/32], ports: [7777]}]
+- {listen: '127.0.0.1:15101', captured: {}}
 - {listen: '[::1]:15101', captured: {}}
 services:
 - name: payments

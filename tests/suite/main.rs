@@ -9,6 +9,7 @@ mod control;
 mod corners;
 mod corners_h2;
 mod downgrade;
+mod egress;
 mod expectations;
 mod federation;
 mod fenced;

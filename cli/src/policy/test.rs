@@ -1,6 +1,7 @@
 //! `sidegate policy test`: requests, and what each must get. The format is the one of the conformance vectors.
 
 mod document;
+mod leaving;
 
 use std::{
     fmt::Write,
@@ -81,7 +82,7 @@ fn run_file(path: &Path) -> Result<Vec<Outcome>, Failure> {
         outcomes.push(Outcome {
             file: file.clone(),
             name: case.name.clone(),
-            requests: case.requests.len(),
+            requests: case.requests.len() + case.leaving.len(),
             failures: run_case(case, path)?,
         });
     }
@@ -95,7 +96,8 @@ fn run_file(path: &Path) -> Result<Vec<Outcome>, Failure> {
 }
 
 fn run_case(case: &Case, file: &Path) -> Result<Vec<Miss>, Failure> {
-    let policies = case.policies(file)?.set.compile(&case.workload.workload());
+    let set = case.policies(file)?.set;
+    let policies = set.compile(&case.workload.workload());
     let mut misses = Vec::new();
     for (position, asked) in (1..).zip(&case.requests) {
         let identity = match &asked.from {
@@ -103,12 +105,28 @@ fn run_case(case: &Case, file: &Path) -> Result<Vec<Miss>, Failure> {
             None => None,
         };
         let explanation = policies.explain(&asked.request(identity.as_ref()));
-        if !asked.want.is_met_by(&explanation) {
+        if !asked.want.is_met_by(&explanation.decision, explanation.nearest.as_deref()) {
             misses.push(Miss {
                 request: Some(position),
                 asked: asked.to_string(),
                 want: asked.want.to_string(),
                 got: got(&explanation),
+            });
+        }
+    }
+    let egress = set.compile_egress(&case.workload.workload());
+    for (position, leaving) in (1..).zip(&case.leaving) {
+        let identity = files::identity(&leaving.from, Some(&case.workload.trust_domain))?;
+        let (decision, nearest) = leaving.judged(&egress, &identity);
+        if !leaving.want.is_met_by(&decision, nearest.as_deref()) {
+            misses.push(Miss {
+                request: Some(case.requests.len() + position),
+                asked: leaving.to_string(),
+                want: leaving.want.to_string(),
+                got: match (decision.verdict, nearest) {
+                    (Verdict::Allow, _) => "Allow".to_owned(),
+                    (Verdict::Deny, nearest) => format!("Deny: {}", nearest.unwrap_or_default()),
+                },
             });
         }
     }

@@ -13,6 +13,16 @@ pub(super) fn sections(title: &str, schema: &Value) -> String {
     page.text
 }
 
+/// The sections of each of the kinds of documents that `schema` describes, which are among its `$defs`.
+pub(super) fn sections_of(kinds: &[&str], schema: &Value) -> String {
+    let mut page = Page { root: schema, text: String::new(), kinds: BTreeMap::new() };
+    for kind in kinds {
+        page.object(kind, &format!("{kind}."), &schema["$defs"][*kind]);
+    }
+    page.kinds();
+    page.text
+}
+
 struct Page<'a> {
     root: &'a Value,
     text: String,

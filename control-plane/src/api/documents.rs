@@ -1,7 +1,7 @@
 //! The API's documents, each made from the parts that know. Times are RFC 3339 in UTC; what is absent is null.
 
 use serde::Serialize;
-use sidegate_policy::{Action, Mode, Sourced};
+use sidegate_policy::{Action, Document, Mode};
 
 use super::Shown;
 use crate::{
@@ -221,7 +221,8 @@ pub(super) struct Policies {
 #[derive(Serialize)]
 struct Policy {
     name: String,
-    action: Action,
+    /// Of an egress policy, which has none: `Egress`.
+    action: &'static str,
     mode: Mode,
     source: String,
     selects: Vec<String>,
@@ -232,7 +233,7 @@ impl Policies {
     pub(super) fn of(shown: &Shown) -> Self {
         let mesh = shown.mesh.borrow().clone();
         let loaded = mesh.policies.as_deref();
-        let policies = loaded.into_iter().flat_map(|loaded| loaded.set.iter());
+        let policies = loaded.into_iter().flat_map(|loaded| loaded.set.documents());
         Self {
             api_version: API_VERSION,
             policies: policies.map(|policy| Policy::of(policy, &mesh)).collect(),
@@ -241,27 +242,41 @@ impl Policies {
 }
 
 impl Policy {
-    fn of(sourced: &Sourced, mesh: &Mesh) -> Self {
-        let spec = &sourced.policy().spec;
+    fn of(document: &Document, mesh: &Mesh) -> Self {
+        let (action, mode, rules) = match document {
+            Document::Authorization(sourced) => {
+                let spec = &sourced.policy().spec;
+                let action = match spec.action {
+                    Action::Allow => "Allow",
+                    Action::Deny => "Deny",
+                    Action::Require => "Require",
+                };
+                (action, spec.mode, spec.rules.iter().map(|rule| rule.name.to_string()).collect())
+            }
+            Document::Egress(sourced) => {
+                let spec = &sourced.policy().spec;
+                ("Egress", spec.mode, spec.rules.iter().map(|rule| rule.name.to_string()).collect())
+            }
+        };
         Self {
-            name: sourced.name().to_string(),
-            action: spec.action,
-            mode: spec.mode,
-            source: sourced.source().to_string(),
-            selects: selected(sourced, mesh),
-            rules: spec.rules.iter().map(|rule| rule.name.to_string()).collect(),
+            name: document.name().to_string(),
+            action,
+            mode,
+            source: document.source().to_string(),
+            selects: selected(document, mesh),
+            rules,
         }
     }
 }
 
 /// The services whose workloads the policy selects, as distribution selects them.
-fn selected(sourced: &Sourced, mesh: &Mesh) -> Vec<String> {
+fn selected(document: &Document, mesh: &Mesh) -> Vec<String> {
     let Some(policies) = &mesh.policies else {
         return Vec::new();
     };
     let selects = |service: &&crate::config::Service| {
         let workload = discovery::workload_of(mesh, service);
-        policies.set.selecting(&workload).any(|selecting| selecting.name() == sourced.name())
+        policies.set.documents_selecting(&workload).any(|selecting| selecting.name() == document.name())
     };
     mesh.config.services.iter().filter(selects).map(|service| service.name.to_string()).collect()
 }

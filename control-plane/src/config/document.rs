@@ -15,7 +15,7 @@ use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{
-    Config, Enforcement, Federated, RegistryPlace, Service, ServiceName, TokenDigest,
+    Config, EgressDefault, Enforcement, Federated, RegistryPlace, Service, ServiceName, TokenDigest,
     bounds::{Bounds, LEAF_LIFE, REPORT_INTERVAL, RETENTION, ROOT_LIFE},
     control_plane_identity, is_label,
     registry::RegistryDocument,
@@ -63,6 +63,9 @@ pub(super) struct Document {
     /// What sidecars do with a denial.
     #[serde(default = "enforce")]
     enforcement: Enforcement,
+    /// What becomes of what wants to leave the mesh and is named by no rule of an `EgressPolicy`.
+    #[serde(default = "deny")]
+    egress: EgressDefault,
     /// The folder of the policies.
     #[schemars(with = "schema::File")]
     policies: PathBuf,
@@ -209,6 +212,7 @@ impl Check {
             trust_domain,
             root_namespace,
             enforcement: document.enforcement,
+            egress: document.egress,
             policies: folder.join(document.policies),
             quarantine: folder.join(document.quarantine),
             state: folder.join(document.state),
@@ -424,6 +428,10 @@ fn display(error: impl std::fmt::Display) -> String {
 
 fn quarantine() -> PathBuf {
     "quarantine.yaml".into()
+}
+
+fn deny() -> EgressDefault {
+    EgressDefault::Deny
 }
 
 fn enforce() -> Enforcement {

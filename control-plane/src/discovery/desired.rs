@@ -97,8 +97,8 @@ fn policies(mesh: &Mesh, workload: &Service) -> Vec<Arc<Resource>> {
     };
     policies
         .set
-        .selecting(&workload_of(mesh, workload))
-        .filter_map(|sourced| policies.resources.get(sourced.name()).cloned())
+        .documents_selecting(&workload_of(mesh, workload))
+        .filter_map(|document| policies.resources.get(document.name()).cloned())
         .collect()
 }
 

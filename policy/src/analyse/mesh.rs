@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{Entry, Finding, Lint, Surroundings};
-use crate::{PolicySet, Workload, model::Peer};
+use crate::{Document, PolicySet, Workload, model::Peer};
 
 /// Policies that select no service.
 pub(super) fn selecting_nothing(set: &PolicySet, known: &Surroundings<'_>) -> Vec<Finding> {
@@ -19,26 +19,26 @@ pub(super) fn selecting_nothing(set: &PolicySet, known: &Surroundings<'_>) -> Ve
         root_namespace: known.root_namespace,
     });
     let selecting: BTreeSet<&Arc<str>> = workloads
-        .flat_map(|workload| set.selecting(&workload).map(crate::Sourced::name).collect::<Vec<_>>())
+        .flat_map(|workload| set.documents_selecting(&workload).map(Document::name).collect::<Vec<_>>())
         .collect();
-    let finding = |sourced: &crate::Sourced| Finding {
+    let finding = |policy: &Document| Finding {
         lint: Lint::SelectsNothing,
         severity: Lint::SelectsNothing.severity(),
-        policy: Arc::clone(sourced.name()),
+        policy: Arc::clone(policy.name()),
         rule: None,
-        source: Arc::clone(sourced.source()),
+        source: Arc::clone(policy.source()),
         related: None,
-        why: match &sourced.policy().spec.selector {
+        why: match policy.selector() {
             Some(labels) => {
                 let labels: Vec<String> =
                     labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
                 format!("no service in its reach has the labels {{{}}}", labels.join(", "))
             }
-            None => format!("no service is in namespace {}", sourced.policy().metadata.namespace),
+            None => format!("no service is in namespace {}", policy.metadata().namespace),
         },
         fix: "correct the namespace or the labels, or delete the policy".to_owned(),
     };
-    set.iter().filter(|sourced| !selecting.contains(sourced.name())).map(finding).collect()
+    set.documents().filter(|policy| !selecting.contains(policy.name())).map(finding).collect()
 }
 
 /// Who is there, of the own trust domain.

@@ -17,6 +17,11 @@ impl IpBlock {
         self.0.contains(&ip.to_canonical())
     }
 
+    /// Whether every address of the block is in `range`.
+    pub(crate) fn is_within(&self, range: IpNet) -> bool {
+        range.contains(&self.0)
+    }
+
     /// Whether the block holds every address of another.
     pub(crate) fn covers(&self, narrow: &Self) -> bool {
         self.0.contains(&narrow.0)

@@ -10,7 +10,7 @@ use proptest::{
 };
 use serde_json::{Map, Value, json};
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Claims, Http, Request, Source, Sourced, parse_json};
+use sidegate_policy::{Claims, Document, Http, Request, Source, Sourced, parse_json};
 
 const IDENTITIES: &[&str] = &[
     "spiffe://shop.test/ns/shop/sa/web",
@@ -207,6 +207,8 @@ fn named(prefix: &str, specs: Vec<(&'static str, Value)>) -> Vec<Sourced> {
             "apiVersion": "sidegate.dev/v1alpha1", "kind": "AuthorizationPolicy", "metadata": metadata, "spec": spec,
         });
         parse_json(&document.to_string(), &format!("generated:{prefix}{index}"))
+            .ok()
+            .and_then(Document::into_authorization)
             .expect("the world has valid policies")
     };
     specs.into_iter().enumerate().map(policy).collect()

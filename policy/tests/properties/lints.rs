@@ -153,5 +153,6 @@ fn rules(document: &mut Value) -> &mut Vec<Value> {
 }
 
 fn parsed(document: &Value) -> Sourced {
-    parse_json(&document.to_string(), "changed").expect("names are written out")
+    let document = parse_json(&document.to_string(), "changed").expect("names are written out");
+    document.into_authorization().expect("it is about who may do what")
 }

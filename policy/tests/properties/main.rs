@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use sidegate_codes::Code;
 use sidegate_policy::{
-    AuthorizationPolicy, Condition, Decision, Mode, Policies, PolicySet, Sourced, Verdict, Workload,
-    parse_json, parse_yaml,
+    AuthorizationPolicy, Condition, Decision, Document, Mode, Policies, PolicySet, Sourced, Verdict,
+    Workload, parse_json, parse_yaml,
 };
 
 mod generate;
@@ -110,10 +110,12 @@ proptest! {
         for sourced in set {
             let json = sourced.to_json();
             let again = parse_json(&json, "wire").expect("our own JSON");
-            prop_assert_eq!(again.policy(), sourced.policy());
             prop_assert_eq!(again.to_json(), json.clone());
-            let yaml = parse_yaml("a.yaml", &json, None).expect("JSON is YAML");
-            prop_assert_eq!(yaml[0].policy(), sourced.policy());
+            let again = authorization(again);
+            prop_assert_eq!(again.policy(), sourced.policy());
+            let mut yaml = parse_yaml("a.yaml", &json, None).expect("JSON is YAML");
+            let yaml = authorization(yaml.remove(0));
+            prop_assert_eq!(yaml.policy(), sourced.policy());
             let serde: AuthorizationPolicy = serde_json::from_str(&json).expect("our own JSON");
             prop_assert_eq!(&serde, sourced.policy());
         }
@@ -292,5 +294,9 @@ fn with_rules_reversed(sourced: &Sourced) -> Sourced {
     if let Some(rules) = document["spec"]["rules"].as_array_mut() {
         rules.reverse();
     }
-    parse_json(&document.to_string(), "reversed").expect("names are written out")
+    authorization(parse_json(&document.to_string(), "reversed").expect("names are written out"))
+}
+
+fn authorization(document: Document) -> Sourced {
+    document.into_authorization().expect("it is about who may do what")
 }

@@ -458,6 +458,9 @@ pub struct Settings {
     /// Absent: the certificate is renewed at half of its life.
     #[prost(message, optional, tag = "5")]
     pub renew: ::core::option::Option<Renew>,
+    /// Unspecified, as an older control plane leaves it: Deny.
+    #[prost(enumeration = "Egress", tag = "6")]
+    pub egress: i32,
 }
 /// A certificate that is to be renewed early: another authority signs now. Who uses another one already has done it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -508,6 +511,37 @@ pub struct Endpoint {
     /// "10.0.0.7:15106"
     #[prost(string, tag = "1")]
     pub address: ::prost::alloc::string::String,
+}
+/// What becomes of what wants to leave the mesh and is named by no rule of an EgressPolicy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Egress {
+    Unspecified = 0,
+    Deny = 1,
+    /// Let out to the public Internet, and record what would have been denied.
+    Allow = 2,
+}
+impl Egress {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "EGRESS_UNSPECIFIED",
+            Self::Deny => "EGRESS_DENY",
+            Self::Allow => "EGRESS_ALLOW",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "EGRESS_UNSPECIFIED" => Some(Self::Unspecified),
+            "EGRESS_DENY" => Some(Self::Deny),
+            "EGRESS_ALLOW" => Some(Self::Allow),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -7,6 +7,7 @@ use sidegate_codes::Code;
 
 use super::{Asked, Caller, Denial, JUDGE_AGAIN, judge};
 use crate::{
+    egress::Leave,
     error::Error,
     http::Flow,
     identity::Peer,
@@ -33,12 +34,16 @@ struct Places {
 /// One request, as it was judged.
 #[derive(Debug)]
 struct Admitted {
-    peer: Rc<Peer>,
-    ip: std::net::IpAddr,
-    port: u16,
-    protocol: crate::config::Protocol,
-    asked: Asked,
+    what: What,
     flow: Rc<Flow>,
+}
+
+#[derive(Debug)]
+enum What {
+    /// To the application.
+    Asked { peer: Rc<Peer>, ip: std::net::IpAddr, port: u16, protocol: crate::config::Protocol, asked: Asked },
+    /// Out of the mesh.
+    Leaving(Leave),
 }
 
 impl Open {
@@ -52,7 +57,17 @@ impl Open {
         flow: Rc<Flow>,
     ) -> Place {
         let Caller { ip, port, protocol, .. } = caller;
-        let admitted = Some(Admitted { peer: Rc::clone(peer), ip, port, protocol, asked, flow });
+        let what = What::Asked { peer: Rc::clone(peer), ip, port, protocol, asked };
+        self.take(Admitted { what, flow })
+    }
+
+    /// Watches a request that has just been let out of the mesh, likewise.
+    pub(crate) fn enter_leaving(self: &Rc<Self>, leave: Leave, flow: Rc<Flow>) -> Place {
+        self.take(Admitted { what: What::Leaving(leave), flow })
+    }
+
+    fn take(self: &Rc<Self>, admitted: Admitted) -> Place {
+        let admitted = Some(admitted);
         let mut places = self.0.borrow_mut();
         let index = if let Some(index) = places.free.pop() {
             places.taken[index] = admitted;
@@ -87,7 +102,10 @@ impl Open {
 
 impl Admitted {
     fn denial(&self, snapshot: &Snapshot) -> Option<Denial> {
-        let Self { peer, ip, port, protocol, asked, .. } = self;
+        let (peer, ip, port, protocol, asked) = match &self.what {
+            What::Leaving(leave) => return leave.denial(snapshot),
+            What::Asked { peer, ip, port, protocol, asked } => (peer, ip, port, protocol, asked),
+        };
         let caller = Caller { peer, ip: *ip, port: *port, protocol: *protocol, sni: None };
         match judge(caller, Some(asked.http()), snapshot) {
             Err(Error::Denied(denial)) => Some(*denial),

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use sidegate_identity::{SpiffeId, TrustDomain, tls::KeyExchange};
 
 use super::{
-    AccessLog, Config, ConfigError, ControlPlane, Fault, Files, Identity, IdentityFiles, Limits, Source,
-    Workload, WorkloadApi,
+    AccessLog, Config, ConfigError, ControlPlane, EgressDefault, Fault, Files, Identity, IdentityFiles,
+    Limits, Source, Workload, WorkloadApi,
     capture::CaptureFile,
     captured,
     inbound::{self, InboundFile},
@@ -57,6 +57,9 @@ pub(super) struct ConfigFile {
     /// Without a control plane: a policy file or a folder of them.
     #[schemars(with = "Option<schema::File>")]
     policies: Option<PathBuf>,
+    /// Without a control plane: what becomes of what wants to leave the mesh and is named by no rule of an `EgressPolicy`.
+    /// Absent: `Deny`.
+    egress: Option<EgressDefault>,
     /// The folder, mode 0700, that keeps the last good state and the own certificate with its key, so that a restart
     /// works without the control plane. Absent: nothing is kept.
     #[schemars(with = "Option<schema::File>")]
@@ -192,6 +195,9 @@ impl ConfigFile {
         if !in_files && workload.as_ref().is_some_and(|workload| !workload.labels.is_empty()) {
             faults.push("workload.labels", "labels come from the control plane; remove them here");
         }
+        if !in_files && self.egress.is_some() {
+            faults.push("egress", "is for the control plane to say, in `mesh.yaml`; remove it here");
+        }
         let jwt = self.jwt.map(|jwt| jwt.resolve(faults));
         let admin = self.admin.and_then(|admin| faults.parse::<SocketAddr>("admin.listen", &admin.listen));
         let workload_endpoint =
@@ -218,6 +224,7 @@ impl ConfigFile {
             trust_domain: trust_domain?,
             workload: workload?,
             source: source?,
+            egress: self.egress.unwrap_or_default(),
             cache: self.cache.map(|path| faults.folder.join(path)),
             jwt: match jwt {
                 None => None,

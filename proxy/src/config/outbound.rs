@@ -27,12 +27,13 @@ pub(super) struct OutboundFile {
     #[schemars(with = "Option<Vec<schema::Name>>")]
     services: Option<Vec<String>>,
     /// The services behind it, for clients that are told to use a proxy (`HTTP_PROXY`): chosen as with `services`, and
-    /// `CONNECT` opens a tunnel to the one that has the named host among its `hosts`.
+    /// `CONNECT` opens a tunnel to the one that has the named host among its `hosts`. Any other host is refused, unless
+    /// an `EgressPolicy` lets it leave the mesh.
     #[schemars(with = "Option<Vec<schema::Name>>")]
     proxy: Option<Vec<String>>,
     /// The kernel leads here what the application sends anywhere, and it goes on to the service that is called at the
     /// address it was sent to: one of its endpoints, or one of the `addresses` that the file's `services` names. Any
-    /// other address is refused.
+    /// other address is refused, unless an `EgressPolicy` lets it leave the mesh. Written `captured: {}`.
     captured: Option<CapturedFile>,
     /// What the application speaks. Absent: what the service is declared to speak.
     #[serde(default)]
@@ -112,9 +113,9 @@ impl OutboundFile {
             (None, None, Some(list), None) => {
                 LeadsTo::Proxy(by_host(&format!("{field}.proxy"), list, protocol, known, faults))
             }
-            (None, None, None, Some(captured)) => {
-                let ip = listen.map(|address: SocketAddr| address.ip());
-                LeadsTo::Captured(captured.resolve(field, ip, faults))
+            (None, None, None, Some(CapturedFile {})) => {
+                CapturedFile::check(field, listen.map(|address: SocketAddr| address.ip()), faults);
+                LeadsTo::Captured
             }
             _ => {
                 faults

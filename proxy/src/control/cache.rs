@@ -224,6 +224,7 @@ mod tests {
             enforcement: v1::Enforcement::Enforce.into(),
             report_interval_ms: 1_000,
             renew: None,
+            egress: v1::Egress::Deny.into(),
         };
         let bundle = v1::TrustBundle { trust_domain: "shop.test".to_owned(), authorities: vec![authority] };
         let resource = |name: &str, kind| v1::Resource {

@@ -12,7 +12,7 @@ use sidegate_proto::v1::{self, resource::Kind};
 use super::Renewal;
 use crate::{
     config::{ServiceName, Target},
-    snapshot::{Enforcement, MeshState},
+    snapshot::{EgressDefault, Enforcement, MeshState},
 };
 
 /// What the control plane has told, by resource name.
@@ -127,6 +127,7 @@ impl Resources {
             labels: settings.labels.clone(),
             root_namespace: Some(settings.root_namespace.clone()).filter(|namespace| !namespace.is_empty()),
             enforcement: enforcement(settings.enforcement)?,
+            egress: Some(egress(settings.egress)?),
             trust: Arc::new(
                 bundles.into_iter().collect::<TrustBundles>().without(quarantine.unwrap_or_default()),
             ),
@@ -185,6 +186,15 @@ fn enforcement(value: i32) -> Result<Enforcement, Refusal> {
     }
 }
 
+/// A control plane that does not say lets nothing out.
+fn egress(value: i32) -> Result<EgressDefault, Refusal> {
+    match v1::Egress::try_from(value) {
+        Ok(v1::Egress::Unspecified | v1::Egress::Deny) => Ok(EgressDefault::Deny),
+        Ok(v1::Egress::Allow) => Ok(EgressDefault::Allow),
+        Err(_) => Err(Refusal::new("settings: egress", format!("{value} is not a known default of egress"))),
+    }
+}
+
 fn report_interval(milliseconds: u32) -> Result<Duration, Refusal> {
     let interval = Duration::from_millis(milliseconds.into());
     if (SHORTEST_INTERVAL..=LONGEST_INTERVAL).contains(&interval) {
@@ -238,6 +248,7 @@ mod tests {
             root_namespace: String::new(),
             enforcement: enforcement.into(),
             report_interval_ms: 1_000,
+            egress: v1::Egress::Deny.into(),
             renew: None,
         };
         resource("settings", Kind::Settings(settings))

@@ -61,11 +61,6 @@ impl Authority {
         &self.host
     }
 
-    /// Whether it names a port.
-    pub(crate) fn has_port(&self) -> bool {
-        self.port.is_some()
-    }
-
     fn from_bytes(bytes: &[u8]) -> Result<Self, BadAuthority> {
         let text = std::str::from_utf8(bytes)
             .map_err(|_| BadAuthority::Malformed(String::from_utf8_lossy(bytes).into_owned()))?;

@@ -18,6 +18,11 @@ pub(super) fn is_asked_for<B>(request: &Request<B>) -> bool {
 
 /// The host that `request` wants to be connected to, as requests name it. RFC 9112 §3.2.3 wants a port with it.
 pub(crate) fn host<B>(request: &Request<B>) -> Result<String, Error> {
+    target(request).map(|(host, _)| host)
+}
+
+/// The same with the port.
+pub(crate) fn target<B>(request: &Request<B>) -> Result<(String, u16), Error> {
     let bad = |detail: String| Error::bad_request(Code::BadAuthority, detail);
     let fields = request.headers();
     if fields.contains_key(CONTENT_LENGTH) || fields.contains_key(TRANSFER_ENCODING) {
@@ -26,10 +31,10 @@ pub(crate) fn host<B>(request: &Request<B>) -> Result<String, Error> {
     let named = request.uri().authority().map(http::uri::Authority::as_str);
     let hosts = fields.get_all(HOST).iter().map(HeaderValue::as_bytes);
     let authority = Authority::agree(named, hosts).map_err(|error| bad(error.to_string()))?;
-    if named.is_none() || !authority.has_port() {
-        return Err(bad(format!("a CONNECT to {authority}, which is not host:port")));
+    match (named, authority.port()) {
+        (Some(_), Some(port)) => Ok((authority.host().to_owned(), port)),
+        _ => Err(bad(format!("a CONNECT to {authority}, which is not host:port"))),
     }
-    Ok(authority.host().to_owned())
 }
 
 #[cfg(test)]

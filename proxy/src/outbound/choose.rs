@@ -1,6 +1,6 @@
 //! Which service the application means: a port and what was asked of it go in, one service of that port comes out. A
 //! host that stands for none of them is refused, and so is the address of a captured connection; no name is ever looked
-//! up elsewhere.
+//! up here.
 
 use std::net::SocketAddr;
 
@@ -62,7 +62,7 @@ pub(super) fn nameless(snapshot: &Snapshot, way: Way) -> Result<Chosen<'_>, Erro
         LeadsTo::ByHost(table) | LeadsTo::Proxy(table) => {
             nth(route, table.only_tcp().ok_or(Error::Nameless)?)
         }
-        LeadsTo::Captured(_) => by_address(snapshot, way.captured),
+        LeadsTo::Captured => by_address(snapshot, way.captured),
     }
 }
 

@@ -1,10 +1,10 @@
 //! What only a forward proxy does: a CONNECT goes in, a link to the service that it names comes out, once that service's
-//! sidecar has proven itself. Refuses tunnels on every other port, and the TLS that an `https:` target asks of a proxy.
+//! sidecar has proven itself, or to somebody outside of the mesh, if that may be. Refuses tunnels on every other port, and the TLS that an `https:` target asks of a proxy.
 
 use http::{Request, uri::Scheme};
 use sidegate_codes::Code;
 
-use super::choose;
+use super::{choose, leaving};
 use crate::{
     config::{LeadsTo, Protocol},
     error::Error,
@@ -29,7 +29,7 @@ pub(super) async fn connect<B>(
         return Err(Error::bad_request(Code::UnsupportedRequest, "CONNECT to a port that is no proxy"));
     };
     let host = tunnel::host(&request)?;
-    let index = table.find(&host).ok_or(Error::UnknownHost(host))?;
+    let Some(index) = table.find(&host) else { return leaving::connect(&request, record, worker).await };
     let carries = match table.protocol(index) {
         Protocol::Tcp => Carries::Tcp,
         Protocol::Auto | Protocol::Http | Protocol::Http2 => Carries::Any,

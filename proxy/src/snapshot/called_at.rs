@@ -2,8 +2,8 @@
 //! address that two services claim, which run under different identities, is nobody's: whom to expect there is in doubt.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
-    net::SocketAddr,
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -12,7 +12,11 @@ use crate::config::{self, Protocol, ServiceName};
 
 /// Services by address.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CalledAt(Arc<HashMap<SocketAddr, Claim>>);
+pub(crate) struct CalledAt {
+    claims: Arc<HashMap<SocketAddr, Claim>>,
+    /// Of all of them.
+    hosts: Arc<HashSet<IpAddr>>,
+}
 
 /// A service that is called at an address.
 #[derive(Clone, Debug)]
@@ -63,17 +67,23 @@ impl CalledAt {
         for (address, of_endpoint) in endpoints {
             table.entry(address).or_insert(of_endpoint);
         }
-        Self(Arc::new(table))
+        let hosts = table.keys().map(SocketAddr::ip).collect();
+        Self { claims: Arc::new(table), hosts: Arc::new(hosts) }
+    }
+
+    /// Whether anything of the mesh is at `ip`, on whatever port.
+    pub(crate) fn has_workload_at(&self, ip: IpAddr) -> bool {
+        self.hosts.contains(&ip)
     }
 
     /// Whether `address` belongs to the mesh, even if it is in doubt to whom.
     pub(crate) fn is_claimed(&self, address: SocketAddr) -> bool {
-        self.0.contains_key(&address)
+        self.claims.contains_key(&address)
     }
 
     /// The service that is called at `address`, if there is no doubt.
     pub(crate) fn get(&self, address: SocketAddr) -> Option<&Called> {
-        match self.0.get(&address)? {
+        match self.claims.get(&address)? {
             Claim::By(called) => Some(called),
             Claim::InDoubt => None,
         }

@@ -23,6 +23,7 @@ use crate::{
     authorize::{Admission, OpenPlace},
     balance::Picked,
     drain::DrainWatch,
+    egress::Leave,
     error::Error,
     http::Flow,
     upstream,
@@ -196,9 +197,11 @@ impl Record {
         self.judgement = admission.judgement();
     }
 
-    /// It leaves the mesh, as this pass-through of the configuration allows.
-    pub(crate) fn passed_by(&mut self, name: String) {
-        self.judgement.rule = Some(name.into());
+    /// It leaves the mesh, in plaintext as far as this sidecar knows.
+    pub(crate) fn leaves(&mut self, leave: &Leave) {
+        self.judgement = leave.judgement();
+        self.tls = TlsState::Plaintext;
+        self.upstream(leave);
     }
 
     /// It is sent to this endpoint, once more.

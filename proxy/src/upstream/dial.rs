@@ -1,5 +1,5 @@
 //! Opens connections: a destination in, a connected stream and its proven peer out, within the connect timeout. Each
-//! attempt to reach a peer is counted, by who answered or by why nobody did.
+//! attempt to reach a peer, or somebody outside of the mesh, is counted, by who answered or by why nobody did.
 
 use std::{
     fmt,
@@ -36,6 +36,8 @@ use crate::{
 pub(crate) enum Destination {
     /// The local application, under one answer about where it is.
     App { forward: Forward, addresses: Arc<[SocketAddr]> },
+    /// Somebody outside of the mesh, under one answer about where that is.
+    Outside { name: String, addresses: Arc<[SocketAddr]> },
     /// A sidecar, under one generation of credentials and trust and one set of identities.
     Peer { address: SocketAddr, tls: PeerTls },
 }
@@ -63,7 +65,7 @@ pub(crate) struct Dialer {
 #[derive(Debug)]
 pub(crate) struct Dialed {
     pub(crate) stream: Stream,
-    /// `None` for the local application, which proves nothing.
+    /// `None` for the local application and for whoever is outside of the mesh, who prove nothing.
     pub(crate) peer: Option<Arc<Peer>>,
 }
 
@@ -91,8 +93,12 @@ impl Dialer {
                 }
                 connected
             }
+            Destination::Outside { .. } => {
+                self.count(&connected, TlsState::Plaintext);
+                connected
+            }
             Destination::Peer { address, .. } => {
-                self.count(&connected);
+                self.count(&connected, TlsState::Mutual);
                 connected.map_err(|error| as_upstream(error, *address))
             }
         }
@@ -100,7 +106,7 @@ impl Dialer {
 
     async fn connect(&self, destination: &Destination, carries: Carries) -> Result<Dialed, Error> {
         match destination {
-            Destination::App { addresses, .. } => {
+            Destination::App { addresses, .. } | Destination::Outside { addresses, .. } => {
                 let tcp = self.first_that_answers(addresses).await;
                 Ok(Dialed { stream: Stream::plain(tuned(tcp, destination)?), peer: None })
             }
@@ -129,11 +135,9 @@ impl Dialer {
     }
 
     /// An impostor is told even if another endpoint answers in its place.
-    fn count(&self, connected: &Result<Dialed, Error>) {
+    fn count(&self, connected: &Result<Dialed, Error>, tls: TlsState) {
         let (destination, tls, verdict) = match connected {
-            Ok(Dialed { peer, .. }) => {
-                (peer.as_ref().map(|peer| peer.id().clone()), TlsState::Mutual, Verdict::Allowed)
-            }
+            Ok(Dialed { peer, .. }) => (peer.as_ref().map(|peer| peer.id().clone()), tls, Verdict::Allowed),
             Err(_) => (None, TlsState::Failed, Verdict::Failed),
         };
         let source = self.mesh.load().own_id();
@@ -190,6 +194,7 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::App { forward, .. } => forward.fmt(f),
+            Self::Outside { name, .. } => f.write_str(name),
             Self::Peer { address, .. } => address.fmt(f),
         }
     }
@@ -199,6 +204,7 @@ impl Hash for Destination {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
             Self::App { forward, .. } => forward.port().hash(state),
+            Self::Outside { name, addresses } => (name, addresses).hash(state),
             Self::Peer { address, tls } => (address, tls.generation).hash(state),
         }
     }

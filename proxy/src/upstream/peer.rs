@@ -29,6 +29,7 @@ use crate::{
     balance::{Balancer, Calls, ConnectionSlot, Key, Outcome, Picked},
     config::{Balance, Resilience, Retries},
     detect::Rewound,
+    egress::Leave,
     error::Error,
     http::{Checked, RequestBody},
     resilience::{Fault, Reason, Stop, Time, Tries},
@@ -51,13 +52,21 @@ pub(crate) struct Reach<'a> {
     pub(crate) retries: Option<&'a Retries>,
 }
 
-/// A connected link to a peer.
+/// A connected link to a peer, or to somebody outside of the mesh.
 #[derive(Debug)]
 pub(crate) struct Link {
     dialed: Dialed,
     destination: Destination,
-    _in_flight: Picked,
-    _connection: ConnectionSlot,
+    under: Under,
+}
+
+/// What a link stands under.
+#[derive(Debug)]
+enum Under {
+    /// The breakers of its service.
+    Breakers { _in_flight: Picked, _connection: ConnectionSlot },
+    /// What lets it leave the mesh.
+    Leave(Leave),
 }
 
 /// Sends a request to an endpoint of the service, and again where that is safe. `record` learns which endpoints it were
@@ -158,7 +167,8 @@ pub(crate) async fn connect(reach: Reach<'_>, carries: Carries, record: &mut Rec
                     }
                     picked.ended(Outcome::Answered);
                     tries.ended(true);
-                    return Ok(Link { dialed, destination, _in_flight: picked, _connection: connection });
+                    let under = Under::Breakers { _in_flight: picked, _connection: connection };
+                    return Ok(Link { dialed, destination, under });
                 }
                 Err(error @ Error::BreakerOpen { breaker, .. }) if breaker.is_of_endpoint() => {
                     (error, Reason::Full)
@@ -191,6 +201,11 @@ async fn dial(
 }
 
 impl Link {
+    /// To somebody outside of the mesh.
+    pub(super) fn outside(dialed: Dialed, destination: Destination, leave: Leave) -> Self {
+        Self { dialed, destination, under: Under::Leave(leave) }
+    }
+
     /// Carries the application's connection until both sides have ended, or the peer is trusted or expected no longer.
     pub(crate) async fn carry<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
         link: Rewound<Self>,
@@ -222,11 +237,12 @@ impl Link {
         let Dialed { stream, peer } = self.dialed;
         let destination = &self.destination;
         let untrusted = async {
-            match &peer {
-                None => std::future::pending().await,
-                Some(peer) => {
-                    let is_expected = |snapshot: &_| destination.expects(peer.id(), snapshot);
-                    peer.until_untrusted(pool.dialer().mesh.clone(), is_expected).await
+            let mesh = pool.dialer().mesh.clone();
+            match (&self.under, &peer) {
+                (Under::Leave(leave), _) => leave.until_denied(mesh).await,
+                (Under::Breakers { .. }, None) => std::future::pending().await,
+                (Under::Breakers { .. }, Some(peer)) => {
+                    peer.until_untrusted(mesh, |snapshot: &_| destination.expects(peer.id(), snapshot)).await
                 }
             }
         };

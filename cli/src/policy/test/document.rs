@@ -5,9 +5,12 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::Path};
 
 use serde::{Deserialize, Deserializer, de};
 use sidegate_identity::{SpiffeId, TrustDomain};
-use sidegate_policy::{Claims, Explanation, Http, PolicyError, Request, Source, Verdict, Workload};
+use sidegate_policy::{Claims, Decision, Http, PolicyError, Request, Source, Verdict, Workload};
 
-use super::super::files::{self, Policies};
+use super::{
+    super::files::{self, Policies},
+    leaving::Leaving,
+};
 use crate::{exit::Exit, failure::Failure};
 
 #[derive(Deserialize)]
@@ -29,7 +32,11 @@ pub(super) struct Case {
     policies: String,
     #[serde(default)]
     pub(super) workload: Place,
+    #[serde(default)]
     pub(super) requests: Vec<Asked>,
+    /// What the workload wants from outside of the mesh.
+    #[serde(default)]
+    pub(super) leaving: Vec<Leaving>,
 }
 
 #[derive(Deserialize)]
@@ -194,8 +201,7 @@ impl fmt::Display for Asked {
 }
 
 impl Want {
-    pub(super) fn is_met_by(&self, explanation: &Explanation<'_>) -> bool {
-        let decision = &explanation.decision;
+    pub(super) fn is_met_by(&self, decision: &Decision<'_>, nearest: Option<&str>) -> bool {
         let same = |want: &Option<String>, seen: Option<&str>| want.is_none() || want.as_deref() == seen;
         let text = |seen: Option<&'_ std::sync::Arc<str>>| seen.map(ToString::to_string);
         self.verdict == decision.verdict.into()
@@ -206,7 +212,7 @@ impl Want {
             && (self.shadow.is_none() || self.shadow == decision.shadow.map(Word::from))
             && same(&self.shadow_policy, text(decision.shadow_policy).as_deref())
             && same(&self.shadow_rule, text(decision.shadow_rule).as_deref())
-            && same(&self.nearest, explanation.nearest.as_deref())
+            && same(&self.nearest, nearest)
     }
 }
 
@@ -315,6 +321,6 @@ fn port() -> u16 {
     8080
 }
 
-fn moment() -> time::OffsetDateTime {
+pub(super) fn moment() -> time::OffsetDateTime {
     time::macros::datetime!(2026-06-01 00:00 UTC)
 }
