@@ -257,6 +257,18 @@ codes! {
         "denied: the keys of the token's issuer cannot be had",
         "Without the issuer's keys no token of it can be checked, and none is taken unchecked. The last good keys were used for as long as `maxStale` says. The downstream reads 503.",
         "The sidecar's log says why under this code: the file or URL, the authority that vouches for the server, its address, or the key set itself.";
+    ExternalDenied = "SG0250", Policy,
+        "denied: whoever decides beside policy says no",
+        "Policy permits it, and the server of `externalAuthorization` does not. Its word can only narrow.",
+        "The log line's `nearest` field has the status and the words of the answer. What they mean is said by that server's own policy and log.";
+    ExternalUnavailable = "SG0251", Policy,
+        "denied: whoever decides beside policy does not answer",
+        "The server of `externalAuthorization` cannot be reached, does not prove who it is, is late or broken, or has been so too often of late and is not asked for now. Without its OK nothing is let in. The downstream reads 503.",
+        "The log line's `nearest` field says which it was; `sidegate_external_decisions_total` counts by outcome. Look at the server, its address and what vouches for it.";
+    ExternalUnusable = "SG0252", Policy,
+        "denied: a question to whoever decides beside policy, or its answer, is not usable",
+        "The answer has no status, contradicts itself, or changes what the configuration does not let it change; or the request has a header field that the protocol cannot show. Half an answer is followed by nobody. The downstream reads 503.",
+        "The log line's `nearest` field says what it was. Have the server change only fields in `setHeaders` and `removeHeaders`, or add to those lists.";
     NoClientCertificate = "SG0301", Identity,
         "handshake refused: the peer sent no certificate",
         "Every inbound connection needs a client certificate: an X.509-SVID of the mesh.",

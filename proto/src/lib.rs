@@ -1,5 +1,6 @@
-//! The wire: between sidecars and the control plane what `proto/sidegate/v1/*.proto` says, and between a workload and
-//! its source of identity what `proto/spiffe/workload.proto` says, generated, and nothing else.
+//! The wire: between sidecars and the control plane what `proto/sidegate/v1/*.proto` says, between a workload and
+//! its source of identity what `proto/spiffe/workload.proto` says, and between a sidecar and whoever decides beside policy
+//! what `proto/envoy/external_authorization.proto` says, generated, and nothing else.
 //! After a change of a `.proto` file run `cargo test -p sidegate-proto`: it writes the code anew and fails once.
 #![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::pedantic, reason = "generated code")]
@@ -24,4 +25,9 @@ pub mod workload {
                 .finish_non_exhaustive()
         }
     }
+}
+
+/// External authorization, version 3 of Envoy's protocol, as far as a sidecar speaks it.
+pub mod external_authorization {
+    include!("generated/envoy.service.auth.v3.rs");
 }

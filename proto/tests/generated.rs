@@ -15,6 +15,12 @@ fn generated_code_of_the_workload_api_is_fresh() {
     is_fresh(&["spiffe/workload.proto".to_owned()], "_.rs", "spiffe.workload.rs");
 }
 
+#[test]
+fn generated_code_of_external_authorization_is_fresh() {
+    let files = ["envoy/external_authorization.proto".to_owned()];
+    is_fresh(&files, "envoy.service.auth.v3.rs", "envoy.service.auth.v3.rs");
+}
+
 fn is_fresh(files: &[String], generated: &str, committed: &str) {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let descriptors = protox::compile(files, [crate_dir.join("proto")]).expect("the .proto files compile");

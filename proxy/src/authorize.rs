@@ -2,6 +2,7 @@
 //! with a [`Denial`] that names policy and rule. A permit can be made nowhere else, and the application's side of
 //! `upstream` accepts nothing without one.
 
+mod consent;
 mod open;
 mod permit;
 
@@ -18,15 +19,17 @@ use http_body::Body;
 use sidegate_codes::Code;
 use sidegate_policy::{self as policy, Decision, Policies};
 
+pub(crate) use consent::{Asker, Consent};
 pub(crate) use open::{Open, Place as OpenPlace};
 pub(crate) use permit::{Admission, Permit};
 
 use crate::{
     config::Protocol,
     error::Error,
+    external::External,
     http::Checked,
     identity::Peer,
-    jwt::{Refusal, Token, Verified},
+    jwt::{Token, Verified},
     snapshot::{Enforcement, Reader, Snapshot},
     telemetry::{Judgement, Verdict},
 };
@@ -53,6 +56,8 @@ pub(crate) struct Asked {
     /// A changed policy may ask for those that none asks for now.
     headers: Fields<HeaderMap>,
     token: Option<Arc<Verified>>,
+    /// Who decided beside policy.
+    external: Option<Arc<External>>,
 }
 
 /// Header fields as policy reads them.
@@ -68,15 +73,40 @@ pub(crate) struct Denial {
     pub(crate) shadow: Option<Verdict>,
     /// The rule that came closest, and what kept it from matching.
     pub(crate) nearest: Option<String>,
+    /// What an HTTP downstream is answered, where whoever decides beside policy has said so.
+    pub(crate) status: Option<StatusCode>,
 }
 
-/// Judges one HTTP request, with the token that came with it.
+/// Judges one HTTP request, with the token that came with it, to which nobody beside policy objects.
 pub(crate) fn request<B: Body>(
     caller: Caller<'_>,
     request: Checked<B>,
     token: &Token,
+    consent: Consent,
     snapshot: &Snapshot,
 ) -> Result<Permit<Checked<B>>, Error> {
+    let admission =
+        consent.limit(judge_request(caller, &request, token, snapshot)?, caller.port, snapshot)?;
+    Ok(Permit::new(request, caller.peer.id().clone(), admission))
+}
+
+/// Judges one opaque connection, before a byte of it is forwarded.
+pub(crate) fn connection<S>(
+    caller: Caller<'_>,
+    stream: S,
+    consent: Consent,
+    snapshot: &Snapshot,
+) -> Result<Permit<S>, Error> {
+    let admission = consent.limit(judge(caller, None, snapshot)?, caller.port, snapshot)?;
+    Ok(Permit::new(stream, caller.peer.id().clone(), admission))
+}
+
+fn judge_request<B: Body>(
+    caller: Caller<'_>,
+    request: &Checked<B>,
+    token: &Token,
+    snapshot: &Snapshot,
+) -> Result<Admission, Error> {
     let headers = Fields(request.headers());
     let http = policy::Http {
         method: request.method(),
@@ -85,28 +115,28 @@ pub(crate) fn request<B: Body>(
         headers: &headers,
         claims: token.verified().and_then(|token| token.claims(now())),
     };
-    let admission = match token {
-        Token::Refused(refusal) => refused(*refusal, snapshot.enforcement)?,
-        Token::None | Token::Verified(_) => judge(caller, Some(http), snapshot)?,
-    };
-    Ok(Permit::new(request, caller.peer.id().clone(), admission))
-}
-
-/// Judges one opaque connection, before a byte of it is forwarded.
-pub(crate) fn connection<S>(caller: Caller<'_>, stream: S, snapshot: &Snapshot) -> Result<Permit<S>, Error> {
-    let admission = judge(caller, None, snapshot)?;
-    Ok(Permit::new(stream, caller.peer.id().clone(), admission))
+    match token {
+        Token::Refused(refusal) => refused(refusal.code(), refusal.to_string(), snapshot.enforcement),
+        Token::None | Token::Verified(_) => judge(caller, Some(http), snapshot),
+    }
 }
 
 /// Ends when an open opaque connection would be admitted no longer: it is judged anew at each change and each second.
-pub(crate) async fn until_denied(caller: Caller<'_>, mut changes: Reader) -> Error {
+pub(crate) async fn until_denied(
+    caller: Caller<'_>,
+    external: Option<&Arc<External>>,
+    mut changes: Reader,
+) -> Error {
     loop {
         tokio::select! {
             () = changes.changed() => {}
             // Rules expire without a change.
             () = tokio::time::sleep(JUDGE_AGAIN) => {}
         }
-        if let Err(Error::Denied(denial)) = judge(caller, None, &changes.load()) {
+        let snapshot = changes.load();
+        let judged = consent::is_current(external, caller.port, &snapshot)
+            .and_then(|()| judge(caller, None, &snapshot));
+        if let Err(Error::Denied(denial)) = judged {
             return Error::Denied(Box::new(Denial { code: Code::CutByPolicy, ..*denial }));
         }
     }
@@ -134,9 +164,9 @@ fn judge(
     }
 }
 
-/// Whoever brings a token that is not good is not judged as somebody without one.
-fn refused(refusal: Refusal, enforcement: Enforcement) -> Result<Admission, Error> {
-    let code = refusal.code();
+/// Whoever brings a token that is not good is not judged as somebody without one, and whatever policies say does not count
+/// against an objection.
+fn refused(code: Code, nearest: String, enforcement: Enforcement) -> Result<Admission, Error> {
     match enforcement {
         Enforcement::Observe => Ok(Admission::new(Judgement {
             verdict: Verdict::WouldDeny,
@@ -146,10 +176,7 @@ fn refused(refusal: Refusal, enforcement: Enforcement) -> Result<Admission, Erro
             route: None,
             shadow: None,
         })),
-        Enforcement::Enforce => {
-            let nearest = Some(refusal.to_string());
-            Err(Error::Denied(Box::new(Denial { code, policy: None, rule: None, shadow: None, nearest })))
-        }
+        Enforcement::Enforce => Err(Error::Denied(Box::new(Denial::of(code, nearest)))),
     }
 }
 
@@ -199,6 +226,7 @@ fn denial(decision: &Decision<'_>, policies: &Policies, request: &policy::Reques
         rule: decision.rule.cloned(),
         shadow: decision.shadow.map(shadow),
         nearest: policies.explain(request).nearest,
+        status: None,
     }
 }
 
@@ -216,12 +244,13 @@ pub(crate) fn now() -> u64 {
 
 impl Asked {
     /// As policy reads it.
-    pub(crate) fn of<B: Body>(request: &Checked<B>, token: &Token) -> Self {
+    pub(crate) fn of<B: Body>(request: &Checked<B>, token: &Token, consent: &Consent) -> Self {
         let (method, host, path) = (request.method(), request.host(), request.path());
         let text = [method, host, path].concat().into_boxed_str();
         let headers = Fields(request.headers().clone());
         let token = token.verified().cloned();
-        Self { text, host: method.len(), path: method.len() + host.len(), headers, token }
+        let external = consent.external().cloned();
+        Self { text, host: method.len(), path: method.len() + host.len(), headers, token, external }
     }
 
     fn http(&self) -> policy::Http<'_> {
@@ -249,12 +278,19 @@ impl<H: Borrow<HeaderMap>> fmt::Debug for Fields<H> {
 }
 
 impl Denial {
+    /// Of something else than a policy.
+    fn of(code: Code, nearest: String) -> Self {
+        Self { code, policy: None, rule: None, shadow: None, nearest: Some(nearest), status: None }
+    }
+
     /// What an HTTP downstream is answered.
     pub(crate) fn status(&self) -> StatusCode {
         match self.code {
             Code::TokenRefused => StatusCode::UNAUTHORIZED,
-            Code::TokenKeysUnknown => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::FORBIDDEN,
+            Code::TokenKeysUnknown | Code::ExternalUnavailable | Code::ExternalUnusable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            _ => self.status.unwrap_or(StatusCode::FORBIDDEN),
         }
     }
 

@@ -4,6 +4,7 @@
 mod capture;
 mod captured;
 mod error;
+mod external;
 mod file;
 mod forward;
 mod hosts;
@@ -40,6 +41,7 @@ use sidegate_identity::{
 
 pub use capture::{Capture, IpProtocol, ResolversUnknown, Selection, Traffic};
 pub use error::{ConfigError, Fault};
+pub use external::{DecisionBreaker, DecisionServer, ExternalAuthorization};
 pub use forward::Forward;
 pub(crate) use forward::ForwardTo;
 pub use hosts::{ByHost, Host};
@@ -71,6 +73,8 @@ pub struct Config {
     pub cache: Option<PathBuf>,
     /// Whose tokens are taken. `None`: none is looked at.
     pub jwt: Option<Jwt>,
+    /// Who decides beside policy. `None`: nobody.
+    pub external: Option<Arc<ExternalAuthorization>>,
     /// Ports on which peers reach the application.
     pub inbound: Vec<Inbound>,
     /// Ports on which the application reaches its upstreams.

@@ -260,6 +260,7 @@ fn denial(decision: &policy::Decision<'_>, to: &dyn fmt::Display, nearest: Optio
         rule: None,
         shadow: decision.shadow.map(shadow),
         nearest: Some(format!("{to}: {nearest}")),
+        status: None,
     }
 }
 

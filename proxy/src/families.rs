@@ -60,6 +60,7 @@ pub static ALL: &[&Family] = &[
     &CONFIG_STALE,
     &CONTROL_CONNECTED,
     &TOKEN_KEYS_FAILED,
+    &EXTERNAL_DECISIONS,
     &POLICY_REFUSED,
     &ENDPOINTS,
     &ENDPOINT_EJECTIONS,
@@ -165,6 +166,16 @@ pub(crate) static TOKEN_KEYS_FAILED: Family = Family {
     help: "Times that the keys of an issuer of tokens could not be had; the log says why",
     kind: Kind::Counter,
     labels: &[],
+};
+
+pub(crate) static EXTERNAL_DECISIONS: Family = Family {
+    name: "sidegate_external_decisions_total",
+    help: "Requests and opaque connections that policy permitted, by what whoever decides beside it made of them",
+    kind: Kind::Counter,
+    labels: &[Label {
+        name: "outcome",
+        values: "`allowed`, `denied`, `bad_answer`, `bad_question`, `timeout`, `failed`, `breaker_open`",
+    }],
 };
 
 pub(crate) static ACCEPT_FAILURES: Family = Family {

@@ -43,7 +43,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use authority::canonical_host;
 pub(crate) use body::RequestBody;
 pub(crate) use flow::Flow;
-pub(crate) use headers::{PEER, is_changeable};
+pub(crate) use headers::{PEER, hyphenated, is_changeable};
 pub(crate) use path::normalize;
 pub(crate) use request::{Checked, Rules};
 pub(crate) use upgrade::Opening;

@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     accept::Accepted,
-    authorize::{self, Asked, Caller},
+    authorize::{self, Asked, Asker, Caller},
     config::{Inbound, Limits, Protocol},
     detect::{self, Detected, Heard, NotHttp, Rewound},
     error::Error,
@@ -87,12 +87,15 @@ async fn forward(
     };
     let mut checked = Checked::new(request, rules)?;
     let token = snapshot.issuers.check(&mut checked, &worker.tokens, authorize::now).await;
-    let (opening, asked) = (checked.opening().cloned(), Asked::of(&checked, &token));
-    // Keys may have been waited for.
+    let opening = checked.opening().cloned();
+    let caller_then = caller(peer, *downstream, inbound);
+    let consent = Asker { caller: caller_then, worker }.about_request(&mut checked, &token, version).await?;
+    let asked = Asked::of(&checked, &token, &consent);
+    // Keys, or whoever decides beside policy, may have been waited for.
     let snapshot = worker.mesh.snapshot();
     let inbound = &snapshot.inbound[*port];
     let caller = caller(peer, *downstream, inbound);
-    let permit = authorize::request(caller, checked, &token, &snapshot)?;
+    let permit = authorize::request(caller, checked, &token, consent, &snapshot)?;
     record.admitted(permit.admission());
     snapshot.rates[*port].admit(peer.id(), &permit.subject().asking(), &worker.metrics)?;
     let flow = Rc::clone(record.flow());
@@ -160,14 +163,16 @@ async fn opaque(
             Protocol::Tcp => NotHttp::unwatched(stream),
             Protocol::Auto | Protocol::Http | Protocol::Http2 => NotHttp::new(stream),
         };
-        let permit = authorize::connection(caller, stream, &worker.mesh.snapshot())?;
+        let consent = Asker { caller, worker }.about_connection().await?;
+        let external = consent.external().cloned();
+        let permit = authorize::connection(caller, stream, consent, &worker.mesh.snapshot())?;
         record.admitted(permit.admission());
         record.upstream(&inbound.forward);
         tokio::select! {
             // Cuts first, so that each is told as what it is.
             biased;
             ended = peer.until_untrusted(worker.mesh.clone(), |_| true) => Err(ended),
-            denied = authorize::until_denied(caller, changes) => Err(denied),
+            denied = authorize::until_denied(caller, external.as_ref(), changes) => Err(denied),
             result = upstream::app::forward(permit, candidate, &inbound.forward, &worker.pool, &carried) => {
                 result
             }
@@ -299,7 +304,8 @@ async fn unnamed(
         return Ok(Heard { detected, downstream, upstream: None });
     }
     let candidate = async || {
-        let permit = authorize::connection(caller, (), &worker.mesh.snapshot()).ok()?;
+        let consent = Asker { caller, worker }.about_connection().await.ok()?;
+        let permit = authorize::connection(caller, (), consent, &worker.mesh.snapshot()).ok()?;
         upstream::app::connect(permit, &inbound.forward, &worker.pool).await.ok()
     };
     detect::first_to_speak(stream, quiet_timeout, detect_timeout, candidate).await

@@ -21,6 +21,7 @@ mod control;
 mod drain;
 mod egress;
 mod error;
+mod external;
 mod files;
 mod healthcheck;
 mod identity;

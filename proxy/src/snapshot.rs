@@ -23,7 +23,8 @@ pub(crate) use crate::config::EgressDefault;
 pub(crate) use called_at::CalledAt;
 
 use crate::{
-    config::{Config, Inbound, Outbound, Resilience, ServiceName, Target},
+    config::{Config, DecisionServer, Inbound, Outbound, Resilience, ServiceName, Target},
+    external::External,
     identity::vouches_for,
     jwt::Issuers,
     rate::{Kept, PortRates, Renewal},
@@ -48,6 +49,8 @@ pub(crate) struct Snapshot {
     pub(crate) enforcement: Enforcement,
     /// Whose tokens are taken.
     pub(crate) issuers: Arc<Issuers>,
+    /// Who decides beside policy.
+    pub(crate) external: Option<Arc<External>>,
     /// Ports by listener.
     pub(crate) inbound: Arc<[Inbound]>,
     /// How many requests those take, in the same order.
@@ -188,6 +191,11 @@ impl Snapshot {
     /// The own identity, as far as it has been proven.
     pub(crate) fn own_id(&self) -> Option<SpiffeId> {
         self.secured.as_ref().map(|secured| secured.credentials.svid().id().clone())
+    }
+
+    /// Who decides beside policy about the application's `port`.
+    pub(crate) fn external_of(&self, port: u16) -> Option<&Arc<External>> {
+        self.external.as_ref().filter(|external| external.config.decides_about(port))
     }
 }
 
@@ -372,6 +380,7 @@ impl Parts {
                 .map_or(EgressDefault::Deny, |mesh| mesh.egress.unwrap_or(self.config.egress)),
             enforcement: self.mesh.as_ref().map_or(Enforcement::Enforce, |mesh| mesh.enforcement),
             issuers: Arc::clone(&self.issuers),
+            external: self.external(),
             inbound: self.config.inbound.clone().into(),
             rates: port_rates,
             outbound: self.config.outbound.iter().map(route).collect(),
@@ -380,6 +389,15 @@ impl Parts {
             is_complete: self.mesh.is_some(),
             report_interval: self.mesh.as_ref().map_or(DEFAULT_REPORT_INTERVAL, |mesh| mesh.report_interval),
         }
+    }
+
+    fn external(&self) -> Option<Arc<External>> {
+        let config = Arc::clone(self.config.external.as_ref()?);
+        let tls = match &config.server {
+            DecisionServer::Mesh { identities, .. } => self.peer_tls(&identities.clone().into()),
+            DecisionServer::Loopback(_) | DecisionServer::Unix(_) | DecisionServer::Tls { .. } => None,
+        };
+        Some(Arc::new(External { config, tls }))
     }
 
     /// A target comes from the file or from the control plane; the file accepts none where there is one.

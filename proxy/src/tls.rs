@@ -1,9 +1,13 @@
 //! Ends TLS towards downstream and starts it towards upstream. Takes a TCP connection and a configuration, hands on an
 //! encrypted stream within the time limit, and refuses with the code of whichever rule was broken.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
-use rustls::{AlertDescription, ClientConfig, PeerIncompatible, ServerConfig, pki_types::ServerName};
+use rustls::{
+    AlertDescription, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
 use sidegate_codes::Code;
 use sidegate_identity::tls::peer_error;
 use tokio::{net::TcpStream, time::timeout};
@@ -32,6 +36,28 @@ pub(crate) async fn originate(
     // Neither sent nor compared: the expected identities are the check.
     let unused = ServerName::from(tcp.peer_addr().map_err(|error| failure(&error))?.ip());
     TlsConnector::from(config).connect(unused, tcp).await.map_err(|error| failure(&error))
+}
+
+/// TLS 1.3 towards servers outside of the mesh, for which the authorities in a PEM file vouch. The error is for the log.
+pub(crate) async fn trusting_file(trust_bundle: &Path, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, String> {
+    let unusable = |error: &dyn std::fmt::Display| format!("{}: {error}", trust_bundle.display());
+    let pem = tokio::fs::read(trust_bundle).await.map_err(|error| unusable(&error))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| unusable(&error))?;
+        // A root of a kind that rustls does not take vouches for nobody.
+        let _ = roots.add(certificate);
+    }
+    if roots.is_empty() {
+        return Err(unusable(&"no authority in it"));
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
 }
 
 /// Why a handshake failed, with a reason of a closed set.

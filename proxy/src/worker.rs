@@ -13,6 +13,7 @@ use crate::{
     config::Limits,
     drain::DrainWatch,
     error::Error,
+    external,
     http::LocalExecutor,
     jwt,
     route::{Chance, Copies},
@@ -65,6 +66,8 @@ pub(crate) struct Worker {
     pub(crate) copies: Copies,
     /// Tokens that were verified.
     pub(crate) tokens: jwt::Cache,
+    /// Whoever decides beside policy.
+    pub(crate) external: external::Client,
     /// What was admitted and is judged again.
     pub(crate) open: Rc<Open>,
     /// Bounds handshakes in flight.
@@ -120,6 +123,7 @@ impl Worker {
             chance: Chance::new(seed),
             copies: Copies::default(),
             tokens: jwt::Cache::default(),
+            external: external::Client::default(),
             open: Rc::default(),
             inbound_requests: Rc::default(),
             outbound_requests: Rc::default(),

@@ -11,6 +11,7 @@ mod corners_h2;
 mod downgrade;
 mod egress;
 mod expectations;
+mod external;
 mod federation;
 mod fenced;
 mod file_identity;

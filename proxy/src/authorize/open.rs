@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use sidegate_codes::Code;
 
-use super::{Asked, Caller, Denial, JUDGE_AGAIN, judge};
+use super::{Asked, Caller, Denial, JUDGE_AGAIN, consent::is_current, judge};
 use crate::{
     egress::Leave,
     error::Error,
@@ -107,7 +107,9 @@ impl Admitted {
             What::Asked { peer, ip, port, protocol, asked } => (peer, ip, port, protocol, asked),
         };
         let caller = Caller { peer, ip: *ip, port: *port, protocol: *protocol, sni: None };
-        match judge(caller, Some(asked.http()), snapshot) {
+        let judged = is_current(asked.external.as_ref(), *port, snapshot)
+            .and_then(|()| judge(caller, Some(asked.http()), snapshot));
+        match judged {
             Err(Error::Denied(denial)) => Some(*denial),
             _ => None,
         }

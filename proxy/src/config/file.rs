@@ -6,6 +6,7 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
 use schemars::JsonSchema;
@@ -17,6 +18,7 @@ use super::{
     Limits, Source, Workload, WorkloadApi,
     capture::CaptureFile,
     captured,
+    external::ExternalAuthorizationFile,
     inbound::{self, InboundFile},
     jwt::JwtFile,
     limits::LimitsFile,
@@ -66,6 +68,8 @@ pub(super) struct ConfigFile {
     cache: Option<PathBuf>,
     /// Whose tokens are taken, for the `jwt` of policies. Absent: tokens are not looked at.
     jwt: Option<JwtFile>,
+    /// Who decides beside policy, about what it permits. Absent: nobody.
+    external_authorization: Option<ExternalAuthorizationFile>,
     /// Ports on which peers reach the application, with mutual TLS.
     #[serde(default)]
     inbound: Vec<InboundFile>,
@@ -199,6 +203,7 @@ impl ConfigFile {
             faults.push("egress", "is for the control plane to say, in `mesh.yaml`; remove it here");
         }
         let jwt = self.jwt.map(|jwt| jwt.resolve(faults));
+        let external = self.external_authorization.map(|external| external.resolve(&inbound, faults));
         let admin = self.admin.and_then(|admin| faults.parse::<SocketAddr>("admin.listen", &admin.listen));
         let workload_endpoint =
             self.workload_api.and_then(|endpoint| endpoint.resolve(source.as_ref(), faults));
@@ -229,6 +234,10 @@ impl ConfigFile {
             jwt: match jwt {
                 None => None,
                 Some(jwt) => Some(jwt?),
+            },
+            external: match external {
+                None => None,
+                Some(external) => Some(Arc::new(external?)),
             },
             inbound,
             outbound,

@@ -67,6 +67,14 @@ kind!(
     "shop/payments",
     "payments"
 );
+kind!(
+    DecisionAddress,
+    "decision-address",
+    "`host:port`, or `unix:` and a path, from the folder of this file if it is relative.",
+    "127.0.0.1:9191",
+    "opa.authz.svc:9191",
+    "unix:/run/opa/opa.sock"
+);
 kind!(Ip, "ip", "An IP address.", "10.96.0.10", "fd00::10");
 kind!(Cidr, "cidr", "A range of IP addresses.", "10.0.0.0/8", "fd00::/64", "192.0.2.7/32");
 kind!(

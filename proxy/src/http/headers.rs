@@ -154,7 +154,7 @@ fn claims_identity(name: &str) -> bool {
 }
 
 /// Names with underscores are rare, and every name of every request is asked.
-fn hyphenated(name: &str) -> Cow<'_, str> {
+pub(crate) fn hyphenated(name: &str) -> Cow<'_, str> {
     if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
 }
 

@@ -56,12 +56,6 @@ impl Checked<RequestBody> {
         let authority = self.authority.clone();
         Some(Self { parts, authority, body: RequestBody::nothing(), opening: None, expects: false })
     }
-
-    /// As every log names it.
-    pub(crate) fn request_id(&self) -> &str {
-        let id = self.parts.headers.get(headers::REQUEST_ID);
-        id.and_then(|id| id.to_str().ok()).unwrap_or_default()
-    }
 }
 
 impl<B: Body> Checked<B> {
@@ -99,6 +93,12 @@ impl<B: Body> Checked<B> {
         Ok(Self { parts, authority, body, opening, expects })
     }
 
+    /// As every log names it.
+    pub(crate) fn request_id(&self) -> &str {
+        let id = self.parts.headers.get(headers::REQUEST_ID);
+        id.and_then(|id| id.to_str().ok()).unwrap_or_default()
+    }
+
     /// The method, compared exactly.
     pub(crate) fn method(&self) -> &str {
         self.parts.method.as_str()
@@ -122,6 +122,16 @@ impl<B: Body> Checked<B> {
     /// The query as it was sent, without its question mark.
     pub(crate) fn query(&self) -> Option<&str> {
         self.parts.uri.query()
+    }
+
+    /// The host, with its port if it names one.
+    pub(crate) fn authority(&self) -> String {
+        self.authority.to_string()
+    }
+
+    /// How long its body is, where that is known beforehand.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.body.size_hint().exact()
     }
 
     /// The port that its authority names.

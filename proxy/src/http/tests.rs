@@ -90,7 +90,7 @@ samples! {
 
 fn denied(code: Code) -> Error {
     let (policy, rule) = (Some(Arc::from("shop/p")), Some(Arc::from("r")));
-    Error::Denied(Box::new(Denial { code, policy, rule, shadow: None, nearest: None }))
+    Error::Denied(Box::new(Denial { code, policy, rule, shadow: None, nearest: None, status: None }))
 }
 
 fn expired(code: Code) -> Error {

@@ -2,17 +2,13 @@
 //! has, a server that is slow, and addresses that [`super::guard`] refuses: the connection goes to an address that was looked
 //! at, and the name is not looked up again.
 
-use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::Path, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -20,7 +16,10 @@ use super::{
     guard::may_ask,
     keys::{BadKeys, KeySet},
 };
-use crate::config::{KeysUrl, Origin};
+use crate::{
+    config::{KeysUrl, Origin},
+    tls,
+};
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +60,7 @@ async fn ask(at: &KeysUrl) -> Result<Vec<u8>, String> {
     let port = at.url.port_u16().unwrap_or(443);
     let tcp = connect(&host, port, at).await?;
     let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
-    let tls = TlsConnector::from(tls(&at.trust_bundle).await?);
+    let tls = TlsConnector::from(tls::trusting_file(&at.trust_bundle, &[]).await?);
     let stream = tls.connect(name, tcp).await.map_err(|error| error.to_string())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -113,26 +112,6 @@ async fn connect(host: &str, port: u16, at: &KeysUrl) -> Result<TcpStream, Strin
         }
     }
     Err(last)
-}
-
-async fn tls(trust_bundle: &Path) -> Result<Arc<ClientConfig>, String> {
-    let unusable = |error: &dyn std::fmt::Display| format!("{}: {error}", trust_bundle.display());
-    let pem = tokio::fs::read(trust_bundle).await.map_err(|error| unusable(&error))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| unusable(&error))?;
-        // A root of a kind that rustls does not take vouches for nobody.
-        let _ = roots.add(certificate);
-    }
-    if roots.is_empty() {
-        return Err(unusable(&"no authority in it"));
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
 }
 
 /// From the name to the last byte.

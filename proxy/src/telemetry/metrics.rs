@@ -82,6 +82,8 @@ pub(crate) struct Metrics {
     pub(crate) rate_limited: Series<RateLabels>,
     /// Looks at the keys of issuers of tokens that found none.
     pub(crate) token_keys_failed: AtomicU64,
+    /// What became of questions to whoever decides beside policy.
+    pub(crate) external_decisions: Series<&'static str>,
 }
 
 /// A counter per label set. Few and small: connections are not requests.

@@ -214,6 +214,9 @@ impl Exposition {
         single(encoder, &families::CONTROL_CONNECTED, connected)?;
         let keys_failed = metrics.token_keys_failed.load(Ordering::Relaxed);
         single(encoder, &families::TOKEN_KEYS_FAILED, keys_failed)?;
+        samples(encoder, &families::EXTERNAL_DECISIONS, |mut to| {
+            metrics.external_decisions.each(|outcome, count| to.counter([*outcome], count))
+        })?;
         samples(encoder, &families::POLICY_REFUSED, |mut to| {
             metrics.policies_refused.each(|code, count| to.counter([code.id()], count))
         })

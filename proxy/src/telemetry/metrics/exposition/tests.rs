@@ -33,6 +33,7 @@ fn busy() -> (Arc<Metrics>, Edges) {
     metrics.renewals.add("ok");
     metrics.workload_refusals.add("user");
     metrics.policies_refused.add(Code::PolicyUnknownField);
+    metrics.external_decisions.add("allowed");
     let (service, rule) = ("shop/payments".parse().unwrap(), "rule-1".into());
     metrics.copies.add(CopyLabels { service, rule, result: "sent" });
     let (service, rule) = ("shop/payments".parse().unwrap(), "rule-1".into());
