@@ -385,6 +385,10 @@ codes! {
         "the rotation of the root waits for longer than it should",
         "Each phase waits until every sidecar has acknowledged the trust bundle, or until no certificate of the old root is alive. Somebody does neither. Nothing fails meanwhile.",
         "`sidegate certs rotate status` names who is in the way. Look at that sidecar's log and connection; one that is gone for good is waited for until its certificate ends.";
+    ForeignBundleStale = "SG0364", Identity,
+        "the trust bundle of another trust domain could not be brought up to date",
+        "Its bundle endpoint cannot be reached, does not prove to be the one that is configured, or gave a document that is refused: an older one, a redirect, one that is too large, or authorities of another trust domain. The last good bundle stays in force.",
+        "The message names the reason. Ask the partner; authorities that are long out of use there stay trusted here until a newer bundle comes, or until `federation` in mesh.yaml names it no longer.";
     ConfigUnreadable = "SG0401", Configuration,
         "the configuration cannot be read",
         "The file does not exist or may not be read.",

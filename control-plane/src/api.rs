@@ -82,8 +82,7 @@ async fn policies(State(shown): State<Shown>) -> impl IntoResponse {
 
 /// Our own bundle, for whoever federates with this mesh.
 async fn bundle(State(shown): State<Shown>) -> Response {
-    let mesh = shown.mesh.borrow().clone();
-    let bundle = mesh.trust.bundles.get(mesh.config.trust_domain.as_str()).and_then(federation::published);
+    let bundle = federation::published(&shown.mesh.borrow());
     bundle.map_or_else(
         || refuse(StatusCode::NOT_IMPLEMENTED, "an authority's key has no form in this document".to_owned()),
         |bundle| Json(bundle).into_response(),

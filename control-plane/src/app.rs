@@ -24,6 +24,7 @@ use crate::{
     clock,
     config::{Config, RegistryPlace},
     discovery::DiscoveryService,
+    federation::{follow, serve::BundleEndpoint},
     issuance::IdentityService,
     ledger::{Ledger, report::LedgerService},
     mesh::Publisher,
@@ -92,6 +93,13 @@ impl Running {
         let tokens = Arc::new(Tokens::open(&config)?);
         let grpc = listen(config.grpc).await?;
         let api = listen(config.api).await?;
+        let bundle = match config.bundle {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        if let (Some(listener), Some(configured)) = (&bundle, config.bundle) {
+            tracing::info!(listener = "bundle", address = %address(listener, configured)?, "listening");
+        }
         let addresses = (address(&grpc, config.grpc)?, address(&api, config.api)?);
         let running = Self {
             grpc: addresses.0,
@@ -101,7 +109,7 @@ impl Running {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        running.spawn((config_path, config, quarantine), (authority, tokens), grpc, api)?;
+        running.spawn((config_path, config, quarantine), (authority, tokens), (grpc, api, bundle))?;
         tracing::info!(listener = "grpc", address = %running.grpc, "listening");
         tracing::info!(listener = "api", address = %running.api, "listening");
         Ok(running)
@@ -140,8 +148,7 @@ impl Running {
         &self,
         (config_path, config, quarantine): (&Path, Config, QuarantineFile),
         (authority, tokens): (Arc<Authority>, Arc<Tokens>),
-        grpc: TcpListener,
-        api: TcpListener,
+        (grpc, api, bundle): (TcpListener, TcpListener, Option<TcpListener>),
     ) -> Result<(), StartError> {
         let metrics = Arc::new(Metrics::default());
         let (publisher, mesh) =
@@ -151,6 +158,14 @@ impl Running {
         let proxies = Proxies::new();
         let ledger = Arc::new(Ledger::default());
         let (connections, incoming) = mpsc::channel(ACCEPT_QUEUE);
+        let served_bundle = bundle.map(|listener| BundleEndpoint {
+            listener,
+            tls: tls.clone(),
+            mesh: mesh.clone(),
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+        });
+        let following = follow::run(mesh.clone(), metrics.clone(), self.stop.clone());
         let acceptor = Acceptor {
             listener: grpc,
             tls,
@@ -185,6 +200,10 @@ impl Running {
         self.tasks.spawn(credentials.run(self.stop.clone()));
         self.tasks.spawn(rotation.run(self.stop.clone()));
         self.tasks.spawn(acceptor.run(connections));
+        self.tasks.spawn(following);
+        if let Some(endpoint) = served_bundle {
+            self.tasks.spawn(endpoint.run());
+        }
         self.tasks.spawn(services.serve(incoming, self.stop.clone()));
         self.tasks.spawn(sweep(proxies, self.stop.clone()));
         self.tasks.spawn(api::serve(api, shown, self.stop.clone()));

@@ -18,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use hyper::Uri;
+use ipnet::IpNet;
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub grpc: SocketAddr,
     /// Where the operator's API listens; always a loopback address.
     pub api: SocketAddr,
+    /// Where the own bundle is served to partners. `None`: nowhere.
+    pub bundle: Option<SocketAddr>,
     /// How long a workload's certificate lives.
     pub leaf_life: Duration,
     /// How long a root lives that is made from now on.
@@ -72,8 +76,59 @@ pub struct Config {
 pub struct Federated {
     /// Whose authorities the bundle holds.
     pub trust_domain: TrustDomain,
-    /// The file of the bundle: PEM or SPIFFE's JSON.
-    pub bundle: PathBuf,
+    /// Where its bundle comes from.
+    pub source: BundleSource,
+}
+
+/// Where a foreign bundle comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BundleSource {
+    /// A file: PEM or SPIFFE's JSON.
+    File(PathBuf),
+    /// The partner's bundle endpoint.
+    Endpoint(Endpoint),
+}
+
+/// A bundle endpoint (SPIFFE Federation §5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `https`.
+    pub url: Uri,
+    /// How its server proves itself.
+    pub profile: Profile,
+    /// It is asked this often at least.
+    pub refresh: Duration,
+    /// Addresses that it may have although they are of the own host or link.
+    pub allow_addresses: Vec<IpNet>,
+    /// The file in the state folder of what was fetched last.
+    pub kept: PathBuf,
+}
+
+/// How the server of a bundle endpoint proves itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// `https_spiffe`.
+    Spiffe {
+        /// What it must prove to be.
+        id: SpiffeId,
+        /// The bundle that it is verified by the first time.
+        first: PathBuf,
+    },
+    /// `https_web`.
+    Web {
+        /// PEM: the authorities that vouch for its host name.
+        roots: PathBuf,
+    },
+}
+
+impl BundleSource {
+    /// The file that the bundle is read from.
+    pub(crate) fn file(&self) -> &Path {
+        match self {
+            Self::File(file) => file,
+            Self::Endpoint(endpoint) => &endpoint.kept,
+        }
+    }
 }
 
 /// What sidecars do with a denial.

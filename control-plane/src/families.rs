@@ -40,6 +40,7 @@ pub static ALL: &[&Family] = &[
     &CONNECTIONS_REFUSED,
     &UPDATES,
     &REPORTS,
+    &FEDERATION_REFRESHES,
     &POLICY_STALE,
     &POLICY_COUNT,
     &PROXIES_CONNECTED,
@@ -49,7 +50,22 @@ pub static ALL: &[&Family] = &[
     &SIGNING_ENDS,
     &ROTATION_BLOCKERS,
     &ROTATION_OVERDUE,
+    &FEDERATION_REFRESHED,
 ];
+
+pub(crate) static FEDERATION_REFRESHES: Family = Family {
+    name: "sidegate_federation_refreshes_total",
+    help: "Attempts to fetch the trust bundle of another trust domain",
+    kind: Kind::Counter,
+    label: Some(Label { name: "result", values: "`ok`, `failed`" }),
+};
+
+pub(crate) static FEDERATION_REFRESHED: Family = Family {
+    name: "sidegate_federation_refreshed_timestamp_seconds",
+    help: "When the trust bundle of another trust domain was fetched last",
+    kind: Kind::Gauge,
+    label: Some(Label { name: "trust_domain", values: "as `federation` in `mesh.yaml` names it" }),
+};
 
 pub(crate) static SIGNING_ENDS: Family = Family {
     name: "sidegate_ca_expiry_timestamp_seconds",

@@ -1,7 +1,12 @@
-//! Trust bundles of other trust domains, which the operator puts into files: each stands for the one trust domain that
-//! `mesh.yaml` names it for and is merged with nothing. What cannot be read whole is refused whole.
+//! Trust bundles of other trust domains, from files that the operator writes or that `follow` fetches: each stands for the one
+//! trust domain that `mesh.yaml` names it for and is merged with nothing. What cannot be read whole is refused whole.
 
 mod document;
+mod fetch;
+pub(crate) mod follow;
+mod guard;
+mod held;
+pub(crate) mod serve;
 
 use std::{path::Path, sync::Arc};
 
@@ -9,9 +14,10 @@ use sidegate_codes::Code;
 use sidegate_identity::{TrustBundle, TrustDomain};
 use sidegate_proto::v1::Resource;
 
-pub(crate) use self::document::published;
+pub(crate) use self::document::{lead, published};
+use self::held::Held;
 use crate::{
-    config::{self, Federated},
+    config::{self, BundleSource, Federated},
     problem::Problem,
     resource,
 };
@@ -25,15 +31,20 @@ pub(crate) struct Foreign {
 
 /// What the files of the foreign bundles say at one look, in the order of `mesh.yaml`.
 #[derive(Debug)]
-pub(crate) struct ForeignFiles(Vec<(Federated, Result<String, Problem>)>);
+pub(crate) struct ForeignFiles(Vec<(Federated, Result<Found, Problem>)>);
+
+/// What a file holds.
+#[derive(Clone, Debug)]
+struct Found {
+    /// `None`: nothing was fetched yet.
+    text: Option<String>,
+    /// Why there is nothing newer.
+    stale: Option<Problem>,
+}
 
 impl ForeignFiles {
     pub(crate) fn read(federation: &[Federated]) -> Self {
-        let read = |federated: &Federated| {
-            let text = config::read_bounded(&federated.bundle, MAX_BYTES)
-                .map_err(|error| problem(&federated.bundle, Code::ConfigUnreadable, error.to_string()));
-            (federated.clone(), text)
-        };
+        let read = |federated: &Federated| (federated.clone(), Found::read(federated));
         Self(federation.iter().map(read).collect())
     }
 
@@ -41,12 +52,16 @@ impl ForeignFiles {
     /// a slip of the pen cuts nobody off. A trust domain that `mesh.yaml` does not name any more is not among them.
     pub(crate) fn load(&self, before: &[Foreign]) -> (Vec<Foreign>, Vec<Problem>) {
         let (mut loaded, mut problems) = (Vec::new(), Vec::new());
-        for (Federated { trust_domain, bundle: path }, text) in &self.0 {
-            let bundle = text.clone().and_then(|text| {
-                parse(trust_domain, &text).map_err(|reason| problem(path, Code::BadCredentials, reason))
+        for (Federated { trust_domain, source }, found) in &self.0 {
+            let bundle = found.clone().and_then(|Found { text, stale }| {
+                problems.extend(stale);
+                let parsed = text.map(|text| parse(trust_domain, &text)).transpose();
+                parsed.map_err(|reason| problem(source.file(), Code::BadCredentials, reason))
             });
             match bundle {
-                Ok(bundle) => {
+                // What is not known is trusted by nobody.
+                Ok(None) => {}
+                Ok(Some(bundle)) => {
                     let resource = Arc::new(resource::bundle(&bundle));
                     loaded.push(Foreign { trust_domain: trust_domain.clone(), resource });
                 }
@@ -60,10 +75,30 @@ impl ForeignFiles {
     }
 }
 
+impl Found {
+    /// An endpoint's bundle is the one that was fetched last, or the one to begin with.
+    fn read(federated: &Federated) -> Result<Self, Problem> {
+        match &federated.source {
+            BundleSource::File(path) => config::read_bounded(path, MAX_BYTES)
+                .map(|text| Self { text: Some(text), stale: None })
+                .map_err(|error| problem(path, Code::ConfigUnreadable, error.to_string())),
+            BundleSource::Endpoint(endpoint) => {
+                let (held, first) = Held::load(endpoint)
+                    .map_err(|reason| problem(&endpoint.kept, Code::ConfigUnreadable, reason))?;
+                let stale = held.problem.map(|reason| Problem {
+                    field: Some(format!("federation: {}", federated.trust_domain)),
+                    ..Problem::of_file(Code::ForeignBundleStale, endpoint.url.to_string(), reason)
+                });
+                Ok(Self { text: held.document.or(first), stale })
+            }
+        }
+    }
+}
+
 /// The bundle in a text: SPIFFE's JSON, or certificates in PEM.
 fn parse(trust_domain: &TrustDomain, text: &str) -> Result<TrustBundle, String> {
     let bundle = if text.trim_start().starts_with('{') {
-        TrustBundle::from_der(trust_domain.clone(), document::authorities(text)?)
+        TrustBundle::from_der(trust_domain.clone(), document::parse(text)?.authorities)
     } else {
         TrustBundle::from_pem(trust_domain.clone(), text.as_bytes())
     };

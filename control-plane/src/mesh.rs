@@ -177,7 +177,7 @@ impl Publisher {
     fn folders(&self) -> Vec<PathBuf> {
         let config = self.mesh.borrow().config.clone();
         let mut folders = vec![folder_of(&self.path), folder_of(&config.quarantine), config.policies.clone()];
-        folders.extend(config.federation.iter().map(|federated| folder_of(&federated.bundle)));
+        folders.extend(config.federation.iter().map(|federated| folder_of(federated.source.file())));
         folders
     }
 }
@@ -263,6 +263,7 @@ fn only_what_may_change(path: &Path, current: &Config, new: Config) -> Result<Co
         ("trustBundle", current.trust_bundle == new.trust_bundle),
         ("listen.grpc", current.grpc == new.grpc),
         ("listen.api", current.api == new.api),
+        ("listen.bundle", current.bundle == new.bundle),
         ("certificates.retention", current.retention == new.retention),
     ];
     let problems: Vec<_> = fixed

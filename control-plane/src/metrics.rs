@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -26,6 +26,9 @@ pub(crate) struct Metrics {
     issued: Series,
     refusals_unrecorded: Series,
     new_sources: AtomicU64,
+    /// When each foreign bundle was fetched last, in Unix seconds; by trust domain, of which `mesh.yaml` has a few.
+    refreshed: Mutex<BTreeMap<String, u64>>,
+    refreshes: Series,
     handshake_failures: Series,
     connections_refused: Series,
     updates: Series,
@@ -66,6 +69,26 @@ impl Metrics {
         self.new_sources.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The bundle of this trust domain was fetched.
+    pub(crate) fn federation_refreshed(&self, trust_domain: &str, unix_seconds: u64) {
+        self.refreshes.add("ok");
+        self.refreshed_now().insert(trust_domain.to_owned(), unix_seconds);
+    }
+
+    /// No newer bundle came.
+    pub(crate) fn federation_failed(&self) {
+        self.refreshes.add("failed");
+    }
+
+    /// Nobody asks for the bundle of this trust domain any more.
+    pub(crate) fn federation_ended(&self, trust_domain: &str) {
+        self.refreshed_now().remove(trust_domain);
+    }
+
+    fn refreshed_now(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.refreshed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A TLS handshake failed.
     pub(crate) fn handshake_failed(&self, reason: &'static str) {
         self.handshake_failures.add(reason);
@@ -98,7 +121,9 @@ impl Metrics {
                 (&families::CONNECTIONS_REFUSED, self.connections_refused.now()),
                 (&families::UPDATES, self.updates.now()),
                 (&families::REPORTS, self.reports.now()),
+                (&families::FEDERATION_REFRESHES, self.refreshes.now()),
             ],
+            refreshed: self.refreshed_now().clone(),
             new_sources: self.new_sources.load(Ordering::Relaxed),
             readings,
         }));
@@ -127,7 +152,8 @@ impl Series {
 
 #[derive(Debug)]
 struct Exposition {
-    series: [(&'static Family, Counts); 7],
+    series: [(&'static Family, Counts); 8],
+    refreshed: BTreeMap<String, u64>,
     new_sources: u64,
     readings: Readings,
 }
@@ -160,6 +186,10 @@ impl Collector for Exposition {
                 Kind::Counter => ConstCounter::new(value).encode(to)?,
                 Kind::Gauge => ConstGauge::new(value).encode(to)?,
             }
+        }
+        let mut to = describe(&mut encoder, &families::FEDERATION_REFRESHED)?;
+        for (trust_domain, moment) in &self.refreshed {
+            ConstGauge::new(*moment).encode(to.encode_family(&[("trust_domain", trust_domain.as_str())])?)?;
         }
         Ok(())
     }
@@ -237,6 +267,7 @@ mod tests {
         metrics.connection_refused("connections");
         metrics.update("sent");
         metrics.report("accepted");
+        metrics.federation_refreshed("partner.test", 7);
         let text = metrics.write(Readings::default());
         for family in families::ALL {
             let sample = match &family.label {

@@ -13,6 +13,7 @@ mod egress;
 mod expectations;
 mod external;
 mod federation;
+mod federation_endpoint;
 mod fenced;
 mod file_identity;
 mod forward_proxy;

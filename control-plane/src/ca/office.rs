@@ -84,7 +84,9 @@ impl Office {
     /// What is in force by the state.
     pub(super) fn trust(&self, trust_domain: &TrustDomain) -> Result<Trust, StateError> {
         let also = self.state.also_trusted().and(self.other.as_deref());
-        Trust::of(trust_domain, &self.signing, also, self.state.urgent)
+        let sequence =
+            self.store.last_step().map_err(|error| unusable(store::FILE.as_ref(), error.to_string()))?;
+        Trust::of(trust_domain, &self.signing, also, (self.state.urgent, sequence))
             .map_err(|error| unusable(trust::PUBLIC_FILE.as_ref(), error.to_string()))
     }
 

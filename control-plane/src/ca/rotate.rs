@@ -86,15 +86,19 @@ impl Authority {
         if due { self.begin(Cause::Expiry, Cause::Expiry.describe(), root_life) } else { Ok(()) }
     }
 
-    /// Takes every step that nobody is in the way of.
-    pub(crate) fn turn(&self, seen: &[Seen], moment: Moment) -> Result<(), StepError> {
+    /// Takes every step that nobody is in the way of. Others than sidecars may rely on the bundle and acknowledge nothing: an
+    /// incoming root is published for `lead` at least before it signs.
+    pub(crate) fn turn(&self, seen: &[Seen], moment: Moment, lead: Duration) -> Result<(), StepError> {
         let mut office = self.office();
         office.roll.forget_connections();
         for seen in seen {
             office.roll.seen(&seen.serial, &seen.address, seen.connected, seen.bundle.as_deref());
         }
         office.roll.sweep(moment.now_ms, moment.margin);
-        if let Some(next) = self.next(&office, moment) {
+        let State { phase, since_ms, urgent, .. } = &office.state;
+        let age = Duration::from_millis(moment.now_ms.saturating_sub(*since_ms));
+        let is_early = matches!(phase, Phase::Prepare { .. }) && !urgent && age < lead;
+        if !is_early && let Some(next) = self.next(&office, moment) {
             self.enter(&mut office, next, None, "nobody was in the way")?;
         }
         if let Phase::Destroy { outgoing } = &office.state.phase {

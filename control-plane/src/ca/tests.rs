@@ -200,7 +200,9 @@ fn turn(authority: &Authority, later: Duration) {
             .collect()
     };
     let now_ms = clock::now_ms() + u64::try_from(later.as_millis()).unwrap();
-    authority.turn(&seen, Moment { now_ms, up: later, margin: Duration::from_secs(1) }).unwrap();
+    authority
+        .turn(&seen, Moment { now_ms, up: later, margin: Duration::from_secs(1) }, Duration::ZERO)
+        .unwrap();
 }
 
 fn verifies(authority: &Authority, issued: &Issued) -> bool {

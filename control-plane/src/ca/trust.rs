@@ -20,6 +20,8 @@ pub(crate) struct Trust {
     pub(crate) resource: Arc<Resource>,
     /// The fingerprint of the root that signs.
     pub(crate) signing: String,
+    /// Grows with each step of a rotation: of two states of the bundle the later one has the greater number.
+    pub(crate) sequence: u64,
     /// A root may be known to others: certificates are renewed at once.
     pub(crate) is_urgent: bool,
     pem: String,
@@ -30,7 +32,7 @@ impl Trust {
         trust_domain: &TrustDomain,
         signing: &Root,
         also: Option<&Root>,
-        is_urgent: bool,
+        (is_urgent, sequence): (bool, u64),
     ) -> Result<Self, BundleError> {
         let mut roots: Vec<_> = [Some(signing), also].into_iter().flatten().collect();
         // One order for one set, whichever of them signs: a change of that alone is nothing to distribute.
@@ -42,6 +44,7 @@ impl Trust {
             bundles: Arc::new(TrustBundles::from_iter([bundle])),
             signing: signing.fingerprint().to_owned(),
             is_urgent,
+            sequence,
             pem: roots.iter().map(|root| root.public_pem()).collect(),
         })
     }

@@ -24,6 +24,9 @@ pub(super) const RETENTION: Bounds = Bounds {
 /// Another control plane takes over after it; a network that stalls for less changes nothing.
 pub(super) const LEASE: Bounds =
     Bounds { default: Duration::from_secs(10), least: Duration::from_secs(1), most: Duration::from_mins(2) };
+/// A new authority is published long before it signs, so that minutes do no harm.
+pub(super) const BUNDLE_REFRESH: Bounds =
+    Bounds { default: Duration::from_mins(5), least: Duration::from_secs(1), most: Duration::from_hours(24) };
 pub(super) const REPORT_INTERVAL: Bounds = Bounds {
     default: Duration::from_secs(5),
     least: Duration::from_millis(100),

@@ -1,5 +1,7 @@
 //! `mesh.yaml` as it is written, and the checks that turn it into a `Config`. A field that is not known is an error.
 
+mod federation;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -14,8 +16,9 @@ use serde_saphyr::Spanned;
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
+use self::federation::FederatedDocument;
 use super::{
-    Config, EgressDefault, Enforcement, Federated, RegistryPlace, Service, ServiceName, TokenDigest,
+    Config, EgressDefault, Enforcement, RegistryPlace, Service, ServiceName, TokenDigest,
     bounds::{Bounds, LEAF_LIFE, REPORT_INTERVAL, RETENTION, ROOT_LIFE},
     control_plane_identity, is_label,
     registry::RegistryDocument,
@@ -111,6 +114,11 @@ struct Listen {
     /// For the operator: API, `/metrics` and `/livez`. A loopback address, since it asks nobody who they are.
     #[schemars(with = "schema::Address")]
     api: Spanned<String>,
+    /// For other trust domains: the own trust bundle, at `/spiffe/bundle.json` over TLS under the control plane's SVID
+    /// (`https_spiffe`). Absent: nowhere.
+    #[serde(default)]
+    #[schemars(with = "Option<schema::Address>")]
+    bundle: Option<Spanned<String>>,
 }
 
 /// How long certificates live.
@@ -129,19 +137,6 @@ struct Certificates {
     #[serde(default)]
     #[schemars(with = "Option<schema::Time>", transform = |schema: &mut Schema| RETENTION.describe(schema))]
     retention: Option<Spanned<String>>,
-}
-
-/// A trust domain besides the own one.
-#[derive(Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(rename = "Federated")]
-struct FederatedDocument {
-    /// Its name.
-    #[schemars(with = "schema::Domain")]
-    trust_domain: Spanned<String>,
-    /// The file of its trust bundle, as PEM or as SPIFFE's JSON; read again when it changes.
-    #[schemars(with = "schema::File")]
-    bundle: PathBuf,
 }
 
 /// A service of the mesh and the workload behind it.
@@ -193,6 +188,8 @@ impl Check {
             document.root_namespace.and_then(|name| self.value(&name, "rootNamespace", label));
         let grpc = self.value(&document.listen.grpc, "listen.grpc", socket_address);
         let api = self.value(&document.listen.api, "listen.api", loopback_address);
+        let bundle = document.listen.bundle.as_ref();
+        let bundle = bundle.and_then(|address| self.value(address, "listen.bundle", socket_address));
         let leaf_life =
             self.duration(document.certificates.leaf_life.as_ref(), "certificates.leafLife", LEAF_LIFE);
         let root_life =
@@ -206,7 +203,8 @@ impl Check {
             None => RegistryPlace::StateFolder,
             Some(registry) => registry.place(self, folder)?,
         };
-        let federation = self.federation(&trust_domain, folder, document.federation);
+        let state = folder.join(document.state);
+        let federation = self.federation(&trust_domain, (folder, &state), document.federation);
         let services = self.services(&trust_domain, document.services);
         Some(Config {
             trust_domain,
@@ -215,11 +213,12 @@ impl Check {
             egress: document.egress,
             policies: folder.join(document.policies),
             quarantine: folder.join(document.quarantine),
-            state: folder.join(document.state),
+            state,
             registry,
             trust_bundle: document.trust_bundle.map(|path| folder.join(path)),
             grpc: grpc?,
             api: api?,
+            bundle,
             leaf_life: leaf_life?,
             root_life: root_life?,
             retention: retention?,
@@ -257,33 +256,6 @@ impl Check {
             }
         }
         services
-    }
-
-    /// The own trust domain has its authorities in the state folder, and another one has one bundle: none is ever merged.
-    fn federation(
-        &mut self,
-        own: &TrustDomain,
-        folder: &Path,
-        documents: Vec<FederatedDocument>,
-    ) -> Vec<Federated> {
-        let mut federation: Vec<Federated> = Vec::with_capacity(documents.len());
-        for (index, document) in documents.into_iter().enumerate() {
-            let field = format!("federation[{index}].trustDomain");
-            let trust_domain = self.value(&document.trust_domain, &field, |text| {
-                let trust_domain = TrustDomain::parse(text).map_err(display)?;
-                if trust_domain == *own {
-                    return Err(format!("{text} is the mesh's own trust domain"));
-                }
-                if federation.iter().any(|federated| federated.trust_domain == trust_domain) {
-                    return Err(format!("{text} is listed twice"));
-                }
-                Ok(trust_domain)
-            });
-            if let Some(trust_domain) = trust_domain {
-                federation.push(Federated { trust_domain, bundle: folder.join(document.bundle) });
-            }
-        }
-        federation
     }
 
     fn service(

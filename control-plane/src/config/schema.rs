@@ -42,6 +42,9 @@ kind!(
     "A SPIFFE trust domain without its scheme: `a` to `z`, `0` to `9`, `.`, `-` and `_`.",
     "shop.test"
 );
+kind!(Url, "https-url", "An `https` URL.", "https://partner.test:15181/spiffe/bundle.json");
+kind!(Cidr, "cidr", "An address range.", "10.0.0.0/8", "127.0.0.1/32");
+kind!(Id, "spiffe-id", "A SPIFFE ID.", "spiffe://partner.test/ns/sidegate/sa/control-plane");
 kind!(Label, "name", "1 to 63 of `a` to `z`, `0` to `9` and `-`, no `-` at the ends.", "payments");
 kind!(
     Token,

@@ -100,7 +100,7 @@ fn another_trust_domain_has_one_bundle_and_our_own_has_none_there() {
     let good = with("federation: [{trustDomain: partner.test, bundle: partner.json}]");
     let federation = Config::parse(Path::new("/etc/mesh/mesh.yaml"), &good).unwrap().federation;
     assert_eq!(federation[0].trust_domain.as_str(), "partner.test");
-    assert_eq!(federation[0].bundle, Path::new("/etc/mesh/partner.json"));
+    assert_eq!(federation[0].source, BundleSource::File("/etc/mesh/partner.json".into()));
     for (names, why) in
         [(["shop.test", "a.test"], "own trust domain"), (["a.test", "a.test"], "listed twice")]
     {

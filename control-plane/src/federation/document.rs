@@ -2,6 +2,8 @@
 //! are in `x5c`, one each. Members and keys that are not known are left alone, as the standards ask; an X.509 authority that is
 //! not as they say refuses the whole.
 
+use std::time::Duration;
+
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
@@ -15,9 +17,24 @@ use x509_parser::{
     public_key::PublicKey,
 };
 
+use crate::mesh::Mesh;
+
+/// What a document says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Document {
+    /// The certificates of the X.509 authorities.
+    pub(super) authorities: Vec<CertificateDer<'static>>,
+    /// Grows with each change.
+    pub(super) sequence: Option<u64>,
+    /// How soon to look again, in seconds.
+    refresh_hint: Option<u64>,
+}
+
 #[derive(Deserialize)]
-struct Document {
+struct Form {
     keys: Vec<Key>,
+    spiffe_sequence: Option<u64>,
+    spiffe_refresh_hint: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -28,26 +45,55 @@ struct Key {
     x5c: Vec<String>,
 }
 
-/// The certificates of the X.509 authorities.
-pub(super) fn authorities(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let document: Document = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let keys = document.keys.iter().enumerate().filter(|(_, key)| key.usage.as_deref() == Some(X509));
-    keys.map(|(position, key)| {
-        let [certificate] = &key.x5c[..] else {
-            return Err(format!("keys[{position}].x5c: holds {} certificates, not one", key.x5c.len()));
-        };
-        STANDARD
-            .decode(certificate)
-            .map(CertificateDer::from)
-            .map_err(|error| format!("keys[{position}].x5c[0]: {error}"))
+/// Reads a document.
+pub(super) fn parse(text: &str) -> Result<Document, String> {
+    let form: Form = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let keys = form.keys.iter().enumerate().filter(|(_, key)| key.usage.as_deref() == Some(X509));
+    let authorities: Result<Vec<_>, String> = keys
+        .map(|(position, key)| {
+            let [certificate] = &key.x5c[..] else {
+                return Err(format!("keys[{position}].x5c: holds {} certificates, not one", key.x5c.len()));
+            };
+            STANDARD
+                .decode(certificate)
+                .map(CertificateDer::from)
+                .map_err(|error| format!("keys[{position}].x5c[0]: {error}"))
+        })
+        .collect();
+    Ok(Document {
+        authorities: authorities?,
+        sequence: form.spiffe_sequence,
+        refresh_hint: form.spiffe_refresh_hint,
     })
-    .collect()
+}
+
+impl Document {
+    /// How soon to look again.
+    pub(super) fn refresh_hint(&self) -> Duration {
+        Duration::from_secs(self.refresh_hint.unwrap_or(REFRESH_HINT_SECONDS))
+    }
 }
 
 /// The bundle for whoever federates with this mesh; `None` if an authority's key is not on a curve of NIST's.
-pub(crate) fn published(bundle: &TrustBundle) -> Option<Value> {
+pub(crate) fn published(mesh: &Mesh) -> Option<Value> {
+    let bundle = mesh.trust.bundles.get(mesh.config.trust_domain.as_str())?;
+    written(bundle, mesh.trust.sequence, refresh_hint(mesh.config.leaf_life))
+}
+
+/// How long an incoming root is published before it signs: Federation §4.1 asks for three to five times the hint.
+pub(crate) fn lead(leaf_life: Duration) -> Duration {
+    refresh_hint(leaf_life) * 5
+}
+
+/// How soon others should look again.
+fn refresh_hint(leaf_life: Duration) -> Duration {
+    (leaf_life / 20).clamp(Duration::from_secs(1), Duration::from_secs(REFRESH_HINT_SECONDS))
+}
+
+pub(super) fn written(bundle: &TrustBundle, sequence: u64, refresh_hint: Duration) -> Option<Value> {
     let keys: Option<Vec<_>> = bundle.authorities().iter().map(key).collect();
-    Some(json!({ "keys": keys?, "spiffe_refresh_hint": REFRESH_HINT_SECONDS }))
+    let (keys, hint) = (keys?, refresh_hint.as_secs());
+    Some(json!({ "keys": keys, "spiffe_sequence": sequence, "spiffe_refresh_hint": hint }))
 }
 
 fn key(authority: &CertificateDer<'static>) -> Option<Value> {
@@ -67,5 +113,5 @@ fn key(authority: &CertificateDer<'static>) -> Option<Value> {
 }
 
 const X509: &str = "x509-svid";
-/// How soon others should look again; a new authority is published long before it signs.
+/// What the standard says where a document says nothing, and the most that this one says.
 const REFRESH_HINT_SECONDS: u64 = 300;

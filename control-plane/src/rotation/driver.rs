@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::machine::{self, Moment};
 use crate::{
     ca::{Authority, Seen, StepError},
-    clock,
+    clock, federation,
     mesh::Mesh,
     proxies::{Entry, Proxies},
 };
@@ -79,7 +79,8 @@ impl Driver {
             up: self.started.elapsed(),
             margin: machine::margin(config.leaf_life),
         };
-        let turned = self.authority.turn(&seen, moment);
+        let lead = if config.bundle.is_some() { federation::lead(config.leaf_life) } else { Duration::ZERO };
+        let turned = self.authority.turn(&seen, moment, lead);
         self.tell_of_the_end(config.leaf_life, moment.now_ms);
         self.tell_of_blockers(config.leaf_life, moment.now_ms);
         turned

@@ -134,6 +134,12 @@ impl Store {
         rows.collect()
     }
 
+    /// The number of the newest step; each step has a greater one than those before.
+    pub(crate) fn last_step(&self) -> rusqlite::Result<u64> {
+        let last = self.0.query_row("SELECT coalesce(max(sequence), 0) FROM step", [], |row| row.get(0));
+        last.map(unsigned)
+    }
+
     /// Asks; the number is for the answer.
     pub(crate) fn ask(&self, request: &Request, at_ms: u64) -> rusqlite::Result<i64> {
         self.0.execute(

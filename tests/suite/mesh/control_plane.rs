@@ -25,6 +25,9 @@ pub(crate) struct ControlPlane {
     running: Option<Running>,
     pub(crate) grpc: SocketAddr,
     pub(crate) api: SocketAddr,
+    /// Where partners ask for its bundle.
+    pub(crate) bundle: SocketAddr,
+    domain: &'static str,
     report_interval: &'static str,
     /// Further lines of its configuration.
     more: &'static str,
@@ -50,11 +53,23 @@ impl ControlPlane {
 
     /// The same with further configuration.
     pub(crate) fn start_with(report_interval: &'static str, policies: &str, more: &'static str) -> Self {
+        Self::start_of(DOMAIN, report_interval, policies, more)
+    }
+
+    /// The same of a trust domain of its own.
+    pub(crate) fn start_of(
+        domain: &'static str,
+        report_interval: &'static str,
+        policies: &str,
+        more: &'static str,
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         fs::create_dir(folder.path().join("policies")).unwrap();
         write(&folder.path().join("policies/all.yaml"), policies);
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut control_plane = Self { folder, running: None, grpc: free, api: free, report_interval, more };
+        let (grpc, api, bundle) = (free, free, free);
+        let mut control_plane =
+            Self { folder, running: None, grpc, api, bundle, domain, report_interval, more };
         control_plane.start_again();
         control_plane
     }
@@ -84,6 +99,7 @@ impl ControlPlane {
         let running = Running::start(&["control-plane", "--config", path.to_str().unwrap()]);
         self.grpc = running.address("grpc");
         self.api = running.address("api");
+        self.bundle = running.address("bundle");
         self.running = Some(running);
     }
 
@@ -163,11 +179,13 @@ impl ControlPlane {
             format!("- {{namespace: shop, name: {name}, joinTokens: ['sha256:{digest}']}}\n")
         };
         format!(
-            "apiVersion: sidegate.dev/v1alpha1\nkind: Mesh\ntrustDomain: {DOMAIN}\n\
-             policies: policies/\nstate: state/\nlisten: {{grpc: '{}', api: '{}'}}\n\
+            "apiVersion: sidegate.dev/v1alpha1\nkind: Mesh\ntrustDomain: {}\n\
+             policies: policies/\nstate: state/\nlisten: {{grpc: '{}', api: '{}', bundle: '{}'}}\n\
              reportInterval: {}\n{}services:\n{}{}",
+            self.domain,
             self.grpc,
             self.api,
+            self.bundle,
             self.report_interval,
             self.more,
             service("orders"),
@@ -196,10 +214,10 @@ impl Member {
         file(
             "proxy.yaml",
             &format!(
-                "trustDomain: {DOMAIN}\nworkload: {{namespace: shop, serviceAccount: {account}}}\n\
+                "trustDomain: {}\nworkload: {{namespace: shop, serviceAccount: {account}}}\n\
                  controlPlane: {{address: '{}', trustBundle: root.pem, joinToken: token}}\n\
                  {listeners}\n",
-                control_plane.grpc
+                control_plane.domain, control_plane.grpc
             ),
         );
         let path: PathBuf = folder.path().join("proxy.yaml");
@@ -214,6 +232,11 @@ impl Member {
 
     pub(crate) fn logged(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         self.running.log.first(wanted)
+    }
+
+    /// A file in its folder.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Replaces the roots by which it knows the control plane.

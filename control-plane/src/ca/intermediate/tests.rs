@@ -310,7 +310,9 @@ fn an_intermediate_of_another_root_signs_once_nobody_relies_on_the_root_before()
     authority = host.open();
     let turn = |authority: &Authority, later: Duration| {
         let now_ms = clock::now_ms() + u64::try_from(later.as_millis()).unwrap();
-        authority.turn(&[], Moment { now_ms, up: later, margin: Duration::from_secs(1) }).unwrap();
+        authority
+            .turn(&[], Moment { now_ms, up: later, margin: Duration::from_secs(1) }, Duration::ZERO)
+            .unwrap();
     };
     // Nobody comes: their certificates end.
     for times in 1..=3 {
