@@ -16,6 +16,7 @@ tests![
     what_is_not_tcp_does_not_leave,
     an_unknown_destination_is_refused_and_named,
     only_what_a_rule_of_egress_names_leaves_in_plaintext,
+    a_host_leads_to_its_own_address_and_not_to_where_the_connection_was_going,
     a_stranger_reaches_nothing_without_an_svid,
     without_its_sidecar_an_application_is_reached_by_nobody,
 ];
@@ -177,7 +178,7 @@ fn an_unknown_destination_is_refused_and_named(backend: Backend) {
     let world = World::new(backend);
     for address in ["10.77.0.9:80", "[fd77::9]:7777", "192.0.2.1:443", "10.77.0.2:8081"] {
         assert_eq!(world.call(Of::Orders, APP, &["say", address, MARKER]), "closed", "{address}");
-        world.wait_for("orders-sidecar", &format!("{address}: rule legacy of shop/orders-out: it is"));
+        world.wait_for("orders-sidecar", &format!("{address}: rule "));
     }
     assert!(world.said("orders-sidecar").contains("SG0220"));
     // A service whose endpoint is somebody else: an error, and no byte in plaintext.
@@ -198,6 +199,21 @@ fn only_what_a_rule_of_egress_names_leaves_in_plaintext(backend: Backend) {
     let counted =
         |line: &str| line.contains("sidegate_connections_total{") && line.contains(r#"tls="plaintext""#);
     assert!(metrics.lines().any(counted), "{metrics}");
+}
+
+/// At the stranger's address, a request for `localhost` is answered by the own host, and one for anybody else by nobody.
+fn a_host_leads_to_its_own_address_and_not_to_where_the_connection_was_going(backend: Backend) {
+    let world = World::new(backend);
+    let answer = world.call(Of::Orders, APP, &["get-as", "localhost", "10.77.0.9:8080", OPEN]);
+    assert_eq!(answer, "200 hello nobody");
+    world.wait_for("orders-sidecar", r#""rule":"by-name""#);
+    for host in ["evil.test", "localhost.evil.test", "10.77.0.9", "127.0.0.1"] {
+        let answer = world.call(Of::Orders, APP, &["get-as", host, "10.77.0.9:8080", OPEN]);
+        assert!(answer.starts_with("403 denied"), "{host}: {answer}");
+    }
+    // The address alone, without a name that could be read.
+    assert_eq!(world.call(Of::Orders, APP, &["say", "10.77.0.9:8080", MARKER]), "closed");
+    nothing_in_plaintext(&world);
 }
 
 /// Of applications, of nobody, and of the sidecar: outbound, inbound, health.

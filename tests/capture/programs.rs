@@ -19,6 +19,7 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
         ["echo-udp", listen] => echo_udp(listen),
         ["sniff", marker] => sniff(marker),
         ["get", address, path] => println!("{}", told(get(address, path))),
+        ["get-as", host, address, path] => println!("{}", told(get_as(host, address, path))),
         ["gets", address, path, count] => gets(address, path, count.parse().unwrap()),
         ["say", address, text] => println!("{}", told(say(address, text))),
         ["say-udp", address, text] => println!("{}", told(say_udp(address, text))),
@@ -112,6 +113,12 @@ fn get(address: &str, path: &str) -> std::io::Result<String> {
     request(&mut stream, path)
 }
 
+/// Asks whoever is at the address for another host.
+fn get_as(host: &str, address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = connected(address)?;
+    request_as(host, &mut stream, path)
+}
+
 /// Many requests, each third on a connection of its own; prints how many were answered with 200.
 fn gets(address: &str, path: &str, count: usize) {
     let mut kept = connected(address).unwrap();
@@ -128,7 +135,11 @@ fn gets(address: &str, path: &str, count: usize) {
 
 /// The status and the body of one answer.
 fn request(stream: &mut TcpStream, path: &str) -> std::io::Result<String> {
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: payments\r\n\r\n").as_bytes())?;
+    request_as("payments", stream, path)
+}
+
+fn request_as(host: &str, stream: &mut TcpStream, path: &str) -> std::io::Result<String> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes())?;
     let mut reader = BufReader::new(stream);
     let (mut status, mut length) = (String::new(), 0);
     reader.read_line(&mut status)?;

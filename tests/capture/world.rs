@@ -262,6 +262,7 @@ spec:
   selector: {app: orders}
   rules:
   - {name: legacy, to: [{ipBlocks: [10.77.0.9], ports: [7777]}]}
+  - {name: by-name, to: [{hosts: [localhost], ipBlocks: [127.0.0.0/8], ports: [8080]}]}
 ";
 
 /// The application calls payments by the addresses of its hosts, or of a load balancer that no host has.
