@@ -87,6 +87,9 @@ impl Policies {
         if let Some(when) = &rule.rule.when {
             seen.note("condition", when.miss(caller, request));
         }
+        if let Some(rego) = &rule.rule.rego {
+            seen.note("condition", rego.miss(caller, request));
+        }
         if let Some(day) = rule.rule.expires {
             seen.note("date", day.has_begun(request.now).then(|| format!("it expired on {day}")));
         }

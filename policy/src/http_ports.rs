@@ -9,7 +9,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::{Condition, Operation, Policies, Sourced};
 
-/// A rule with conditions on method, path, host or gRPC method, in `to` or in `when`, or on a token.
+/// A rule with conditions on method, path, host or gRPC method, in `to`, `when` or `rego`, or on a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpRule {
     /// `namespace/name` of its policy.
@@ -69,8 +69,11 @@ impl HttpPorts {
     /// Adds a policy that comes after all others.
     pub(crate) fn add(&mut self, sourced: &Sourced) {
         for (rule, source) in sourced.rules() {
-            let asks_besides = rule.jwt.is_some() || rule.when.as_ref().is_some_and(Condition::asks_http);
-            // Without `to` a rule is about any operation; on which ports its `jwt` or `when` asks is not guessed.
+            // A module may read a request that is not there as one that is allowed.
+            let asks_besides = rule.jwt.is_some()
+                || rule.rego.is_some()
+                || rule.when.as_ref().is_some_and(Condition::asks_http);
+            // Without `to` a rule is about any operation; on which ports its `jwt`, `when` or `rego` asks is not guessed.
             let any = [Operation::default()];
             let operations = rule.to.as_deref().unwrap_or(&any).iter();
             for operation in operations.filter(|operation| asks_besides || operation.asks_http()) {

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use crate::{
-    Condition, Jwt, Request,
+    Condition, Jwt, Rego, Request,
     compile::CompiledRule,
     limits,
     model::{Operation, Peer, Rule},
@@ -45,10 +45,11 @@ pub(crate) struct Clause {
     pub(crate) hosts: Option<Arc<[HostPattern]>>,
     pub(crate) server_names: Option<Arc<[HostPattern]>>,
     pub(crate) path: Option<PathPattern>,
-    /// This, `jwt` and `when` as the rule says; here because every judgement asks.
+    /// This, `jwt`, `when` and `rego` as the rule says; here because every judgement asks.
     pub(crate) expires: Option<Date>,
     pub(crate) jwt: Option<Arc<Jwt>>,
     pub(crate) when: Option<Condition>,
+    pub(crate) rego: Option<Rego>,
 }
 
 /// A clause that a caller may match.
@@ -179,6 +180,7 @@ impl Clause {
             expires: rule.rule.expires,
             jwt: rule.rule.jwt.clone().map(Arc::new),
             when: rule.rule.when.clone(),
+            rego: rule.rule.rego.clone(),
             rule,
             ports: None,
             methods: None,

@@ -1,5 +1,5 @@
 //! Receives a request whose peer is verified and whose path is normalised; hands on the verdict of the first stage
-//! that decides: verified peer → Deny → Require → Allow → denied. Allocates nothing.
+//! that decides: verified peer → Deny → Require → Allow → denied. Allocates nothing, but for `rego`.
 //!
 //! A condition on HTTP cannot be answered for an opaque connection, nor one on a server name where none is known, nor a
 //! `jwt` or `when` that asks for what is missing. Such doubt denies: it fires a Deny, fails a Require, and is no match for an
@@ -211,8 +211,10 @@ impl Candidate {
         }
         let asked =
             clause.asked(request).and(|| clause.jwt.as_ref().map_or(Outcome::Yes, |jwt| jwt.judge(request)));
-        // Last, because it costs the most.
-        asked.and(|| clause.when.as_ref().map_or(Outcome::Yes, |when| when.judge(caller, request)))
+        // Last, because they cost the most.
+        asked
+            .and(|| clause.when.as_ref().map_or(Outcome::Yes, |when| when.judge(caller, request)))
+            .and(|| clause.rego.as_ref().map_or(Outcome::Yes, |rego| rego.judge(caller, request)))
     }
 }
 

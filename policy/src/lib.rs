@@ -66,6 +66,7 @@ mod jwt;
 mod limits;
 mod model;
 mod read;
+mod rego;
 mod schema;
 mod set;
 mod spelling;
@@ -86,6 +87,7 @@ pub use model::{
     Metadata, Mode, OneOf, Operation, Peer, Rule, Spec,
 };
 pub use read::{Document, Sourced, parse_json, parse_yaml};
+pub use rego::Rego;
 pub use schema::schema;
 pub use set::{PolicySet, Workload};
 pub use values::{

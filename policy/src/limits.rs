@@ -44,5 +44,7 @@ pub(crate) const EXPLAINED_RULES: usize = 256;
 pub(crate) const COMPARED_RULES: usize = 20_000_000;
 /// Bytes of a `when`: what bounds the tests in it, and so what one judgement costs.
 pub(crate) const CONDITION_BYTES: usize = 1024;
+/// Bytes of a module in Rego.
+pub(crate) const REGO_BYTES: usize = 16 << 10;
 /// Parentheses and negations of a `when` inside each other: it is read and judged by functions that call themselves.
 pub(crate) const CONDITION_DEPTH: usize = 16;

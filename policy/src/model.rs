@@ -11,7 +11,9 @@ use crate::{
     condition::Condition,
     document::{Cursor, Node},
     jwt::Jwt,
-    limits, read, schema,
+    limits, read,
+    rego::Rego,
+    schema,
     values::{
         Date, GrpcMethod, GrpcService, HostPattern, IpBlock, Method, Name, PathPattern, ServiceAccount,
     },
@@ -95,12 +97,12 @@ impl Mode {
     }
 }
 
-/// Matches when one entry of `from` and one entry of `to` match, and `jwt` and `when` hold; at least one of the four is given.
+/// Matches when one entry of `from` and one entry of `to` match, and `jwt`, `when` and `rego` hold; at least one of the five is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(
     rename = "rule",
     deny_unknown_fields,
-    extend("anyOf" = [{"required": ["from"]}, {"required": ["to"]}, {"required": ["jwt"]}, {"required": ["when"]}])
+    extend("anyOf" = [{"required": ["from"]}, {"required": ["to"]}, {"required": ["jwt"]}, {"required": ["when"]}, {"required": ["rego"]}])
 )]
 pub struct Rule {
     /// Unique in its policy; `rule-1`, `rule-2`, … by position if left out.
@@ -118,6 +120,10 @@ pub struct Rule {
     /// What else must hold; asked when all else has matched. Left out: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<Condition>,
+    /// A module in Rego whose `allow` must be true, in a Require alone. Left out: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub rego: Option<Rego>,
     /// The day from which the rule no longer grants anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<Date>,

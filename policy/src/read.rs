@@ -7,7 +7,7 @@ use serde::Serialize;
 use sidegate_codes::Code;
 
 use crate::{
-    ClaimName, ClaimTest, ClaimValue, Condition, Jwt, PolicyError,
+    ClaimName, ClaimTest, ClaimValue, Condition, Jwt, PolicyError, Rego,
     document::{self, Cursor, Fields, Node},
     limits,
     model::{
@@ -297,6 +297,9 @@ fn spec(cursor: &Cursor<'_>) -> Result<(Spec, RuleLines), PolicyError> {
         mode: mode(&fields)?,
         rules,
     };
+    if spec.action != Action::Require {
+        refuse_rego(&spec.rules, &fields.required("rules")?.items(limits::RULES_PER_POLICY)?)?;
+    }
     Ok((spec, lines))
 }
 
@@ -350,20 +353,21 @@ fn rules<R>(
 }
 
 fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
-    let fields = cursor.fields(&["name", "from", "to", "jwt", "when", "expires"])?;
+    let fields = cursor.fields(&["name", "from", "to", "jwt", "when", "rego", "expires"])?;
     let from = fields.optional("from").map(|from| from.each(limits::ENTRIES, peer)).transpose()?;
     let to = fields.optional("to").map(|to| to.each(limits::ENTRIES, operation)).transpose()?;
     let jwt = fields.optional("jwt").map(|jwt| token(&jwt)).transpose()?;
     let when = fields.optional("when").map(|when| condition(&when)).transpose()?;
+    let rego = fields.optional("rego").map(|rego| module(&rego)).transpose()?;
     let has_sni = |to: &OneOf<Operation>| to.iter().any(|operation| operation.sni.is_some());
     if let (Some(token), true) = (fields.optional("jwt"), to.as_ref().is_some_and(has_sni)) {
         let message =
             "cannot stand beside `sni`: TLS that the sidecar does not end has no token that it could read";
         return Err(token.error(Code::PolicyBadValue, message));
     }
-    if from.is_none() && to.is_none() && jwt.is_none() && when.is_none() {
+    if from.is_none() && to.is_none() && jwt.is_none() && when.is_none() && rego.is_none() {
         // Forgotten or meant? Who means it writes `to: [{paths: ["/**"]}]`, or the trust domains it is for.
-        let message = "matches everything; a rule needs `from`, `to`, `jwt` or `when`";
+        let message = "matches everything; a rule needs `from`, `to`, `jwt`, `when` or `rego`";
         return Err(cursor.error(Code::PolicyIncomplete, message));
     }
     Ok(Rule {
@@ -372,6 +376,7 @@ fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
         to,
         jwt,
         when,
+        rego,
         expires: fields.optional("expires").map(|expires| expires.value()).transpose()?,
     })
 }
@@ -383,6 +388,25 @@ fn condition(cursor: &Cursor<'_>) -> Result<Condition, PolicyError> {
             Err(cursor.error(Code::PolicyTooLarge, format!("{len} bytes; at most {most} are allowed")))
         }
         _ => cursor.value(),
+    }
+}
+
+fn module(cursor: &Cursor<'_>) -> Result<Rego, PolicyError> {
+    let most = limits::REGO_BYTES;
+    match cursor.text()?.len() {
+        len if len > most => {
+            Err(cursor.error(Code::PolicyTooLarge, format!("{len} bytes; at most {most} are allowed")))
+        }
+        // The module is longer than a message is to be.
+        _ => cursor.text()?.parse().map_err(|reason| cursor.error(Code::PolicyBadValue, format!("{reason}"))),
+    }
+}
+
+/// In a Require alone: what a module leaves undefined would open a Deny and is no reason to allow.
+fn refuse_rego(rules: &OneOf<Rule>, items: &[Cursor<'_>]) -> Result<(), PolicyError> {
+    match rules.iter().zip(items).find(|(rule, _)| rule.rego.is_some()) {
+        None => Ok(()),
+        Some((_, item)) => Err(item.error(Code::PolicyBadValue, "`rego` can stand in a Require alone")),
     }
 }
 

@@ -52,6 +52,7 @@ macro_rules! serialize_as_text {
 
 serialize_as_text!(
     crate::Condition,
+    crate::Rego,
     ClaimName,
     ClaimText,
     Date,

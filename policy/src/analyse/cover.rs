@@ -23,6 +23,8 @@ pub(super) struct Form<'r> {
     pub(super) operations: Option<Vec<Asked<'r>>>,
     pub(super) jwt: Option<&'r Jwt>,
     when: Option<&'r Condition>,
+    /// What it lets through is not known.
+    has_rego: bool,
 }
 
 /// One source.
@@ -76,6 +78,7 @@ impl<'r> Form<'r> {
             operations: rule.to.as_ref().map(|to| to.iter().map(Asked::of).collect()),
             jwt: rule.jwt.as_ref(),
             when: rule.when.as_ref(),
+            has_rego: rule.rego.is_some(),
         }
     }
 
@@ -108,7 +111,8 @@ impl<'r> Form<'r> {
     pub(super) fn covers(&self, narrow: &Self) -> bool {
         let condition = self.when.is_none_or(|wide| narrow.when.is_some_and(|narrow| wide.asks_as(narrow)));
         let token = self.jwt.is_none_or(|wide| narrow.jwt.is_some_and(|narrow| wide.covers(narrow)));
-        condition
+        !self.has_rego
+            && condition
             && token
             && each_within(self.operations.as_deref(), narrow.operations.as_deref(), Asked::covers)
             && each_within(self.peers.as_deref(), narrow.peers.as_deref(), Callers::covers)

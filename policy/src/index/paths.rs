@@ -189,7 +189,7 @@ mod tests {
             mode: Mode::Enforce,
             name: name.shared(),
             source: "s".into(),
-            rule: Rule { name, from: None, to: None, jwt: None, when: None, expires: None },
+            rule: Rule { name, from: None, to: None, jwt: None, when: None, rego: None, expires: None },
         };
         Candidate {
             rank,
