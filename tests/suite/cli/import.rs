@@ -4,26 +4,33 @@
 use std::{collections::BTreeMap, fs, net::IpAddr};
 
 use serde_json::Value;
-use sidegate_policy::{Http, Policies, PolicySet, Request, Source, Verdict, Workload, parse_yaml};
+use sidegate_policy::{Claims, Http, Policies, PolicySet, Request, Source, Verdict, Workload, parse_yaml};
 use tempfile::TempDir;
 
 use super::{document, sidegate, stderr, stdout};
 
-/// `CALLER METHOD PATH [HEADER=VALUE…] [port=N] [from=ADDRESS]`; without method and path an opaque connection.
+/// `CALLER METHOD PATH [HEADER=VALUE…] [port=N] [from=ADDRESS] [token=CLAIMS]`; without method and path an opaque connection.
 struct Call<'c> {
     caller: &'c str,
     http: Option<(&'c str, &'c str)>,
     headers: Vec<(String, String)>,
     port: u16,
     ip: IpAddr,
+    claims: Option<Claims>,
 }
 
 impl<'c> Call<'c> {
     fn parse(text: &'c str) -> Self {
         let mut words = text.split_whitespace();
         let caller = words.next().expect("a caller");
-        let mut call =
-            Self { caller, http: None, headers: Vec::new(), port: 8080, ip: IpAddr::from([10, 0, 0, 7]) };
+        let mut call = Self {
+            caller,
+            http: None,
+            headers: Vec::new(),
+            port: 8080,
+            ip: IpAddr::from([10, 0, 0, 7]),
+            claims: None,
+        };
         let (pairs, method_and_path): (Vec<&str>, Vec<&str>) = words.partition(|word| word.contains('='));
         if let [method, path] = method_and_path[..] {
             call.http = Some((method, path));
@@ -31,6 +38,7 @@ impl<'c> Call<'c> {
         for (name, value) in pairs.into_iter().filter_map(|pair| pair.split_once('=')) {
             match name {
                 "port" => call.port = value.parse().expect("a port"),
+                "token" => call.claims = Some(Claims::parse(value).expect("claims")),
                 "from" => call.ip = value.parse().expect("an address"),
                 _ => call.headers.push((name.to_owned(), value.to_owned())),
             }
@@ -45,7 +53,7 @@ impl<'c> Call<'c> {
             host: "a.test",
             path,
             headers: &self.headers,
-            claims: None,
+            claims: self.claims.as_ref(),
         });
         let source = Source { identity: Some(&caller), ip: self.ip };
         let request = Request { source, port: self.port, http, sni: None, now: 1_780_000_000 };
@@ -250,9 +258,9 @@ fn selectors_empty_rules_the_root_namespace_and_dry_runs_keep_their_meaning() {
 fn what_has_no_exact_translation_is_refused_at_its_line_and_never_wider() {
     let everybody = istio("{rules: [{}]}").replace("name: a", "name: all");
     for (spec, why) in [
-        ("{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}", "requestPrincipals"),
+        ("{rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}", "whose tokens are meant"),
         ("{rules: [{from: [{source: {remoteIpBlocks: [10.0.0.0/8]}}]}]}", "remoteIpBlocks"),
-        ("{rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]}", "request.auth.claims[a]"),
+        ("{rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]}", "whose tokens are meant"),
         ("{rules: [{when: [{key: connection.sni, values: [b]}]}]}", "connection.sni"),
         ("{rules: [{when: [{key: 'request.headers[x-forwarded-for]', values: [b]}]}]}", "x-forwarded-for"),
         ("{rules: [{to: [{operation: {hosts: [a.test]}}]}]}", "a.test:*"),
@@ -286,6 +294,131 @@ fn what_has_no_exact_translation_is_refused_at_its_line_and_never_wider() {
         import("istio", &format!("{everybody}---\n{}", istio("{action: AUDIT, rules: [{}]}")), "yaml");
     assert_eq!(audit.status.code(), Some(1));
     judged(&compile(stdout(&audit)), "AUDIT", &[&format!("{WEB} GET /")], &[]);
+}
+
+/// After Istio's own task on JWT, with an audience.
+const ISSUERS: &str = "
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: jwt-example, namespace: shop}
+spec:
+  selector: {matchLabels: {app: pay}}
+  jwtRules:
+  - issuer: testing@secure.istio.io
+    audiences: [pay]
+    jwksUri: https://raw.githubusercontent.com/istio/istio/release-1.30/security/tools/jwt/samples/jwks.json
+---
+";
+
+#[test]
+fn what_istio_asks_of_tokens_is_asked_of_the_tokens_of_its_issuers() {
+    let everybody = istio("{rules: [{}]}").replace("name: a", "name: all");
+    let token = |claims: &str| {
+        let issuer = "\"iss\":\"testing@secure.istio.io\",\"aud\":\"pay\"";
+        format!("{WEB} GET / token={{{issuer},{claims}}}")
+    };
+    let (none, opaque) = (format!("{WEB} GET /"), WEB.to_owned());
+    let tester = token("\"sub\":\"testing@secure.istio.io\"");
+    let other = token("\"sub\":\"other\"");
+    let foreign = format!("{WEB} GET / token={{\"iss\":\"evil\",\"sub\":\"testing@secure.istio.io\"}}");
+    let (member, stranger) =
+        (token("\"sub\":\"a\",\"groups\":[\"group1\"]"), token("\"sub\":\"a\",\"groups\":[\"x\"]"));
+    let scoped = token("\"sub\":\"a\",\"scope\":\"read\\u0020write\",\"azp\":\"app\"");
+    let nested = token("\"sub\":\"a\",\"realm\":{\"roles\":[\"clerk\"]}");
+    let source = |list: &str| format!("{{rules: [{{from: [{{source: {{requestPrincipals: [{list}]}}}}]}}]}}");
+    let when = |key: &str, value: &str| {
+        format!("{{rules: [{{when: [{{key: 'request.auth.{key}', values: [{value}]}}]}}]}}")
+    };
+    for (spec, allowed, denied) in [
+        (
+            source("testing@secure.istio.io/testing@secure.istio.io"),
+            vec![&tester],
+            vec![&other, &none, &opaque, &foreign],
+        ),
+        (source("'*'"), vec![&tester, &other], vec![&none, &opaque, &foreign]),
+        (source("'testing@secure.istio.io/*'"), vec![&tester, &other], vec![&none, &foreign]),
+        (when("principal", "testing@secure.istio.io/other"), vec![&other], vec![&tester, &none]),
+        (when("claims[groups]", "group1, group2"), vec![&member], vec![&stranger, &other, &none]),
+        (when("claims[scope]", "write"), vec![&scoped], vec![&other, &none]),
+        (when("claims[realm][roles]", "clerk"), vec![&nested], vec![&other, &none]),
+        (when("presenter", "app"), vec![&scoped], vec![&other, &none]),
+        (when("audiences", "pay"), vec![&other], vec![&none, &foreign]),
+        (when("audiences", "else"), vec![], vec![&other, &none]),
+    ] {
+        let output = import("istio", &format!("{ISSUERS}{}", istio(&spec)), "yaml");
+        assert_eq!(output.status.code(), Some(0), "{spec}: {}", stderr(&output));
+        let (allowed, denied): (Vec<&str>, Vec<&str>) =
+            (allowed.into_iter().map(|it| &**it).collect(), denied.into_iter().map(|it| &**it).collect());
+        judged(&compile(stdout(&output)), &spec, &allowed, &denied);
+    }
+    // Istio's own way to ask for a token.
+    let must = istio("{action: DENY, rules: [{from: [{source: {notRequestPrincipals: ['*']}}]}]}");
+    let output = import("istio", &format!("{ISSUERS}{everybody}---\n{must}"), "yaml");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    judged(&compile(stdout(&output)), "a must", &[&tester, &other], &[&none]);
+}
+
+#[test]
+fn whose_tokens_istio_verifies_becomes_the_configuration_of_the_sidecars() {
+    let output = import("istio", ISSUERS.trim_end().trim_end_matches("---"), "json");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let document = document(&output);
+    let entry = &document["constructs"][0];
+    assert_eq!(
+        (&entry["outcome"], &entry["workloads"]),
+        (&"configures".into(), &"shop with {\"app\":\"pay\"}".into())
+    );
+    let jwt = &entry["jwt"];
+    assert_eq!((&jwt["header"], &jwt["forward"]), (&"authorization".into(), &false.into()));
+    assert_eq!(jwt["issuers"][0]["keys"]["trustBundle"], "/etc/ssl/certs/ca-certificates.crt");
+    let text = format!(
+        "trustDomain: shop.test\nworkload: {{namespace: shop, serviceAccount: pay}}\n\
+         controlPlane: {{address: '127.0.0.1:1', trustBundle: root.pem}}\n\
+         inbound: [{{listen: '127.0.0.1:0', forward: '127.0.0.1:8080'}}]\njwt: {jwt}\n"
+    );
+    assert!(sidegate_proxy::config::Config::parse(std::path::Path::new("a.yaml"), &text).is_ok(), "{text}");
+    for (change, why) in [
+        (("    audiences: [pay]\n", ""), "audiences"),
+        (("https://", "http://"), "plaintext"),
+        (("    jwksUri", "    outputPayloadToHeader: x\n    jwksUri"), "outputPayloadToHeader"),
+        (("    jwksUri", "    fromParams: [token]\n    jwksUri"), "fromParams"),
+        (("    jwksUri", "    fromHeaders: [{name: x, prefix: 'a '}]\n    jwksUri"), "a token stands"),
+        (("    jwksUri", "    fromHeaders: [{name: x}, {name: y}]\n    jwksUri"), "one header field"),
+        (("    jwksUri: ", "    jwks: "), "jwks"),
+        (("  selector:", "  targetRefs: []\n  selector:"), "targetRefs"),
+    ] {
+        let everybody = istio("{rules: [{}]}");
+        let text = format!("{}{everybody}", ISSUERS.replace(change.0, change.1));
+        let output = import("istio", &text, "yaml");
+        assert_eq!(output.status.code(), Some(1), "{why}");
+        assert!(stderr(&output).contains(why), "{why}: {}", stderr(&output));
+        judged(&compile(stdout(&output)), why, &[], &[&format!("{WEB} GET /")]);
+    }
+}
+
+#[test]
+fn what_istio_asks_of_tokens_and_has_no_exact_translation_is_refused() {
+    for (spec, why) in [
+        ("{action: DENY, rules: [{from: [{source: {requestPrincipals: ['*']}}]}]}", "in a DENY"),
+        ("{action: DENY, rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]}", "in a DENY"),
+        ("{rules: [{from: [{source: {notRequestPrincipals: ['*']}}]}]}", "notRequestPrincipals"),
+        (
+            "{rules: [{from: [{source: {requestPrincipals: ['testing@secure.istio.io/a*']}}]}]}",
+            "not the begin",
+        ),
+        ("{rules: [{from: [{source: {requestPrincipals: ['*a']}}]}]}", "no translation"),
+        ("{rules: [{from: [{source: {requestPrincipals: [a]}}]}]}", "issuer/subject"),
+        ("{rules: [{when: [{key: 'request.auth.claims[a]', values: ['b*']}]}]}", "pattern"),
+        ("{rules: [{when: [{key: 'request.auth.claims[a]', notValues: [b]}]}]}", "notValues"),
+        ("{rules: [{when: [{key: 'request.auth.claims[permission]', values: [b]}]}]}", "permission"),
+        ("{rules: [{when: [{key: 'request.auth.claims[scp]', values: [b]}]}]}", "scp"),
+        ("{rules: [{when: [{key: request.auth.other, values: [b]}]}]}", "request.auth.other"),
+    ] {
+        let output = import("istio", &format!("{ISSUERS}{}", istio(spec)), "yaml");
+        assert_eq!(output.status.code(), Some(1), "{spec}");
+        assert!(stderr(&output).contains(why), "{spec}: {}", stderr(&output));
+        judged(&compile(stdout(&output)), spec, &[], &[&format!("{WEB} GET /"), WEB]);
+    }
 }
 
 #[test]

@@ -26,12 +26,13 @@ pub(super) enum Action {
     Deny,
 }
 
-/// A rule: any of `from`, any of `to`, and all of `when`. An empty list is no condition.
+/// A rule: any of `from`, any of `to`, `jwt`, and all of `when`. An empty list is no condition.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rule {
     pub(super) name: String,
     pub(super) from: Vec<Fields>,
     pub(super) to: Vec<Fields>,
+    pub(super) jwt: Option<Value>,
     pub(super) when: Vec<String>,
 }
 
@@ -82,6 +83,9 @@ impl Rule {
             if !list.is_empty() {
                 let _ = writeln!(text, "    {field}: {}", json!(list));
             }
+        }
+        if let Some(jwt) = &self.jwt {
+            let _ = writeln!(text, "    jwt: {jwt}");
         }
         if !self.when.is_empty() {
             let _ = writeln!(text, "    when: {}", json!(self.when.join(" && ")));

@@ -1,14 +1,19 @@
 //! Istio's policies, with the meaning that Istio's reference gives them for sidecars.
 
+mod issuers;
 mod operation;
 mod part;
 mod rule;
+mod token;
 
 use std::collections::BTreeMap;
 
 use sidegate_identity::TrustDomain;
 
-use self::rule::Translator;
+use self::{
+    issuers::{Verified, verified},
+    rule::Translator,
+};
 use super::{
     Object, Refusal,
     draft::{Action, Draft},
@@ -19,20 +24,31 @@ use crate::yaml::Node;
 
 /// Translates every object of Istio's security API, and leaves others alone.
 pub(super) fn translate(objects: &[Object<'_>], trust_domain: &TrustDomain, report: &mut Report) {
+    let is_of_tokens =
+        |object: &&Object<'_>| (object.group, object.kind) == ("security.istio.io", "RequestAuthentication");
+    let verified: Vec<Verified> =
+        objects.iter().filter(is_of_tokens).filter_map(|object| verified(object).ok()).collect();
     for object in objects {
         match (object.group, object.kind) {
-            ("security.istio.io", "AuthorizationPolicy") => authorization(object, trust_domain, report),
-            ("security.istio.io", "PeerAuthentication") => peers(object, report),
-            ("security.istio.io", "RequestAuthentication") => {
-                let why = "tokens have no translation: an invalid one would reach the application";
-                report.refused(object, Refusal::at(object.node, why), Some(stand_in(object)));
+            ("security.istio.io", "AuthorizationPolicy") => {
+                let issuers = issuers::of_namespace(&verified, object.namespace);
+                authorization(object, trust_domain, issuers, report);
             }
+            ("security.istio.io", "PeerAuthentication") => peers(object, report),
+            ("security.istio.io", "RequestAuthentication") => match issuers::verified(object) {
+                Ok(verified) => report.configures(object, verified.workloads, verified.jwt),
+                // Without it an invalid token would reach the application.
+                Err(refusal) => report.refused(object, refusal, Some(stand_in(object))),
+            },
             ("security.istio.io", kind) => {
                 let why = format!("{kind} is not known");
                 report.refused(object, Refusal::at(object.node, why), Some(stand_in(object)));
             }
             _ => report.ignored(object),
         }
+    }
+    if !verified.is_empty() {
+        report.note("a token in the query (`access_token`) is none here: it is not looked at");
     }
     let allowed = |deny: &Draft, allow: &Draft| {
         allow.action == Action::Allow && (allow.namespace == deny.namespace || allow.namespace == ROOT)
@@ -55,8 +71,8 @@ pub(super) fn translate(objects: &[Object<'_>], trust_domain: &TrustDomain, repo
     }
 }
 
-fn authorization(object: &Object<'_>, trust_domain: &TrustDomain, report: &mut Report) {
-    match draft(object, trust_domain) {
+fn authorization(object: &Object<'_>, trust_domain: &TrustDomain, issuers: Vec<String>, report: &mut Report) {
+    match draft(object, trust_domain, issuers) {
         Ok(Some(draft)) => match draft.problem() {
             None => report.translated(object, vec![draft]),
             Some(problem) => {
@@ -75,7 +91,11 @@ fn authorization(object: &Object<'_>, trust_domain: &TrustDomain, report: &mut R
     }
 }
 
-fn draft(object: &Object<'_>, trust_domain: &TrustDomain) -> Result<Option<Draft>, Refusal> {
+fn draft(
+    object: &Object<'_>,
+    trust_domain: &TrustDomain,
+    issuers: Vec<String>,
+) -> Result<Option<Draft>, Refusal> {
     only(object.node, &["apiVersion", "kind", "metadata", "spec", "status"])?;
     let mut draft = Draft { is_shadow: is_dry_run(object)?, ..stand_in(object) };
     let Some(spec) = object.spec()? else {
@@ -91,7 +111,7 @@ fn draft(object: &Object<'_>, trust_domain: &TrustDomain) -> Result<Option<Draft
         Some(other) => return Err(Refusal::at(spec, format!("action {other} has no translation"))),
     };
     draft.selector = selector(spec)?;
-    let translator = Translator { trust_domain, namespace: object.namespace, action: draft.action };
+    let translator = Translator { trust_domain, namespace: object.namespace, action: draft.action, issuers };
     if let Some(rules) = spec.get("rules")? {
         for (number, rule) in (1_usize..).zip(rules.items()?) {
             draft.rules.extend(translator.rule(number, rule)?);

@@ -195,6 +195,7 @@ impl<'o> Index<'o> {
                 name: format!("rule-{number}"),
                 from: from.to_vec(),
                 to: vec![to],
+                jwt: None,
                 when: reach.when,
             });
         }

@@ -1,6 +1,7 @@
 //! What became of each construct, for people and for programs.
 
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 use sidegate_codes::Code;
 
 use super::{
@@ -37,6 +38,8 @@ struct Entry {
 enum Outcome {
     /// Policies that decide the same.
     Translated { to: Vec<String> },
+    /// It is said in the files of sidecars and not in a policy.
+    Configures { workloads: String, jwt: Value },
     /// It needs no policy.
     Holds { why: String },
     /// There is no exact translation. `stand_in` denies everything where leaving it out would open something.
@@ -55,6 +58,10 @@ impl Report {
         let to = drafts.iter().map(Draft::id).collect();
         self.drafts.extend(drafts);
         self.add(object, object.place(), Outcome::Translated { to });
+    }
+
+    pub(super) fn configures(&mut self, object: &Object<'_>, workloads: String, jwt: Value) {
+        self.add(object, object.place(), Outcome::Configures { workloads, jwt });
     }
 
     pub(super) fn holds(&mut self, object: &Object<'_>, why: &str) {
@@ -129,6 +136,9 @@ impl Entry {
                 (Paint::Good, "lets nobody in: no policy".to_owned())
             }
             Outcome::Translated { to } => (Paint::Good, format!("→ {}", to.join(", "))),
+            Outcome::Configures { workloads, jwt } => {
+                (Paint::Good, format!("→ `jwt: {jwt}` in the file of each sidecar of {workloads}"))
+            }
             Outcome::Holds { why } => (Paint::Good, why.clone()),
             Outcome::Refused { code, why, stand_in: None } => {
                 (Paint::Bad, format!("refused: {why} ({code})"))

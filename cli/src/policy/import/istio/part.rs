@@ -2,10 +2,13 @@
 
 use serde_json::json;
 
-use super::super::{
-    Refusal,
-    draft::Fields,
-    glob::{self, Glob},
+use super::{
+    super::{
+        Refusal,
+        draft::Fields,
+        glob::{self, Glob},
+    },
+    token::Token,
 };
 use crate::yaml::Node;
 
@@ -14,6 +17,16 @@ use crate::yaml::Node;
 pub(super) struct Part {
     pub(super) fields: Fields,
     pub(super) when: Vec<String>,
+    /// One of these, if any is asked for.
+    pub(super) tokens: Option<Vec<Token>>,
+}
+
+/// Entries of one list, with what holds for all of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Group {
+    pub(super) entries: Vec<Fields>,
+    pub(super) when: Vec<String>,
+    pub(super) tokens: Option<Vec<Token>>,
 }
 
 impl Part {
@@ -43,17 +56,22 @@ impl Part {
 }
 
 /// What can stand in one list, and what needs a rule of its own. A part without any condition takes everything.
-pub(super) fn grouped(parts: Vec<Part>) -> Vec<(Vec<Fields>, Vec<String>)> {
-    let is_anything = |part: &Part| part.fields.is_empty() && part.when.is_empty();
-    if parts.is_empty() || parts.iter().any(is_anything) {
-        return vec![(Vec::new(), Vec::new())];
+pub(super) fn grouped(parts: Vec<Part>) -> Vec<Group> {
+    let is_plain = |part: &Part| part.when.is_empty() && part.tokens.is_none();
+    if parts.is_empty() || parts.iter().any(|part| is_plain(part) && part.fields.is_empty()) {
+        return vec![Group::default()];
     }
-    let (plain, others): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(|part| part.when.is_empty());
+    let (plain, others): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(is_plain);
     let mut groups = Vec::new();
     if !plain.is_empty() {
-        groups.push((plain.into_iter().map(|part| part.fields).collect(), Vec::new()));
+        let entries = plain.into_iter().map(|part| part.fields).collect();
+        groups.push(Group { entries, ..Group::default() });
     }
-    let alone = |part: Part| (Some(part.fields).into_iter().filter(|it| !it.is_empty()).collect(), part.when);
+    let alone = |Part { fields, when, tokens }| Group {
+        entries: Some(fields).into_iter().filter(|it| !it.is_empty()).collect(),
+        when,
+        tokens,
+    };
     groups.extend(others.into_iter().map(alone));
     groups
 }

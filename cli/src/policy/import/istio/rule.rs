@@ -14,6 +14,7 @@ use super::{
     },
     operation::{numbers, operation},
     part::{Part, grouped},
+    token::{self, Token},
 };
 use crate::yaml::Node;
 
@@ -23,6 +24,8 @@ pub(super) struct Translator<'t> {
     /// Of the policy: a service account without a namespace is one of this.
     pub(super) namespace: &'t str,
     pub(super) action: Action,
+    /// Whose tokens its workloads verify.
+    pub(super) issuers: Vec<String>,
 }
 
 /// Conditions of the whole rule.
@@ -31,6 +34,8 @@ struct Conditions {
     when: Vec<String>,
     /// Addresses, if any are asked for.
     blocks: Option<Vec<String>>,
+    /// One of these, if any is asked for.
+    tokens: Option<Vec<Token>>,
 }
 
 impl Translator<'_> {
@@ -52,14 +57,19 @@ impl Translator<'_> {
         let mut rules = Vec::new();
         for from in grouped(sources) {
             for to in grouped(operations.clone()) {
-                let when = [&from.1[..], &to.1, &conditions.when].concat();
-                rules.push(Rule { name: String::new(), from: from.0.clone(), to: to.0, when });
+                let when = [&from.when[..], &to.when, &conditions.when].concat();
+                let rule = Rule { from: from.entries.clone(), to: to.entries, when, ..Rule::default() };
+                match either(node, from.tokens.as_ref(), conditions.tokens.as_ref())? {
+                    None => rules.push(rule),
+                    Some(tokens) => rules
+                        .extend(tokens.iter().map(|token| Rule { jwt: Some(token.json()), ..rule.clone() })),
+                }
             }
         }
         let count = rules.len();
         for (part, rule) in (1_usize..).zip(&mut rules) {
             rule.name = if count == 1 { format!("rule-{number}") } else { format!("rule-{number}-{part}") };
-            if rule.from.is_empty() && rule.to.is_empty() && rule.when.is_empty() {
+            if rule.from.is_empty() && rule.to.is_empty() && rule.jwt.is_none() && rule.when.is_empty() {
                 rule.from.push(self.everybody());
             }
         }
@@ -99,6 +109,21 @@ impl Translator<'_> {
         if let Some(blocks) = blocks(node, "ipBlocks", "notIpBlocks")? {
             part.fields.insert("ipBlocks".to_owned(), json!(blocks));
         }
+        let (asked, not) = (globs("requestPrincipals")?, globs("notRequestPrincipals")?);
+        if !asked.is_empty() {
+            self.refuse_in_deny(node, "requestPrincipals")?;
+            part.tokens = Some(token::principals(node, &asked, &self.issuers)?);
+        }
+        match (self.action, &not[..]) {
+            (_, []) => {}
+            (Action::Deny, [Glob::Present]) if asked.is_empty() => {
+                part.tokens = Some(vec![token::none(node, &self.issuers)?]);
+            }
+            _ => {
+                let why = "`notRequestPrincipals` has a translation as `[\"*\"]` in a DENY alone";
+                return Err(Refusal::at(node, why));
+            }
+        }
         Ok(part)
     }
 
@@ -117,9 +142,38 @@ impl Translator<'_> {
                 conditions.blocks = blocks(condition, "values", "notValues")?;
                 continue;
             }
+            if let Some(key) = key.strip_prefix("request.auth.") {
+                let asked = self.of_token(key, condition)?;
+                conditions.tokens = either(condition, conditions.tokens.as_ref(), Some(&asked))?;
+                continue;
+            }
             conditions.when.extend(self.condition(key, condition)?);
         }
         Ok(conditions)
+    }
+
+    fn of_token(&self, key: &str, node: &Node) -> Result<Vec<Token>, Refusal> {
+        let key_of_it = format!("request.auth.{key}");
+        self.refuse_in_deny(node, &key_of_it)?;
+        if !texts(node, "notValues")?.is_empty() {
+            return Err(Refusal::at(node, format!("`notValues` of {key_of_it} has no translation")));
+        }
+        let globs = Glob::all(&texts(node, "values")?).map_err(|why| Refusal::at(node, why))?;
+        if globs.is_empty() {
+            return Err(Refusal::at(node, "a condition without values"));
+        }
+        token::condition(node, key, &globs, &self.issuers)
+    }
+
+    /// A Deny on a token denies here also who brings none.
+    fn refuse_in_deny(&self, node: &Node, what: &str) -> Result<(), Refusal> {
+        match self.action {
+            Action::Allow => Ok(()),
+            Action::Deny => {
+                let why = format!("`{what}` in a DENY: here who brings no token would be denied too");
+                Err(Refusal::at(node, why))
+            }
+        }
     }
 
     fn condition(&self, key: &str, node: &Node) -> Result<Vec<String>, Refusal> {
@@ -194,6 +248,18 @@ impl Translator<'_> {
     /// `namespace/account`
     fn account(&self, text: &str) -> String {
         if text.contains('/') { text.to_owned() } else { format!("{}/{text}", self.namespace) }
+    }
+}
+
+/// What the source and the conditions ask of the token.
+fn either(
+    node: &Node,
+    one: Option<&Vec<Token>>,
+    other: Option<&Vec<Token>>,
+) -> Result<Option<Vec<Token>>, Refusal> {
+    match (one, other) {
+        (Some(one), Some(other)) => token::both(node, one, other).map(Some),
+        (one, other) => Ok(one.or(other).cloned()),
     }
 }
 
@@ -274,9 +340,11 @@ fn is_claim(name: &str) -> bool {
     claims.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
-const SOURCE: [&str; 10] = [
+const SOURCE: [&str; 12] = [
     "principals",
     "notPrincipals",
+    "requestPrincipals",
+    "notRequestPrincipals",
     "namespaces",
     "notNamespaces",
     "serviceAccounts",
