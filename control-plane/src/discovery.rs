@@ -8,7 +8,7 @@ mod session;
 
 pub(crate) use desired::workload_of;
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
 
 use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
@@ -30,7 +30,7 @@ use crate::{
     ca::{Authority, Trust},
     mesh::Mesh,
     metrics::Metrics,
-    proxies::{Certificate, Endpoints, Nack, Proxies, Subscription},
+    proxies::{Certificate, Nack, Proxies, Subscription, Watched},
     resource::Renewal,
     server::{self, VerifiedPeer},
 };
@@ -106,7 +106,8 @@ impl DiscoveryService {
             "sidecar subscribed");
         Ok(Conversation {
             mesh: self.mesh.clone(),
-            endpoints: self.proxies.endpoints(),
+            endpoints: self.proxies.watch(BTreeSet::new()),
+            proxies: self.proxies.clone(),
             metrics: self.metrics.clone(),
             stop: self.stop.clone(),
             settled_at: self.settled_at,
@@ -127,7 +128,9 @@ impl DiscoveryService {
 /// One sidecar's stream.
 struct Conversation {
     mesh: watch::Receiver<Arc<Mesh>>,
-    endpoints: watch::Receiver<Arc<Endpoints>>,
+    proxies: Arc<Proxies>,
+    /// Of the services that the sidecar calls, as the mesh of `decided` has them.
+    endpoints: Watched,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     settled_at: Instant,
@@ -198,7 +201,7 @@ impl Conversation {
                     Err(_) => return End::Lost,
                 },
                 Ok(()) = self.mesh.changed() => {}
-                Ok(()) = self.endpoints.changed() => {}
+                () = self.endpoints.changed() => {}
                 () = sleep_until(self.settled_at), if Instant::now() < self.settled_at => {}
             }
         }
@@ -231,12 +234,15 @@ impl Conversation {
             }
             self.trust = Some(mesh.trust.clone());
         }
-        let endpoints = self.endpoints.borrow_and_update().clone();
         let decided = match self.decided.take() {
             Some((of, desired)) if Arc::ptr_eq(&of, &mesh) => desired,
-            _ => Desired::of_mesh(&mesh, &self.identity, self.renewal(&mesh).as_ref())
-                .ok_or_else(|| not_in_mesh(&self.identity))?,
+            _ => {
+                self.endpoints = self.proxies.watch(called(&mesh, &self.hello));
+                Desired::of_mesh(&mesh, &self.identity, self.renewal(&mesh).as_ref())
+                    .ok_or_else(|| not_in_mesh(&self.identity))?
+            }
         };
+        let endpoints = self.endpoints.endpoints();
         self.decided = Some((mesh.clone(), decided.clone()));
         let settled = Instant::now() >= self.settled_at;
         let may_keep = |name: &str| !settled && self.session.holds_from_before(name);
@@ -278,6 +284,12 @@ impl Conversation {
             path = nack.path, reason = nack.code, message = nack.message, "a sidecar refused an update");
         self.subscription.nacked(nack);
     }
+}
+
+/// Whose endpoints the sidecar is told.
+fn called(mesh: &Mesh, hello: &Hello) -> BTreeSet<SpiffeId> {
+    let services = hello.services.iter().filter_map(|name| mesh.config.service(name));
+    services.map(|service| service.identity.clone()).collect()
 }
 
 async fn first_message(

@@ -18,7 +18,7 @@ use crate::{
     config::{Config, folder::PolicyFile},
     federation::{Foreign, ForeignFiles},
     metrics::Metrics,
-    policies::{self, LoadedPolicies},
+    policies::{self, LoadedPolicies, Selected},
     problem::Problem,
     quarantine::{self, LoadedQuarantine, QuarantineFile},
     watch::Changes,
@@ -30,6 +30,8 @@ pub(crate) struct Mesh {
     pub(crate) config: Arc<Config>,
     /// `None` until a set has loaded once: then nothing is known, which is not the same as an empty set.
     pub(crate) policies: Option<Arc<LoadedPolicies>>,
+    /// Those of each workload, found once for all of its sidecars.
+    pub(crate) selected: Arc<Selected>,
     /// Whom nobody speaks with.
     pub(crate) quarantine: Arc<LoadedQuarantine>,
     /// The mesh's own roots.
@@ -75,6 +77,7 @@ impl Publisher {
         let blank = Mesh {
             config: Arc::new(config),
             policies: None,
+            selected: Arc::default(),
             quarantine: Arc::new(LoadedQuarantine::of(quarantine)),
             trust: trust.borrow_and_update().clone(),
             foreign: Vec::new(),
@@ -153,6 +156,7 @@ impl Publisher {
         self.mesh.send_replace(Arc::new(Mesh {
             config,
             policies,
+            selected: Arc::default(),
             quarantine,
             trust: self.trust.borrow().clone(),
             foreign,

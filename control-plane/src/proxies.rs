@@ -4,18 +4,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use sidegate_identity::SpiffeId;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{clock, discovery::hello::Hello, server::Peer};
 
 /// Where the workloads of each identity accept connections.
-pub(crate) type Endpoints = BTreeMap<SpiffeId, BTreeSet<Endpoint>>;
+pub(crate) type Endpoints = BTreeMap<SpiffeId, Arc<BTreeSet<Endpoint>>>;
 
 /// Where one inbound listener of a sidecar accepts connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +32,23 @@ pub(crate) struct Endpoint {
 pub(crate) struct Proxies {
     /// Held for a few instructions, or for one walk over all sidecars.
     entries: Mutex<HashMap<Key, Entry>>,
-    endpoints: watch::Sender<Arc<Endpoints>>,
+    /// Held for a few instructions, inside of the other.
+    reached: Mutex<Reached>,
+}
+
+/// Where identities are reached, and who wants to know. What a change costs follows from who calls, not from how many there are.
+#[derive(Debug, Default)]
+struct Reached {
+    endpoints: Endpoints,
+    callers: HashMap<SpiffeId, Vec<Weak<Notify>>>,
+}
+
+/// The endpoints of some identities, and their changes. Dropping it ends the interest.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    proxies: Arc<Proxies>,
+    identities: BTreeSet<SpiffeId>,
+    changed: Arc<Notify>,
 }
 
 /// One sidecar, as the operator sees it.
@@ -92,7 +108,7 @@ type Key = (SpiffeId, String);
 
 impl Proxies {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { entries: Mutex::default(), endpoints: watch::Sender::default() })
+        Arc::new(Self { entries: Mutex::default(), reached: Mutex::default() })
     }
 
     /// Enters a sidecar with its endpoints. Another stream of the same instance ends.
@@ -128,14 +144,22 @@ impl Proxies {
             superseded: superseded.clone(),
         };
         entries.insert(key.clone(), entry);
-        self.publish(&entries);
+        self.publish(&entries, identity);
         drop(entries);
         Ok(Subscription { proxies: self.clone(), key, superseded })
     }
 
-    /// Tells when endpoints come and go.
-    pub(crate) fn endpoints(&self) -> watch::Receiver<Arc<Endpoints>> {
-        self.endpoints.subscribe()
+    /// Tells when endpoints of these identities come and go.
+    pub(crate) fn watch(self: &Arc<Self>, identities: BTreeSet<SpiffeId>) -> Watched {
+        let changed = Arc::new(Notify::new());
+        let mut reached = self.reached();
+        for identity in &identities {
+            let callers = reached.callers.entry(identity.clone()).or_default();
+            callers.retain(|caller| caller.strong_count() > 0);
+            callers.push(Arc::downgrade(&changed));
+        }
+        drop(reached);
+        Watched { proxies: self.clone(), identities, changed }
     }
 
     /// Every sidecar, in the order of identities and instances.
@@ -157,35 +181,67 @@ impl Proxies {
     pub(crate) fn sweep(&self, now: Instant) {
         let mut entries = self.lock();
         entries.retain(|_, entry| !entry.is_lost_for(FORGET, now));
-        self.publish_at(&entries, now);
-    }
-
-    fn publish(&self, entries: &HashMap<Key, Entry>) {
-        self.publish_at(entries, Instant::now());
-    }
-
-    /// Wakes the streams only if an endpoint came or went.
-    fn publish_at(&self, entries: &HashMap<Key, Entry>, now: Instant) {
-        let mut endpoints = Endpoints::new();
-        for entry in entries.values().filter(|entry| !entry.is_lost_for(GRACE, now)) {
-            let listeners = entry.hello.inbound.iter().enumerate().map(|(index, listener)| Endpoint {
-                address: listener.address,
-                port: listener.port,
-                is_first: index == 0,
-            });
-            endpoints.entry(entry.identity.clone()).or_default().extend(listeners);
+        let mut all = endpoints(entries.values(), now);
+        let gone: Vec<_> = self
+            .reached()
+            .endpoints
+            .keys()
+            .filter(|identity| !all.contains_key(*identity))
+            .cloned()
+            .collect();
+        all.extend(gone.into_iter().map(|identity| (identity, BTreeSet::new())));
+        for (identity, endpoints) in all {
+            self.reached().set(&identity, endpoints);
         }
-        self.endpoints.send_if_modified(|published| {
-            let modified = **published != endpoints;
-            if modified {
-                *published = Arc::new(endpoints);
-            }
-            modified
-        });
+    }
+
+    /// What has changed with a sidecar of this identity.
+    fn publish(&self, entries: &HashMap<Key, Entry>, identity: &SpiffeId) {
+        let of_identity = entries.values().filter(|entry| entry.identity == *identity);
+        let endpoints = endpoints(of_identity, Instant::now()).remove(identity).unwrap_or_default();
+        self.reached().set(identity, endpoints);
+    }
+
+    fn reached(&self) -> MutexGuard<'_, Reached> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reached {
+    /// Wakes the callers only if an endpoint came or went.
+    fn set(&mut self, identity: &SpiffeId, endpoints: BTreeSet<Endpoint>) {
+        let before = self.endpoints.get(identity);
+        if before.map_or(endpoints.is_empty(), |before| **before == endpoints) {
+            return;
+        }
+        if endpoints.is_empty() {
+            self.endpoints.remove(identity);
+        } else {
+            self.endpoints.insert(identity.clone(), Arc::new(endpoints));
+        }
+        let Some(callers) = self.callers.get_mut(identity) else { return };
+        callers.retain(|caller| caller.upgrade().inspect(|caller| caller.notify_one()).is_some());
+        if callers.is_empty() {
+            self.callers.remove(identity);
+        }
+    }
+}
+
+impl Watched {
+    /// The endpoints of now.
+    pub(crate) fn endpoints(&self) -> Endpoints {
+        let reached = self.proxies.reached();
+        let found = |identity| reached.endpoints.get_key_value(identity);
+        self.identities.iter().filter_map(found).map(|(id, set)| (id.clone(), set.clone())).collect()
+    }
+
+    /// Returns when they may be others than when it last returned. Dropping it loses no change.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 }
 
@@ -231,7 +287,7 @@ impl Subscription {
         let mut entries = self.proxies.lock();
         if self.is_current() {
             entries.remove(&self.key);
-            self.proxies.publish(&entries);
+            self.proxies.publish(&entries, &self.key.0);
             // A newer stream may enter before this is dropped, and must not be taken for the lost one.
             self.superseded.cancel();
         }
@@ -254,6 +310,22 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         self.change(|entry| entry.lost = Some(Instant::now()));
     }
+}
+
+fn endpoints<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    now: Instant,
+) -> BTreeMap<SpiffeId, BTreeSet<Endpoint>> {
+    let mut endpoints = BTreeMap::<_, BTreeSet<_>>::new();
+    for entry in entries.filter(|entry| !entry.is_lost_for(GRACE, now)) {
+        let listeners = entry.hello.inbound.iter().enumerate().map(|(index, listener)| Endpoint {
+            address: listener.address,
+            port: listener.port,
+            is_first: index == 0,
+        });
+        endpoints.entry(entry.identity.clone()).or_default().extend(listeners);
+    }
+    endpoints
 }
 
 /// Whoever is lost makes room for whoever comes: one identity's lost sidecars for its own, and over all first those

@@ -88,6 +88,7 @@ fn mesh(quarantined: &[&str]) -> Mesh {
     let quarantine: Quarantine = entries.collect();
     Mesh {
         config: Arc::new(config()),
+        selected: Arc::default(),
         policies: None,
         quarantine: Arc::new(LoadedQuarantine {
             resource: Arc::new(resource::quarantine(&quarantine)),

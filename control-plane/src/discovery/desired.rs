@@ -39,7 +39,8 @@ impl Desired {
         desired.add(mesh.quarantine.resource.clone());
         desired.add(mesh.trust.resource.clone());
         desired.add_all(mesh.foreign.iter().map(|foreign| foreign.resource.clone()));
-        desired.add_all(policies(mesh, workload));
+        let selected = mesh.selected.of(identity, || policies(mesh, workload));
+        desired.add_all(selected.iter().cloned());
         Some(desired)
     }
 
@@ -83,7 +84,7 @@ impl Desired {
 /// Those that are configured and those that sidecars of the service's own identity registered for its port. A service
 /// without a port is reached on the first listener of each sidecar.
 fn endpoints_of(service: &Service, registered: &Endpoints) -> BTreeSet<SocketAddr> {
-    let registered = registered.get(&service.identity).into_iter().flatten();
+    let registered = registered.get(&service.identity).into_iter().flat_map(|endpoints| endpoints.iter());
     let reached = registered.filter(|endpoint| match service.port {
         Some(port) => endpoint.port == port.get(),
         None => endpoint.is_first,
@@ -91,9 +92,9 @@ fn endpoints_of(service: &Service, registered: &Endpoints) -> BTreeSet<SocketAdd
     service.endpoints.iter().copied().chain(reached.map(|endpoint| endpoint.address)).collect()
 }
 
-fn policies(mesh: &Mesh, workload: &Service) -> Vec<Arc<Resource>> {
+fn policies(mesh: &Mesh, workload: &Service) -> Arc<[Arc<Resource>]> {
     let Some(policies) = &mesh.policies else {
-        return Vec::new();
+        return Arc::default();
     };
     policies
         .set

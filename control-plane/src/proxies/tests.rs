@@ -24,8 +24,13 @@ fn subscribe(proxies: &Arc<Proxies>, account: &str, instance: &str, port: u16) -
 }
 
 fn ports(proxies: &Proxies, account: &str) -> Vec<u16> {
-    let endpoints = proxies.endpoints().borrow().clone();
-    endpoints.get(&identity(account)).into_iter().flatten().map(|endpoint| endpoint.address.port()).collect()
+    let endpoints = proxies.reached().endpoints.clone();
+    endpoints
+        .get(&identity(account))
+        .iter()
+        .flat_map(|set| set.iter())
+        .map(|endpoint| endpoint.address.port())
+        .collect()
 }
 
 #[test]
@@ -114,4 +119,23 @@ fn one_identitys_lost_sidecars_do_not_end_anothers_grace() {
         drop(subscribe(&proxies, "orders", &n.to_string(), 2));
     }
     assert_eq!(ports(&proxies, "payments"), [1]);
+}
+
+#[tokio::test]
+async fn whoever_calls_an_identity_is_woken_by_its_endpoints_and_by_no_others() {
+    let proxies = Proxies::new();
+    let watched = proxies.watch([identity("payments")].into());
+    // It is asked once before the time counts.
+    let is_woken = async || tokio::time::timeout(Duration::ZERO, watched.changed()).await.is_ok();
+    let _orders = subscribe(&proxies, "orders", "a", 1);
+    assert!(!is_woken().await, "orders is not called");
+    let payments = subscribe(&proxies, "payments", "a", 1);
+    assert!(is_woken().await);
+    assert_eq!(watched.endpoints().len(), 1);
+    let again = subscribe(&proxies, "payments", "a", 1);
+    assert!(!is_woken().await, "it is where it was");
+    drop((payments, again));
+    proxies.sweep(Instant::now() + GRACE);
+    assert!(is_woken().await);
+    assert!(watched.endpoints().is_empty());
 }
