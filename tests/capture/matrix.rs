@@ -91,7 +91,7 @@ fn an_application_reaches_no_port_of_a_peer_past_its_sidecar(backend: Backend) {
             assert_eq!(world.call(Of::Orders, APP, &["say", &address, MARKER]), "closed", "{address}");
         }
     }
-    world.wait_for("orders-sidecar", "10.77.0.2:9999 belongs to no known service");
+    world.wait_for("orders-sidecar", "10.77.0.2:9999: rule ");
     assert!(!world.said("payments-undeclared").contains("line"));
     nothing_in_plaintext(&world);
 }
@@ -115,7 +115,7 @@ fn another_spelling_of_an_address_leads_nowhere_else(backend: Backend) {
     let answer = world.call(Of::Orders, APP, &["get", "[::ffff:10.77.0.2]:8080", OPEN]);
     assert_eq!(answer, "200 hello spiffe://shop.test/ns/shop/sa/orders");
     assert_eq!(world.call(Of::Orders, APP, &["say", "[::ffff:10.77.0.2]:9999", MARKER]), "closed");
-    world.wait_for("orders-sidecar", "10.77.0.2:9999 belongs to no known service");
+    world.wait_for("orders-sidecar", "10.77.0.2:9999: rule ");
 
     let shown = world.host(Of::Payments).shell("ip -6 -o addr show dev eth0 scope link");
     let own = shown.split_once("inet6 ").and_then(|(_, rest)| rest.split_once('/')).unwrap().0;
