@@ -286,17 +286,16 @@ fn metadata(cursor: &Cursor<'_>, default_namespace: Option<&str>) -> Result<Meta
 
 fn spec(cursor: &Cursor<'_>) -> Result<(Spec, RuleLines), PolicyError> {
     let fields = cursor.fields(&["selector", "action", "mode", "rules"])?;
+    // In the order in which a person reads them: the first error is the one that is told.
+    let selector = fields.optional("selector").map(|cursor| selector(&cursor)).transpose()?;
+    let action = fields.required("action")?.word(&[
+        ("Allow", Action::Allow),
+        ("Deny", Action::Deny),
+        ("Require", Action::Require),
+    ])?;
+    let mode = mode(&fields)?;
     let (rules, lines) = rules(&fields, rule, |rule| &rule.name)?;
-    let spec = Spec {
-        selector: fields.optional("selector").map(|cursor| selector(&cursor)).transpose()?,
-        action: fields.required("action")?.word(&[
-            ("Allow", Action::Allow),
-            ("Deny", Action::Deny),
-            ("Require", Action::Require),
-        ])?,
-        mode: mode(&fields)?,
-        rules,
-    };
+    let spec = Spec { selector, action, mode, rules };
     if spec.action != Action::Require {
         refuse_rego(&spec.rules, &fields.required("rules")?.items(limits::RULES_PER_POLICY)?)?;
     }

@@ -23,9 +23,10 @@ pub(super) fn policy(
 
 fn spec(cursor: &Cursor<'_>) -> Result<(EgressSpec, RuleLines), PolicyError> {
     let fields = cursor.fields(&["selector", "mode", "rules"])?;
-    let (rules, lines) = rules(&fields, rule, |rule| &rule.name)?;
     let selector = fields.optional("selector").map(|cursor| selector(&cursor)).transpose()?;
-    Ok((EgressSpec { selector, mode: mode(&fields)?, rules }, lines))
+    let mode = mode(&fields)?;
+    let (rules, lines) = rules(&fields, rule, |rule| &rule.name)?;
+    Ok((EgressSpec { selector, mode, rules }, lines))
 }
 
 fn rule(cursor: &Cursor<'_>, position: usize) -> Result<EgressRule, PolicyError> {
