@@ -123,6 +123,12 @@ proptest! {
         text in "(spiffe://|spiffe:/|https://)[a-z0-9._%:@-]{0,6}(/[a-zA-Z0-9._%~?#-]{0,4}){0,3}"
     ) {
         let (here, there) = (SpiffeId::parse(&text), spiffe::SpiffeId::new(&text));
+        let trust_domain = text.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
+        if trust_domain.is_some_and(|name| name.bytes().any(|byte| byte.is_ascii_uppercase())) {
+            // The crate makes it lower case. Its letters are lower case (SPIFFE-ID §2.1), and two spellings of one ID help nobody.
+            prop_assert!(here.is_err(), "{text}: {here:?}");
+            return Ok(());
+        }
         prop_assert_eq!(here.is_ok(), there.is_ok(), "{}: {:?} {:?}", text, here, there);
     }
 }
