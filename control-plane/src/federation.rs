@@ -4,7 +4,6 @@
 mod document;
 mod fetch;
 pub(crate) mod follow;
-mod guard;
 mod held;
 pub(crate) mod serve;
 

@@ -4,7 +4,6 @@
 
 mod cache;
 mod fetch;
-mod guard;
 mod keys;
 mod refusal;
 mod source;

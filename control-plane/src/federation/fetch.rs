@@ -1,6 +1,6 @@
 //! One GET of a foreign bundle, by a profile of the SPIFFE Federation standard (§5.2). `https_spiffe`: the server must prove the
 //! configured SPIFFE ID under the bundle in hand. `https_web`: authorities that the operator names vouch for its host name.
-//! Refuses plaintext, redirects, more bytes than a bundle has, a slow server, and addresses that [`super::guard`] refuses: the
+//! Refuses plaintext, redirects, more bytes than a bundle has, a slow server, and addresses that [`may_fetch_from`] refuses: the
 //! connection goes to an address that was looked at, and the name is not looked up again.
 
 use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
@@ -19,10 +19,10 @@ use sidegate_identity::{
     TrustBundle, TrustBundles,
     tls::{self, Expected},
 };
+use sidegate_policy::may_fetch_from;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use super::guard::may_ask;
 use crate::config::{Endpoint, Profile};
 
 /// The document, or why there is none. `in_hand` is what the server is verified by with `https_spiffe`.
@@ -85,7 +85,9 @@ fn refused(error: &std::io::Error) -> String {
 async fn connect(host: &str, port: u16, endpoint: &Endpoint) -> Result<TcpStream, String> {
     let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
     let addresses: Vec<_> = found.take(MOST_ADDRESSES).collect();
-    if let Some(near) = addresses.iter().find(|address| !may_ask(address.ip(), &endpoint.allow_addresses)) {
+    if let Some(near) =
+        addresses.iter().find(|address| !may_fetch_from(address.ip(), &endpoint.allow_addresses))
+    {
         let near = near.ip();
         return Err(format!(
             "{near} is an address of the own host or link; name it in allowAddresses if it is meant"

@@ -1,5 +1,5 @@
 //! Gets the bytes of a key set, from a file or by one GET over TLS. Refuses plaintext, redirects, more bytes than a key set
-//! has, a server that is slow, and addresses that [`super::guard`] refuses: the connection goes to an address that was looked
+//! has, a server that is slow, and addresses that [`may_fetch_from`] refuses: the connection goes to an address that was looked
 //! at, and the name is not looked up again.
 
 use std::{convert::Infallible, path::Path, time::Duration};
@@ -9,13 +9,11 @@ use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use sidegate_policy::may_fetch_from;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{
-    guard::may_ask,
-    keys::{BadKeys, KeySet},
-};
+use super::keys::{BadKeys, KeySet};
 use crate::{
     config::{KeysUrl, Origin},
     tls,
@@ -98,7 +96,7 @@ async fn ask(at: &KeysUrl) -> Result<Vec<u8>, String> {
 async fn connect(host: &str, port: u16, at: &KeysUrl) -> Result<TcpStream, String> {
     let found = tokio::net::lookup_host((host, port)).await.map_err(|error| error.to_string())?;
     let addresses: Vec<_> = found.take(MOST_ADDRESSES).collect();
-    if let Some(near) = addresses.iter().find(|address| !may_ask(address.ip(), &at.allow_addresses)) {
+    if let Some(near) = addresses.iter().find(|address| !may_fetch_from(address.ip(), &at.allow_addresses)) {
         return Err(format!(
             "{} is an address of the own host or link; name it in allowAddresses if it is meant",
             near.ip()

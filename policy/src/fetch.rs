@@ -1,12 +1,14 @@
-//! Which addresses keys are fetched from. A URL names a host, and whoever answers for its name in DNS chooses the address: it
-//! must not be one that only this host or its link can reach, such as a cloud's metadata service.
+//! Which addresses the keys of issuers and the bundles of other trust domains are fetched from. A URL names a host, and whoever
+//! answers for its name in DNS chooses the address: it must not be one that only this host or its link can reach, such as a
+//! cloud's metadata service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// Whether keys may be fetched from the address. Private ranges may be asked: that is where a company's issuer is.
-pub(super) fn may_ask(address: IpAddr, allowed: &[IpNet]) -> bool {
+/// Whether something may be fetched from the address: it is in `allowed`, or not near. Private ranges may be asked: that is
+/// where a company's issuer is, and a partner within the company.
+pub fn may_fetch_from(address: IpAddr, allowed: &[IpNet]) -> bool {
     let address = address.to_canonical();
     allowed.iter().any(|net| net.contains(&address))
         || match address {
@@ -49,7 +51,7 @@ mod tests {
     use super::*;
 
     fn may(address: &str, allowed: &[IpNet]) -> bool {
-        may_ask(address.parse().unwrap(), allowed)
+        may_fetch_from(address.parse().unwrap(), allowed)
     }
 
     #[test]
