@@ -207,14 +207,19 @@ fn undowngraded<'p>(
 }
 
 fn admission(decision: &Decision<'_>, verdict: Verdict) -> Admission {
-    Admission::new(Judgement {
+    Admission::new(judgement(decision, verdict))
+}
+
+/// A decision of policy as it is recorded.
+pub(crate) fn judgement(decision: &Decision<'_>, verdict: Verdict) -> Judgement {
+    Judgement {
         verdict,
         code: decision.code,
         policy: decision.policy.cloned(),
         rule: decision.rule.cloned(),
         route: decision.path_pattern.cloned(),
         shadow: decision.shadow.map(shadow),
-    })
+    }
 }
 
 /// The explanation is the same walk once more, on the cold path.
@@ -230,7 +235,8 @@ fn denial(decision: &Decision<'_>, policies: &Policies, request: &policy::Reques
     }
 }
 
-fn shadow(verdict: policy::Verdict) -> Verdict {
+/// What shadow policies would have it, as it is recorded.
+pub(crate) fn shadow(verdict: policy::Verdict) -> Verdict {
     match verdict {
         policy::Verdict::Allow => Verdict::Allowed,
         policy::Verdict::Deny => Verdict::Denied,
@@ -279,7 +285,7 @@ impl<H: Borrow<HeaderMap>> fmt::Debug for Fields<H> {
 
 impl Denial {
     /// Of something else than a policy.
-    fn of(code: Code, nearest: String) -> Self {
+    pub(crate) fn of(code: Code, nearest: String) -> Self {
         Self { code, policy: None, rule: None, shadow: None, nearest: Some(nearest), status: None }
     }
 
@@ -317,4 +323,5 @@ impl fmt::Display for Denial {
     }
 }
 
-const JUDGE_AGAIN: Duration = Duration::from_secs(1);
+/// How often what is open is judged again without a change: rules expire.
+pub(crate) const JUDGE_AGAIN: Duration = Duration::from_secs(1);

@@ -7,14 +7,13 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use sidegate_codes::Code;
 use sidegate_policy::{self as policy, Named, Outside};
 
 use crate::{
-    authorize::{self, Denial},
+    authorize::{self, Denial, JUDGE_AGAIN, judgement, shadow},
     error::Error,
     snapshot::{EgressDefault, Reader, Snapshot},
     telemetry::{Judgement, Verdict},
@@ -240,35 +239,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn judgement(decision: &policy::Decision<'_>, verdict: Verdict) -> Judgement {
-    Judgement {
-        verdict,
-        code: decision.code,
-        policy: decision.policy.cloned(),
-        rule: decision.rule.cloned(),
-        route: None,
-        shadow: decision.shadow.map(shadow),
-    }
-}
-
 /// Says where to beside why not: nothing else in the record does.
 fn denial(decision: &policy::Decision<'_>, to: &dyn fmt::Display, nearest: Option<String>) -> Denial {
     let nearest = nearest.unwrap_or_else(|| "no rule is for this workload".to_owned());
-    Denial {
-        code: Code::EgressDenied,
-        policy: None,
-        rule: None,
-        shadow: decision.shadow.map(shadow),
-        nearest: Some(format!("{to}: {nearest}")),
-        status: None,
-    }
+    let denial = Denial::of(Code::EgressDenied, format!("{to}: {nearest}"));
+    Denial { shadow: decision.shadow.map(shadow), ..denial }
 }
-
-fn shadow(verdict: policy::Verdict) -> Verdict {
-    match verdict {
-        policy::Verdict::Allow => Verdict::Allowed,
-        policy::Verdict::Deny => Verdict::Denied,
-    }
-}
-
-const JUDGE_AGAIN: Duration = Duration::from_secs(1);
