@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use http::Version;
 use http_body::Body;
 
@@ -42,24 +43,29 @@ impl Asker<'_> {
         token: &Token,
         version: Version,
     ) -> Result<Consent, Error> {
-        let snapshot = self.worker.mesh.snapshot();
-        let Some(external) = snapshot.external_of(self.caller.port) else { return Ok(Consent::needless()) };
+        let Some((external, snapshot)) = self.whom() else { return Ok(Consent::needless()) };
         let own = snapshot.own_id();
-        let question = Question::about_request(external, self.caller, own.as_ref(), request, version);
+        let question = Question::about_request(&external, self.caller, own.as_ref(), request, version);
         take_off(request.headers_mut(), &external.config.set_headers);
         let admission = judge_request(self.caller, request, token, &snapshot)?;
-        let (consent, changes) = self.ask(external, &admission, question, &snapshot).await?;
+        let (consent, changes) = self.ask(&external, &admission, question, &snapshot).await?;
         changes.apply(request.headers_mut());
         Ok(consent)
     }
 
     /// Asks about an opaque connection.
     pub(crate) async fn about_connection(self) -> Result<Consent, Error> {
-        let snapshot = self.worker.mesh.snapshot();
-        let Some(external) = snapshot.external_of(self.caller.port) else { return Ok(Consent::needless()) };
+        let Some((external, snapshot)) = self.whom() else { return Ok(Consent::needless()) };
         let admission = judge(self.caller, None, &snapshot)?;
         let question = Question::about_connection(self.caller, snapshot.own_id().as_ref());
-        self.ask(external, &admission, Ok(question), &snapshot).await.map(|(consent, _)| consent)
+        self.ask(&external, &admission, Ok(question), &snapshot).await.map(|(consent, _)| consent)
+    }
+
+    /// Who decides about the port now, if anybody does; a snapshot is kept only then.
+    fn whom(self) -> Option<(Arc<External>, Arc<Snapshot>)> {
+        let loaded = self.worker.mesh.load();
+        let external = loaded.external_of(self.caller.port).cloned()?;
+        Some((external, Guard::into_inner(loaded)))
     }
 
     async fn ask(
