@@ -381,23 +381,23 @@ fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {
 }
 
 fn condition(cursor: &Cursor<'_>) -> Result<Condition, PolicyError> {
-    let most = limits::CONDITION_BYTES;
-    match cursor.text()?.len() {
-        len if len > most => {
-            Err(cursor.error(Code::PolicyTooLarge, format!("{len} bytes; at most {most} are allowed")))
-        }
-        _ => cursor.value(),
-    }
+    bounded(cursor, limits::CONDITION_BYTES)?;
+    cursor.value()
 }
 
 fn module(cursor: &Cursor<'_>) -> Result<Rego, PolicyError> {
-    let most = limits::REGO_BYTES;
-    match cursor.text()?.len() {
+    let text = bounded(cursor, limits::REGO_BYTES)?;
+    // The module is longer than a message is to be.
+    text.parse().map_err(|reason| cursor.error(Code::PolicyBadValue, format!("{reason}")))
+}
+
+fn bounded<'c>(cursor: &'c Cursor<'_>, most: usize) -> Result<&'c str, PolicyError> {
+    let text = cursor.text()?;
+    match text.len() {
         len if len > most => {
             Err(cursor.error(Code::PolicyTooLarge, format!("{len} bytes; at most {most} are allowed")))
         }
-        // The module is longer than a message is to be.
-        _ => cursor.text()?.parse().map_err(|reason| cursor.error(Code::PolicyBadValue, format!("{reason}"))),
+        _ => Ok(text),
     }
 }
 
