@@ -42,7 +42,7 @@ pub(crate) enum Does {
     Stops,
     /// Never answers.
     Hangs,
-    /// HTTP/2: refuses the stream unread, as one that it did not process.
+    /// HTTP/2: refuses the stream with its body begun, as one that it did not process.
     Refuses,
 }
 
@@ -203,10 +203,6 @@ async fn http2<S: AsyncRead + AsyncWrite + Unpin>(stream: S, seen: &Arc<Seen>, p
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let does = plan(nth);
         nth += 1;
-        if does == Does::Refuses {
-            respond.send_reset(h2::Reason::REFUSED_STREAM);
-            continue;
-        }
         if matches!(does, Does::AnswersLast(_)) {
             connection.graceful_shutdown();
         }
@@ -214,6 +210,12 @@ async fn http2<S: AsyncRead + AsyncWrite + Unpin>(stream: S, seen: &Arc<Seen>, p
         streams.spawn(async move {
             let line = format!("{} {}", request.method(), request.uri().path());
             let mut body = request.into_body();
+            if does == Does::Refuses {
+                // With its body begun: one of which nothing was taken may be sent again however long it is.
+                let _ = body.data().await;
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+                return;
+            }
             while let Some(Ok(bytes)) = body.data().await {
                 let bytes: Bytes = bytes;
                 // Whoever sent it may have left.
