@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
 use tokio::sync::mpsc;
 
 /// Watches the folders that hold some files.
@@ -23,7 +26,10 @@ impl Changes {
             .into_iter()
             .filter_map(|path| if path.is_dir() { Some(path) } else { path.parent().map(PathBuf::from) })
             .collect();
-        let watcher = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| is_reading(event.kind)) {
+                return;
+            }
             // Full means that a wake-up is due already.
             let _ = wake.try_send(());
         })
@@ -54,6 +60,41 @@ impl Changes {
     }
 }
 
+/// Whoever waits for a change reads the files after it, and would be woken by that itself.
+fn is_reading(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
+}
+
 const FALLBACK: Duration = Duration::from_secs(2);
 /// Editors write a file in several steps.
 const SETTLE: Duration = Duration::from_millis(30);
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// So soon that it was an event, and not the clock.
+    const AT_ONCE: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn a_file_that_is_written_is_told_and_one_that_is_read_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policies.yaml");
+        fs::write(&file, "one").unwrap();
+        let mut changes = Changes::of([file.clone()]);
+        for _ in 0..10 {
+            fs::read(&file).unwrap();
+        }
+        timeout(AT_ONCE, changes.next()).await.unwrap_err();
+        fs::write(&file, "two").unwrap();
+        timeout(AT_ONCE, changes.next()).await.unwrap();
+        // What an editor does: another file in its place.
+        fs::write(folder.path().join("new"), "three").unwrap();
+        fs::rename(folder.path().join("new"), &file).unwrap();
+        timeout(AT_ONCE, changes.next()).await.unwrap();
+    }
+}
