@@ -15,6 +15,7 @@ use crate::{
     Malformed, Quarantine, TrustDomain,
     authority::{self, AuthorityFault},
     certificate::{Certificate, Validity},
+    proven::Proven,
 };
 
 /// The most authorities that one bundle may hold. A rotation needs two; every one more is another that a
@@ -28,6 +29,7 @@ pub struct TrustBundle {
     authorities: Vec<CertificateDer<'static>>,
     /// One for each authority, in the same order.
     anchors: Vec<Anchor>,
+    proven: Proven,
 }
 
 /// The bundles of every trust domain that is trusted, one for each, less the identities in quarantine. The default
@@ -81,7 +83,8 @@ impl TrustBundle {
         trust_domain: TrustDomain,
         certificates: impl IntoIterator<Item = CertificateDer<'static>>,
     ) -> Result<Self, BundleError> {
-        let mut bundle = Self { trust_domain, authorities: Vec::new(), anchors: Vec::new() };
+        let mut bundle =
+            Self { trust_domain, authorities: Vec::new(), anchors: Vec::new(), proven: Proven::default() };
         for (position, certificate) in (1..).zip(certificates) {
             if position > MAX_AUTHORITIES {
                 return Err(BundleError::TooMany);
@@ -138,6 +141,17 @@ impl TrustBundle {
             .filter(|anchor| anchor.validity.contains(now))
             .map(|anchor| TrustAnchor::clone(&anchor.anchor))
             .collect()
+    }
+
+    /// When the first of the anchors that are valid `now` ends.
+    pub(crate) fn anchors_end(&self, now: UnixTime) -> Option<UnixTime> {
+        let valid = self.anchors.iter().filter(|anchor| anchor.validity.contains(now));
+        valid.map(|anchor| anchor.validity.not_after).min()
+    }
+
+    /// What was validated to lead here.
+    pub(crate) fn proven(&self) -> &Proven {
+        &self.proven
     }
 
     fn expiries(&self) -> impl Iterator<Item = UnixTime> {

@@ -20,6 +20,7 @@ pub mod tls;
 mod authority;
 mod bundle;
 mod certificate;
+mod proven;
 mod quarantine;
 mod spiffe_id;
 mod verify;

@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::{
     AuthorityFault, InvalidSpiffeId, Malformed, SpiffeId, TrustBundle, TrustBundles, authority,
     certificate::{Certificate, Validity},
+    proven::Path,
     serial,
 };
 
@@ -127,7 +128,13 @@ pub fn verify(
     let id = workload_id(&leaf)?;
     check_leaf(&leaf, limits, now)?;
     let bundle = bundles.get(id.trust_domain()).ok_or_else(|| SvidError::UnknownTrustDomain(id.clone()))?;
-    check_path(der, &leaf, &id, intermediates, usage, bundle, now)?;
+    let path = Path::of(chain, usage);
+    if !path.is_some_and(|path| bundle.proven().holds(&path, now)) {
+        let until = check_path(der, &leaf, &id, intermediates, usage, bundle, now)?;
+        if let Some((path, until)) = path.zip(until) {
+            bundle.proven().remember(path, now, until);
+        }
+    }
     let svid = VerifiedSvid { id, validity: leaf.validity, serial: leaf.serial.into() };
     if bundles.quarantine().refuses(&svid) {
         return Err(SvidError::Quarantined(svid.id));
@@ -272,7 +279,8 @@ fn check_leaf(leaf: &Certificate<'_>, limits: &SvidLimits, now: UnixTime) -> Res
     if leaf.validity.contains(now) { Ok(()) } else { Err(SvidError::NotValidNow) }
 }
 
-/// RFC 5280 path validation to a valid authority of `bundle`, every signer of the path being allowed to sign.
+/// RFC 5280 path validation to a valid authority of `bundle`, every signer of the path being allowed to sign. Gives until
+/// when every signer that could have been part of it is valid.
 fn check_path(
     der: &CertificateDer<'_>,
     leaf: &Certificate<'_>,
@@ -281,7 +289,7 @@ fn check_path(
     usage: Usage,
     bundle: &TrustBundle,
     now: UnixTime,
-) -> Result<(), SvidError> {
+) -> Result<Option<UnixTime>, SvidError> {
     let refuse = |cause| path_error(id, cause);
     let end_entity = webpki::EndEntityCert::try_from(der).map_err(refuse)?;
     agree(&end_entity, leaf)?;
@@ -297,15 +305,16 @@ fn check_path(
             None,
         )
         .map_err(refuse)?;
+    let mut until = bundle.anchors_end(now);
     // webpki reads no key usage: without this, any leaf with `cA=true` by mistake could sign.
     for intermediate in path.intermediate_certificates() {
-        let signer = intermediate.der();
-        Certificate::parse(&signer)
-            .map_err(AuthorityFault::Malformed)
-            .and_then(|signer| authority::check(&signer, bundle.trust_domain()))
-            .map_err(SvidError::Intermediate)?;
+        let der = intermediate.der();
+        let signer = Certificate::parse(&der)
+            .map_err(|fault| SvidError::Intermediate(AuthorityFault::Malformed(fault)))?;
+        authority::check(&signer, bundle.trust_domain()).map_err(SvidError::Intermediate)?;
+        until = until.min(Some(signer.validity.not_after));
     }
-    Ok(())
+    Ok(until)
 }
 
 /// webpki validates the path, x509-parser reads the names: both must have seen the same certificate.

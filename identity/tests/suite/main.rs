@@ -11,4 +11,6 @@ mod handshakes;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod proven;
+#[cfg(test)]
 mod rules;
