@@ -13,7 +13,7 @@ mod ruled;
 
 use std::{
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll},
 };
@@ -95,7 +95,8 @@ async fn forward(
     let checked = Checked::new(request, reads)?;
     let chosen = match choose::by_host(&snapshot, connection.way, checked.host()) {
         Err(Error::UnknownHost(_) | Error::UnknownDestination(_)) if connection.may_leave(&snapshot) => {
-            return leaving::request(checked, version, connection.way, record, worker).await;
+            // On the heap, as is what follows a route: each is larger than what most requests do.
+            return Box::pin(leaving::request(checked, version, connection.way, record, worker)).await;
         }
         chosen => chosen?,
     };
@@ -104,7 +105,7 @@ async fn forward(
         Some(matched) => {
             let limit = matched.rule.timeouts.request;
             let ruled = ruled::Ruled { matched, called: chosen, paths, snapshot: &snapshot, worker };
-            route::within(limit, pin!(ruled.send(checked, version, record))).await
+            route::within(limit, Box::pin(ruled.send(checked, version, record)).as_mut()).await
         }
     }
 }

@@ -94,7 +94,7 @@ pub struct Limits {
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "schema::Time")]
     pub response_timeout: Duration,
-    /// Idle pooled connections per upstream address and worker.
+    /// Idle pooled connections per upstream address and worker. What is idle beyond them is closed within a second.
     #[schemars(range(min = 1, max = MOST))]
     pub idle_connections: usize,
     /// How long a pooled connection may idle; below `keepAliveTimeout`, so that this side closes first.

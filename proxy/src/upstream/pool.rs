@@ -87,7 +87,8 @@ impl Pool {
             let is_reused = reused.is_some();
             let mut connection = match reused {
                 Some(connection) => connection,
-                None => match self.connect_http1(destination, bounds).await {
+                // On the heap, as it is rare: what waits for an answer is smaller without it.
+                None => match Box::pin(self.connect_http1(destination, bounds)).await {
                     Ok(connection) => connection,
                     Err(error) => return Err(Failure::before_sending(error, request)),
                 },
@@ -128,9 +129,12 @@ impl Pool {
         bounds: Bounds<'_>,
     ) -> Result<Answer, Failure> {
         loop {
-            let (mut connection, is_reused) = match self.share(destination, bounds).await {
-                Ok(shared) => shared,
-                Err(error) => return Err(Failure::before_sending(error, request)),
+            let (mut connection, is_reused) = match self.find_shared(destination) {
+                Some(connection) => (connection, true),
+                None => match Box::pin(self.share(destination, bounds)).await {
+                    Ok(shared) => shared,
+                    Err(error) => return Err(Failure::before_sending(error, request)),
+                },
             };
             let stream = StreamSlot::take(&connection.streams);
             if request.method() == Method::CONNECT && !takes_websockets(&connection).await {
@@ -184,8 +188,11 @@ impl Pool {
     /// Drops what has been idle too long or may take no more requests. Called every now and then.
     pub(crate) fn prune(&self) {
         let now = Instant::now();
+        let most = self.dialer.limits.idle_connections;
         self.idle.borrow_mut().retain(|destination, connections| {
             connections.retain(|connection| connection.is_usable(now));
+            // Those that have rested longest come first.
+            connections.drain(..connections.len().saturating_sub(most));
             self.is_current(destination) && !connections.is_empty()
         });
         self.shared.borrow_mut().retain(|destination, connections| {
@@ -224,10 +231,12 @@ impl Pool {
         None
     }
 
+    /// Until it is pruned it may be one of more than shall be kept: under load, what is idle is asked for in the next moment,
+    /// and connecting anew costs as much as the request.
     fn keep(&self, destination: Destination, connection: Http1) {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.entry(destination).or_default();
-        if connections.len() < self.dialer.limits.idle_connections {
+        if connections.len() < self.dialer.limits.idle_connections.saturating_mul(BETWEEN_PRUNINGS) {
             connections.push(connection);
         }
     }
@@ -262,4 +271,6 @@ async fn takes_websockets(connection: &Http2) -> bool {
 /// Half a second in all, for what takes one round trip on a new connection and nothing on others.
 const LOOK: Duration = Duration::from_millis(5);
 const MOST_LOOKS: u32 = 100;
+/// As many times as many may be idle for a second.
+const BETWEEN_PRUNINGS: usize = 8;
 const TURNAROUND: Duration = Duration::from_secs(1);

@@ -40,16 +40,13 @@ impl Pool {
         Ok(Http1 { sender, answer, terms })
     }
 
-    /// A shared connection with a free stream, and whether it existed before. Waiting for another's dial counts
-    /// towards the connect timeout like the dial itself.
+    /// A new shared connection, or one that somebody else has dialed meanwhile, and whether it is that. Waiting for another's
+    /// dial counts towards the connect timeout like the dial itself.
     pub(super) async fn share(
         &self,
         destination: &Destination,
         bounds: Bounds<'_>,
     ) -> Result<(Http2, bool), Error> {
-        if let Some(connection) = self.find_shared(destination) {
-            return Ok((connection, true));
-        }
         let _pending = bounds.pending()?;
         let gate = Rc::clone(self.dialing.borrow_mut().entry(destination.clone()).or_default());
         let dialed = timeout_at(bounds.connected_by(), async {
@@ -64,7 +61,8 @@ impl Pool {
         dialed.await.unwrap_or_else(|_| Err(Error::ConnectTimeout(destination.to_string())))
     }
 
-    fn find_shared(&self, destination: &Destination) -> Option<Http2> {
+    /// A shared connection with a free stream.
+    pub(super) fn find_shared(&self, destination: &Destination) -> Option<Http2> {
         let now = Instant::now();
         let mut shared = self.shared.borrow_mut();
         let connections = shared.get_mut(destination)?;
