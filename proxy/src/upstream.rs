@@ -7,6 +7,7 @@ pub(crate) mod outside;
 pub(crate) mod peer;
 
 mod connection;
+mod copy;
 mod deadline;
 mod dial;
 mod heard;

@@ -18,12 +18,13 @@ use futures_util::task::AtomicWaker;
 use sidegate_codes::Code;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::{client, server};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::copy::both_ways;
 use crate::{
     detect::{NotHttp, Rewound},
     error::Error,
@@ -68,6 +69,14 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
+    pub(super) fn add_received(&self, bytes: usize) {
+        add(&self.received, bytes);
+    }
+
+    pub(super) fn add_sent(&self, bytes: usize) {
+        add(&self.sent, bytes);
+    }
+
     /// Ends when no byte has passed either way for `limit`, to within a quarter of it.
     pub(crate) async fn until_idle(&self, limit: Duration) -> Error {
         let total = || self.received.get().saturating_add(self.sent.get());
@@ -90,40 +99,45 @@ pub(crate) trait OverTcp {
 
 /// Copies until both directions have ended. A half that closes closes the other's half alone, so protocols that
 /// half-close keep working. Dropped or failed before, both sides are reset: a cut must not look like an end.
-pub(super) async fn carry<D, U>(downstream: D, mut upstream: U, carried: &Carried) -> io::Result<()>
+pub(super) async fn carry<D, U>(mut downstream: D, mut upstream: U, carried: &Carried) -> io::Result<()>
 where
     D: AsyncRead + AsyncWrite + OverTcp + Unpin,
     U: AsyncRead + AsyncWrite + OverTcp + Unpin,
 {
-    let mut downstream = Counting { stream: downstream, carried: carried.clone() };
-    resets_on_close(&downstream.stream, true)?;
+    resets_on_close(&downstream, true)?;
     resets_on_close(&upstream, true)?;
-    copy_bidirectional(&mut downstream, &mut upstream).await?;
-    resets_on_close(&downstream.stream, false)?;
+    both_ways(&mut downstream, &mut upstream, carried).await?;
+    resets_on_close(&downstream, false)?;
     resets_on_close(&upstream, false)
 }
 
 /// The same for a tunnel inside of the downstream's HTTP, whose socket is out of reach: there a cut is told by its
 /// protocol, in HTTP/1.1 by an end alone.
-pub(super) async fn carry_tunnel<D, U>(downstream: D, mut upstream: U, carried: &Carried) -> io::Result<()>
+pub(super) async fn carry_tunnel<D, U>(
+    mut downstream: D,
+    mut upstream: U,
+    carried: &Carried,
+) -> io::Result<()>
 where
     D: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + OverTcp + Unpin,
 {
-    let mut downstream = Counting { stream: downstream, carried: carried.clone() };
     resets_on_close(&upstream, true)?;
-    copy_bidirectional(&mut downstream, &mut upstream).await?;
+    both_ways(&mut downstream, &mut upstream, carried).await?;
     resets_on_close(&upstream, false)
 }
 
 /// The same for two streams that were HTTP until both sides agreed on another protocol.
-pub(crate) async fn carry_upgraded<D, U>(downstream: D, mut upstream: U, carried: &Carried) -> io::Result<()>
+pub(crate) async fn carry_upgraded<D, U>(
+    mut downstream: D,
+    mut upstream: U,
+    carried: &Carried,
+) -> io::Result<()>
 where
     D: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut downstream = Counting { stream: downstream, carried: carried.clone() };
-    copy_bidirectional(&mut downstream, &mut upstream).await.map(|_| ())
+    both_ways(&mut downstream, &mut upstream, carried).await
 }
 
 fn resets_on_close(stream: &impl OverTcp, resets: bool) -> io::Result<()> {
@@ -265,44 +279,8 @@ impl AsyncWrite for Stream {
     }
 }
 
-struct Counting<S> {
-    stream: S,
-    carried: Carried,
-}
-
 fn add(count: &Cell<u64>, bytes: usize) {
     count.set(count.get().saturating_add(bytes as u64));
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        add(&self.carried.received, buf.filled().len().saturating_sub(before));
-        result
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if let Poll::Ready(Ok(bytes)) = &result {
-            add(&self.carried.sent, *bytes);
-        }
-        result
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 /// Looks at an opaque connection in the time that it may be quiet.
