@@ -14,6 +14,7 @@ mod pace;
 pub mod path;
 mod refusal;
 mod request;
+mod resting;
 mod trickle;
 pub(crate) mod tunnel;
 mod upgrade;
@@ -56,6 +57,7 @@ use pace::{Due, Pace};
 use crate::{
     config::Limits,
     contain::contained,
+    detect::Rewound,
     error::Error,
     telemetry::{Carried, Exchange, Metrics, Record},
     upstream::{self, Answer},
@@ -89,7 +91,7 @@ pub(crate) struct LocalExecutor {
 /// Serves HTTP on `stream` until the downstream ends it. When `closing` ends, requests in flight are finished and no
 /// more are taken.
 pub(crate) async fn serve<S, H>(
-    stream: S,
+    stream: Rewound<S>,
     version: Version,
     exchange: Rc<Exchange>,
     handler: H,
@@ -117,15 +119,14 @@ where
             Ok::<_, std::convert::Infallible>(answer(request, reading, &exchange, &handler, &worker).await)
         })
     });
-    let stream = TokioIo::new(stream);
     let live = Live { exchange: &exchange, wire: &wire, carried, worker };
     if is_http2 {
-        let connection =
-            pin!(http2_server(&worker.limits, worker.executor()).serve_connection(stream, service));
-        live.run(connection, http2::Connection::graceful_shutdown, closing).await
+        let server = http2_server(&worker.limits, worker.executor());
+        let connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+        live.run(connection, http2::Connection::graceful_shutdown, |_| {}, closing).await
     } else {
-        let connection = pin!(http1_server(&worker.limits).serve_connection(stream, service).with_upgrades());
-        live.run(connection, http1::UpgradeableConnection::graceful_shutdown, closing).await
+        let connection = pin!(resting::Connection::new(http1_server(&worker.limits), stream, service));
+        live.run(connection, |it| it.get_mut().shut_down(), |it| it.get_mut().rest(), closing).await
     }
 }
 
@@ -144,6 +145,7 @@ impl Live<'_> {
         self,
         mut connection: Pin<&mut C>,
         shutdown: impl Fn(Pin<&mut C>),
+        rest: impl Fn(Pin<&mut C>),
         closing: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let limits = &self.worker.limits;
@@ -172,6 +174,7 @@ impl Live<'_> {
                     self.record_refusals();
                     match pace.due(Instant::now()) {
                         None => {}
+                        Some(Due::Rest) => rest(connection.as_mut()),
                         Some(Due::Leave) => return Ok(()),
                         Some(Due::Retire) => shutdown(connection.as_mut()),
                         Some(Due::End(error)) => {

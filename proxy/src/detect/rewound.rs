@@ -3,7 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ pub(crate) struct Rewound<S> {
 impl<S> Rewound<S> {
     /// A stream of which nothing was read.
     pub(crate) fn fresh(stream: S) -> Self {
-        Self { first: Vec::new(), stream }
+        Self::new(Vec::new(), stream)
     }
 
     /// A stream of which `first` was read.
@@ -58,6 +58,19 @@ impl<S: AsyncRead + Unpin> Rewound<S> {
             }
         }
         Ok(self)
+    }
+
+    /// Ready when there is something to read: a byte, or the end.
+    pub(crate) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.first.is_empty() {
+            let mut bytes = [0; 512];
+            let mut buf = ReadBuf::new(&mut bytes);
+            // A stream that has failed has ended for whoever reads it again.
+            if ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)).is_ok() {
+                self.first.extend_from_slice(buf.filled());
+            }
+        }
+        Poll::Ready(())
     }
 }
 

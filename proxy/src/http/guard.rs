@@ -51,22 +51,27 @@ enum Scan {
 impl<S> Guarded<S> {
     /// Carries HTTP/1.0 or HTTP/1.1.
     pub(crate) fn http1(stream: S) -> Self {
-        Self::new(stream, Scan::Http1(Scanner::new()))
+        let scanner = Scanner::new();
+        let wire = Wire::default();
+        wire.see(&scanner);
+        wire.flushed(true);
+        Self { stream, scan: Scan::Http1(scanner), wire: Arc::new(wire), end: None }
     }
 
     /// Carries HTTP/2.
     pub(crate) fn http2(stream: S, limits: &Limits) -> Self {
         let frames = Frames::new(limits.control_frames, limits.stream_resets, Instant::now());
-        Self::new(stream, Scan::Http2(frames))
-    }
-
-    fn new(stream: S, scan: Scan) -> Self {
-        Self { stream, scan, wire: Arc::default(), end: None }
+        Self { stream, scan: Scan::Http2(frames), wire: Arc::default(), end: None }
     }
 
     /// What is seen of it.
     pub(crate) fn wire(&self) -> Arc<Wire> {
         Arc::clone(&self.wire)
+    }
+
+    /// The stream below. What is read of it is not looked at.
+    pub(super) fn below_mut(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     /// Looks at what was read into `buf` from `before` on.
@@ -154,7 +159,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.wire.flushed(matches!(flushed, Poll::Ready(Ok(()))));
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -169,6 +177,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.wire.flushed(false);
         let Poll::Ready(written) = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs) else {
             this.wire.wrote(None);
             return Poll::Pending;

@@ -42,6 +42,11 @@ impl<S> Lingering<S> {
         let is_tunnel = Arc::new(AtomicBool::new(false));
         (Self { stream, deadline: None, is_tunnel: Arc::clone(&is_tunnel) }, Tunnel(is_tunnel))
     }
+
+    /// The stream below.
+    pub(super) fn below_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
 }
 
 impl Tunnel {

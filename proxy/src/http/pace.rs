@@ -31,6 +31,8 @@ pub(super) struct Pace<'a> {
 pub(super) enum Due {
     /// Finish what is in flight and take no more.
     Retire,
+    /// Let go of what it needs for requests alone: it has been silent from one look to the next.
+    Rest,
     /// End, since nothing is in flight any more.
     Leave,
     /// End at once.
@@ -100,8 +102,8 @@ impl<'a> Pace<'a> {
             return is_over.then(|| Due::End(Error::expired(Code::TooOld, "limits.connectionGrace")));
         }
         let requests = (self.exchange.in_flight.get() == 0 && begun.is_none()).then(|| wire.requests());
-        let is_idle = requests.is_some() && self.idle.lasted(requests, now) >= limits.keep_alive_timeout;
-        if is_idle || now >= self.ages {
+        let silence = if requests.is_some() { self.idle.lasted(requests, now) } else { Duration::ZERO };
+        if silence >= limits.keep_alive_timeout && requests.is_some() || now >= self.ages {
             self.retired = Some(now);
             return Some(Due::Retire);
         }
@@ -114,7 +116,7 @@ impl<'a> Pace<'a> {
         if requests.is_none() {
             self.idle.state = None;
         }
-        None
+        (silence > Duration::ZERO && !is_waiting && wire.is_at_rest()).then_some(Due::Rest)
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Wire {
     /// The framing of the last one: its length, or `CHUNKED`.
     framing: AtomicU64,
     is_in_head: AtomicBool,
+    /// The last request was read to its end.
+    is_between: AtomicBool,
     /// Whether the last request that asked for a tunnel got one: `NOT_DECIDED`, `NO_TUNNEL`, `TUNNEL`.
     tunnel: AtomicU8,
     /// Bytes of it came before that.
@@ -34,6 +36,8 @@ pub(crate) struct Wire {
     progress: AtomicU64,
     /// The downstream takes no bytes just now.
     is_blocked: AtomicBool,
+    /// Everything that hyper wrote is on its way.
+    is_flushed: AtomicBool,
     /// hyper is done with it, and only waits for the other side to close.
     is_closing: AtomicBool,
     /// What h2 refused by itself and nobody has recorded yet.
@@ -118,6 +122,13 @@ impl Wire {
         self.is_blocked.load(Relaxed)
     }
 
+    /// Whether the connection is between two requests of HTTP/1: each that came was handed out and read to its end, and what
+    /// was written is on its way.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let is_read = self.is_between.load(Relaxed) && self.heads() == self.requests();
+        is_read && self.is_flushed.load(Relaxed) && !self.is_closing() && self.refusal.get().is_none()
+    }
+
     /// Whether hyper is done with it.
     pub(crate) fn is_closing(&self) -> bool {
         self.is_closing.load(Relaxed)
@@ -175,6 +186,7 @@ impl Wire {
         self.heads.store(scanner.heads(), Relaxed);
         self.is_early.store(scanner.is_early(), Relaxed);
         self.is_in_head.store(scanner.is_in_head(), Relaxed);
+        self.is_between.store(scanner.is_between(), Relaxed);
         let framing = match scanner.framing() {
             Framing::Length(length) => length,
             Framing::Chunked => CHUNKED,
@@ -186,6 +198,11 @@ impl Wire {
     pub(super) fn wrote(&self, bytes: Option<u64>) {
         self.is_blocked.store(bytes.is_none(), Relaxed);
         self.progress.fetch_add(bytes.unwrap_or(0), Relaxed);
+    }
+
+    /// hyper wants nothing more to be sent, or does.
+    pub(super) fn flushed(&self, is_flushed: bool) {
+        self.is_flushed.store(is_flushed, Relaxed);
     }
 
     /// hyper is done with the connection.
