@@ -22,14 +22,22 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), String> {
     for name in listed_by_connection(headers)? {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
+    remove_all(headers, &HOP_BY_HOP);
     if keeps_trailers {
         // RFC 9110 §10.1.4: the one value that means the same on the next hop; gRPC needs it.
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     Ok(())
+}
+
+/// Removes the fields of these names. Most messages have none of them: their own few names are looked at first, which costs less
+/// than to look each of these up.
+pub(super) fn remove_all(headers: &mut HeaderMap, names: &[HeaderName]) {
+    if headers.keys().any(|name| names.contains(name)) {
+        for name in names {
+            headers.remove(name);
+        }
+    }
 }
 
 /// Refuses fields that two programs could read in two ways. CGI and WSGI turn hyphens into underscores, so `x_tenant` beside

@@ -87,9 +87,7 @@ impl<B: Body> Checked<B> {
         headers::refuse_ambiguous(&parts.headers)
             .map_err(|detail| Error::bad_request(Code::BadHeader, detail))?;
         // Each hop frames anew from the body itself, and says in its own words what it expects.
-        for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, HOST] {
-            parts.headers.remove(name);
-        }
+        headers::remove_all(&mut parts.headers, &[CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, HOST]);
         Ok(Self { parts, authority, body, opening, expects })
     }
 
