@@ -12,10 +12,7 @@ use hashbrown::HashMap;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use sidegate_codes::Code;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout},
-};
+use tokio::{sync::Mutex, time::Instant};
 use tokio_util::task::TaskTracker;
 
 pub(crate) use bounds::Bounds;
@@ -169,19 +166,12 @@ impl Pool {
         }
     }
 
-    /// Takes a connection back once its answer is through. hyper needs one more turn to be ready for another request,
-    /// and does not get there if the request's body is still on its way: then the connection is given up.
-    pub(super) fn give_back(self: Rc<Self>, destination: Destination, mut connection: Http1) {
+    /// Takes a connection back once its answer is through. hyper needs one more turn to be ready for another request, and does
+    /// not get there if the request's body is still on its way: then the connection goes with the next pruning.
+    pub(super) fn give_back(&self, destination: Destination, mut connection: Http1) {
         connection.terms.idle_since = Instant::now();
-        if connection.sender.is_ready() {
+        if !connection.sender.is_closed() {
             self.keep(destination, connection);
-        } else if !connection.sender.is_closed() {
-            let tasks = self.tasks.clone();
-            tasks.spawn_local(async move {
-                if matches!(timeout(TURNAROUND, connection.sender.ready()).await, Ok(Ok(()))) {
-                    self.keep(destination, connection);
-                }
-            });
         }
     }
 
@@ -222,10 +212,13 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(destination)?;
         let now = Instant::now();
-        // The most recently used first: the others may rest until they are pruned.
-        while let Some(connection) = connections.pop() {
-            if connection.is_usable(now) {
-                return Some(connection);
+        // The most recently used first: the others may rest until they are pruned. The very last may not be ready yet.
+        for at in (0..connections.len()).rev() {
+            if connections[at].is_usable(now) {
+                return Some(connections.remove(at));
+            }
+            if connections[at].sender.is_closed() {
+                connections.remove(at);
             }
         }
         None
@@ -273,4 +266,3 @@ const LOOK: Duration = Duration::from_millis(5);
 const MOST_LOOKS: u32 = 100;
 /// As many times as many may be idle for a second.
 const BETWEEN_PRUNINGS: usize = 8;
-const TURNAROUND: Duration = Duration::from_secs(1);
