@@ -10,7 +10,6 @@ use http::{Request, Version};
 use sidegate_codes::Code;
 use sidegate_identity::Usage;
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 use crate::{
     accept::Accepted,
@@ -23,7 +22,7 @@ use crate::{
     orig_dst::OrigDst,
     snapshot::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Snapshot},
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
-    tls,
+    tls::{self, Terminated},
     upstream::{self, Answer, app::Candidate},
     worker::{Link, Worker},
 };
@@ -113,7 +112,7 @@ async fn forward(
 
 /// An HTTP connection: its requests are judged one by one, and those that are open again at each change of policy.
 async fn http(
-    stream: Rewound<TlsStream<TcpStream>>,
+    stream: Rewound<Terminated>,
     version: Version,
     peer: &Rc<Peer>,
     exchange: &Rc<Exchange>,
@@ -145,7 +144,7 @@ async fn http(
 
 /// An opaque connection: judged once before its first byte is forwarded, and again whenever policy changes.
 async fn opaque(
-    stream: Rewound<TlsStream<TcpStream>>,
+    stream: Rewound<Terminated>,
     candidate: Option<Rewound<Candidate>>,
     peer: &Peer,
     exchange: &Rc<Exchange>,
@@ -186,10 +185,10 @@ async fn opaque(
 /// The server name of the application's own TLS, waited for only where a policy asks for it: of whoever speaks second,
 /// nothing comes.
 async fn server_name(
-    stream: Rewound<TlsStream<TcpStream>>,
+    stream: Rewound<Terminated>,
     inbound: &Inbound,
     worker: &Worker,
-) -> Result<(Option<String>, Rewound<TlsStream<TcpStream>>), Error> {
+) -> Result<(Option<String>, Rewound<Terminated>), Error> {
     if !worker.mesh.load().policies.asks_sni(inbound.forward.port()) {
         return Ok((None, stream));
     }
@@ -245,11 +244,7 @@ fn caller<'a>(peer: &'a Peer, downstream: SocketAddr, inbound: &Inbound) -> Call
 }
 
 /// Handshakes in flight are bounded: the rest waits, each within its own time.
-async fn terminate(
-    tcp: TcpStream,
-    snapshot: &Snapshot,
-    worker: &Worker,
-) -> Result<TlsStream<TcpStream>, Error> {
+async fn terminate(tcp: TcpStream, snapshot: &Snapshot, worker: &Worker) -> Result<Terminated, Error> {
     let secured = snapshot.secured.as_ref().ok_or(Error::NoCredentials)?;
     let limit = worker.limits.handshake_timeout;
     let permit = tokio::time::timeout(limit, worker.handshakes.acquire())
@@ -263,11 +258,11 @@ async fn terminate(
 
 /// What the link negotiated, or what the first bytes say where nothing was negotiated; never other than declared.
 async fn protocol(
-    stream: TlsStream<TcpStream>,
+    stream: Terminated,
     caller: Caller<'_>,
     inbound: &Inbound,
     worker: &Worker,
-) -> Result<(Carries, Rewound<TlsStream<TcpStream>>), Error> {
+) -> Result<(Carries, Rewound<Terminated>), Error> {
     let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
     let fresh = |detected, stream| Heard { detected, downstream: Rewound::fresh(stream), upstream: None };
     let Heard { detected, downstream, upstream } = match (alpn.as_deref(), inbound.protocol) {
@@ -293,11 +288,11 @@ async fn protocol(
 /// What the first bytes of a link say that negotiated nothing. An application that may speak first is listened to if the caller
 /// would be admitted with an opaque connection.
 async fn unnamed(
-    stream: TlsStream<TcpStream>,
+    stream: Terminated,
     caller: Caller<'_>,
     inbound: &Inbound,
     worker: &Worker,
-) -> Result<Heard<TlsStream<TcpStream>, Candidate>, Error> {
+) -> Result<Heard<Terminated, Candidate>, Error> {
     let Limits { detect_timeout, quiet_timeout, .. } = *worker.limits;
     if inbound.protocol != Protocol::Auto {
         let (detected, downstream) = detect::protocol(stream, detect_timeout).await?;

@@ -15,16 +15,19 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::error::Error;
 
+/// A downstream peer's connection. On the heap: it is more than a kilobyte, and each step of the path would hold another.
+pub(crate) type Terminated = Box<server::TlsStream<TcpStream>>;
+
 /// Ends TLS with a downstream peer, which must present a certificate.
 pub(crate) async fn terminate(
     tcp: TcpStream,
     config: Arc<ServerConfig>,
     limit: Duration,
-) -> Result<server::TlsStream<TcpStream>, Error> {
-    match timeout(limit, TlsAcceptor::from(config).accept(tcp)).await {
+) -> Result<Terminated, Error> {
+    match timeout(limit, Box::pin(TlsAcceptor::from(config).accept(tcp))).await {
         Err(_) => Err(Error::HandshakeTimeout),
         Ok(Err(error)) => Err(failure(&error)),
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => Ok(Box::new(stream)),
     }
 }
 

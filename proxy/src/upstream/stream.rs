@@ -21,13 +21,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::{client, server};
+use tokio_rustls::client;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::copy::both_ways;
 use crate::{
     detect::{NotHttp, Rewound},
     error::Error,
+    tls::Terminated,
 };
 
 /// A connected stream to an upstream.
@@ -194,7 +195,7 @@ impl OverTcp for TcpStream {
     }
 }
 
-impl OverTcp for server::TlsStream<TcpStream> {
+impl OverTcp for Terminated {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0
     }
