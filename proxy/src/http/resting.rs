@@ -31,7 +31,7 @@ pub(super) struct Connection<S, H: HttpService<Incoming>> {
 enum State<S, H: HttpService<Incoming>> {
     /// On the heap, so that it is gone when the connection rests.
     Served(Box<UpgradeableConnection<TokioIo<Downstream<S>>, H>>),
-    Resting(Downstream<S>, H),
+    Resting(Box<(Downstream<S>, H)>),
     /// What carries a tunnel now.
     Left,
 }
@@ -53,7 +53,7 @@ where
         self.state = match mem::replace(&mut self.state, State::Left) {
             State::Served(connection) => match connection.into_parts() {
                 // What is left of what was read are empty lines (RFC 9112 §2.2): the guard saw no request begin.
-                Some(Parts { io, service, .. }) => State::Resting(io.into_inner(), service),
+                Some(Parts { io, service, .. }) => State::Resting(Box::new((io.into_inner(), service))),
                 None => State::Left,
             },
             resting => resting,
@@ -70,7 +70,10 @@ where
 
     fn wake(&mut self) {
         self.state = match mem::replace(&mut self.state, State::Left) {
-            State::Resting(stream, service) => serve(&self.builder, stream, service),
+            State::Resting(rested) => {
+                let (stream, service) = *rested;
+                serve(&self.builder, stream, service)
+            }
             other => other,
         };
     }
@@ -97,8 +100,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if let State::Resting(stream, _) = &mut this.state {
-            ready!(stream.below_mut().below_mut().poll_begun(cx));
+        if let State::Resting(rested) = &mut this.state {
+            ready!(rested.0.below_mut().below_mut().poll_begun(cx));
             this.wake();
         }
         match &mut this.state {
