@@ -3,12 +3,15 @@
 import json
 import re
 import subprocess
+import time
 from typing import Callable, NamedTuple
 
 from processes import LOAD, run
 
 GIGABYTE = 1 << 30
 HELD = 1000
+# Seconds until a connection counts as silent: Sidegate lets go of buffers after five.
+SILENCE = 6
 
 
 class Tools(NamedTuple):
@@ -119,6 +122,7 @@ def held(*host):
         try:
             if holder.stdout.readline() != b"ready\n":
                 raise RuntimeError(f"{HELD} connections could not be held")
+            time.sleep(SILENCE)
             return {"per_connection_kb": (pair.resident() - idle) / HELD / 1e3, "idle_mb": idle / len(pair.halves) / 1e6}
         finally:
             holder.stdin.close()
