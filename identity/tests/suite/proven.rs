@@ -69,7 +69,7 @@ fn bounds_hold_for_what_was_accepted_without_them() {
     let root = Authority::root("shop.test");
     let (svid, bundles) = (root.issue(PAYMENTS), root.bundles());
     judge(&svid, &bundles, now()).expect("it is valid");
-    let limits = SvidLimits { max_leaf_life: Duration::from_secs(60), ..SvidLimits::default() };
+    let limits = SvidLimits { max_leaf_life: Duration::from_mins(1), ..SvidLimits::default() };
     let refused =
         verify(&svid.chain, Usage::Client, &bundles, &limits, now()).expect_err("it lives too long");
     assert!(matches!(refused, SvidError::LifeTooLong(_)), "{refused:?}");
