@@ -107,9 +107,9 @@ impl Document {
     }
 }
 
-impl From<Sourced> for Document {
+impl From<Sourced> for Arc<Document> {
     fn from(sourced: Sourced) -> Self {
-        Self::Authorization(sourced)
+        Self::new(Document::Authorization(sourced))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Policies that load together or not at all, and the part of them that concerns one workload.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use sidegate_codes::Code;
 
@@ -10,7 +10,16 @@ use crate::{Document, Egress, Policies, PolicyError, Sourced, egress, index, lim
 /// order of files and documents never decides anything.
 #[derive(Clone, Debug, Default)]
 pub struct PolicySet {
-    documents: Vec<Document>,
+    documents: Vec<Arc<Document>>,
+    /// By namespace: what a workload costs follows from its own policies, not from everybody's.
+    namespaces: BTreeMap<String, Namespace>,
+}
+
+/// The policies of a namespace, as positions in the set, by the first label that they ask for.
+#[derive(Clone, Debug, Default)]
+struct Namespace {
+    asking_nothing: Vec<usize>,
+    by_label: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
 }
 
 /// The workload whose inbound traffic is judged, as selectors see it.
@@ -28,23 +37,23 @@ pub struct Workload<'a> {
 
 impl PolicySet {
     /// Checks the policies as a whole; every error is reported, not only the first.
-    pub fn new<D: Into<Document>>(policies: Vec<D>) -> Result<Self, Vec<PolicyError>> {
-        let mut documents: Vec<Document> = policies.into_iter().map(Into::into).collect();
+    pub fn new<D: Into<Arc<Document>>>(policies: Vec<D>) -> Result<Self, Vec<PolicyError>> {
+        let mut documents: Vec<Arc<Document>> = policies.into_iter().map(Into::into).collect();
         // Stable: of two policies with one name, the error names the one that was read later.
         documents.sort_by(|a, b| a.name().cmp(b.name()));
         let errors: Vec<_> =
             duplicates(&documents).chain(over_limits(&documents)).chain(over_index(&documents)).collect();
-        if errors.is_empty() { Ok(Self { documents }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self::of(documents)) } else { Err(errors) }
     }
 
     /// Every policy of every kind, in the order of names.
     pub fn documents(&self) -> impl Iterator<Item = &Document> {
-        self.documents.iter()
+        self.documents.iter().map(Arc::as_ref)
     }
 
     /// Every authorization policy, in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = &Sourced> {
-        self.documents.iter().filter_map(authorization)
+        self.documents().filter_map(authorization)
     }
 
     /// How many policies of all kinds there are.
@@ -59,7 +68,10 @@ impl PolicySet {
 
     /// The policies of every kind that select the workload, in the order of names.
     pub fn documents_selecting(&self, workload: &Workload<'_>) -> impl Iterator<Item = &Document> {
-        self.documents.iter().filter(move |document| selects(document, workload))
+        let mut candidates = self.candidates(workload);
+        candidates.sort_unstable();
+        let candidates = candidates.into_iter().filter_map(|position| self.documents.get(position));
+        candidates.map(Arc::as_ref).filter(move |document| selects(document, workload))
     }
 
     /// The authorization policies that select the workload, in the order of names.
@@ -87,6 +99,44 @@ impl PolicySet {
             Document::Authorization(_) => None,
         });
         Egress::compile(selecting, workload.trust_domain)
+    }
+
+    fn of(documents: Vec<Arc<Document>>) -> Self {
+        let mut namespaces = BTreeMap::<String, Namespace>::new();
+        for (position, document) in documents.iter().enumerate() {
+            let namespace = namespaces.entry(document.metadata().namespace.to_string()).or_default();
+            namespace.add(position, document);
+        }
+        Self { documents, namespaces }
+    }
+
+    /// The positions of all policies that could select the workload, each once.
+    fn candidates(&self, workload: &Workload<'_>) -> Vec<usize> {
+        let root = workload.root_namespace.filter(|root| *root != workload.namespace);
+        let namespaces = [Some(workload.namespace), root].into_iter().flatten();
+        namespaces
+            .filter_map(|namespace| self.namespaces.get(namespace))
+            .flat_map(|namespace| namespace.candidates(workload.labels))
+            .collect()
+    }
+}
+
+impl Namespace {
+    fn add(&mut self, position: usize, document: &Document) {
+        let first = document.selector().and_then(BTreeMap::first_key_value);
+        let positions = match first {
+            None => &mut self.asking_nothing,
+            Some((key, value)) => {
+                self.by_label.entry(key.clone()).or_default().entry(value.clone()).or_default()
+            }
+        };
+        positions.push(position);
+    }
+
+    /// A policy stands at one place only, so it is met once.
+    fn candidates(&self, labels: &BTreeMap<String, String>) -> impl Iterator<Item = usize> {
+        let asking = labels.iter().filter_map(|(key, value)| self.by_label.get(key)?.get(value));
+        self.asking_nothing.iter().chain(asking.flatten()).copied()
     }
 }
 
@@ -124,32 +174,32 @@ fn asking_http_of(sourced: &Sourced, opaque: &[u16]) -> Vec<PolicyError> {
     errors
 }
 
-fn duplicates(policies: &[Document]) -> impl Iterator<Item = PolicyError> {
+fn duplicates(policies: &[Arc<Document>]) -> impl Iterator<Item = PolicyError> {
     policies.iter().zip(policies.iter().skip(1)).filter(|(a, b)| a.name() == b.name()).map(|(a, b)| {
         let message = format!("the policy {} is also written at {}", b.name(), a.source());
         b.error(Code::PolicyDuplicate, "metadata.name", message)
     })
 }
 
-fn over_limits(policies: &[Document]) -> Option<PolicyError> {
+fn over_limits(policies: &[Arc<Document>]) -> Option<PolicyError> {
     let over = |what: &str, seen: usize, max: usize| {
         let last = policies.last().filter(|_| seen > max)?;
         let message = format!("{seen} {what} in all files; at most {max} are allowed");
         Some(last.error(Code::PolicyTooLarge, "spec.rules", message))
     };
     over("policies", policies.len(), limits::POLICIES)
-        .or_else(|| over("rules", policies.iter().map(Document::rules).sum(), limits::RULES))
+        .or_else(|| over("rules", policies.iter().map(|policy| policy.rules()).sum(), limits::RULES))
 }
 
 /// Rules of long lists multiply in the index; the policy with the most of them is the one to split.
-fn over_index(policies: &[Document]) -> Option<PolicyError> {
+fn over_index(policies: &[Arc<Document>]) -> Option<PolicyError> {
     let size = |document: &Document| match document {
         Document::Authorization(sourced) => sum(sourced.policy().spec.rules.iter().map(index::size_of)),
         Document::Egress(sourced) => sum(sourced.policy().spec.rules.iter().map(egress::size_of)),
     };
-    let all = sum(policies.iter().map(size));
-    let widest = policies.iter().max_by_key(|document| size(document));
-    let widest = widest.filter(|_| all > limits::INDEXED)?;
+    let all = sum(policies.iter().map(|document| size(document)));
+    let widest =
+        Some(policies).filter(|_| all > limits::INDEXED)?.iter().max_by_key(|document| size(document))?;
     let message = format!(
         "names {} combinations of caller, port and path segment, all files {all}; at most {} are allowed",
         size(widest),
@@ -201,6 +251,46 @@ mod tests {
         let names: Vec<&str> = set.iter().map(|sourced| &**sourced.name()).collect();
         assert_eq!(names, ["bank/a", "shop/a"]);
         assert_eq!(set.len(), 2);
+    }
+
+    /// The definition, said without an index.
+    fn selecting_one_by_one<'a>(set: &'a PolicySet, workload: &Workload<'_>) -> Vec<&'a str> {
+        set.documents()
+            .filter(|document| selects(document, workload))
+            .map(|document| &**document.name())
+            .collect()
+    }
+
+    #[test]
+    fn a_workload_gets_the_policies_of_its_namespace_and_of_the_root_whose_labels_it_all_has() {
+        let selecting = |name: &str, selector: &str| {
+            policy(name, 1).replace("spec:\n", &format!("spec:\n  selector: {{{selector}}}\n"))
+        };
+        let files = policy("everybody", 1)
+            + &selecting("one", "app: web")
+            + &selecting("other", "app: db")
+            + &selecting("both", "app: web, tier: front")
+            + &selecting("half", "app: web, tier: back")
+            + &selecting("second", "tier: front");
+        let documents = ["shop", "bank", "mesh"].map(|namespace| read("a.yaml", &files, namespace)).concat();
+        let set = PolicySet::new(documents).unwrap();
+        let labels =
+            [("app", "web"), ("tier", "front")].map(|(key, value)| (key.into(), value.into())).into();
+        let none = BTreeMap::new();
+        let names = |namespace, labels, root_namespace| {
+            let workload = Workload { namespace, labels, trust_domain: "shop.test", root_namespace };
+            let names: Vec<_> =
+                set.documents_selecting(&workload).map(|document| &**document.name()).collect();
+            assert_eq!(names, selecting_one_by_one(&set, &workload));
+            names
+        };
+        let of_shop = ["shop/both", "shop/everybody", "shop/one", "shop/second"];
+        assert_eq!(names("shop", &labels, None), of_shop);
+        assert_eq!(names("shop", &labels, Some("shop")), of_shop);
+        let of_root = of_shop.map(|name| name.replace("shop/", "mesh/"));
+        assert_eq!(names("shop", &labels, Some("mesh")), [of_root, of_shop.map(String::from)].concat());
+        assert_eq!(names("shop", &none, None), ["shop/everybody"]);
+        assert_eq!(names("nowhere", &labels, None), [""; 0]);
     }
 
     #[test]
