@@ -7,7 +7,11 @@ use crate::registry::Issuance;
 
 /// Certificates by serial number, hex.
 #[derive(Debug, Default)]
-pub(crate) struct Roll(HashMap<String, Standing>);
+pub(crate) struct Roll {
+    standings: HashMap<String, Standing>,
+    /// What was issued last for a certificate, by whose serial number: all before it are replaced.
+    renewals: HashMap<String, String>,
+}
 
 /// What is known of one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,7 @@ impl Roll {
         let parent = (issuance.attestor == RENEWAL).then(|| issuance.evidence.clone());
         if let Some(parent) = &parent {
             self.asked_by(parent);
+            self.renewals.insert(parent.clone(), issuance.serial.clone());
         }
         let standing = Standing {
             identity: issuance.identity.clone(),
@@ -52,22 +57,22 @@ impl Roll {
             connected: false,
             address: String::new(),
         };
-        self.0.insert(issuance.serial.clone(), standing);
+        self.standings.insert(issuance.serial.clone(), standing);
     }
 
     /// It was never signed.
     pub(crate) fn withdraw(&mut self, serial: &str) {
-        self.0.remove(serial);
+        self.standings.remove(serial);
     }
 
     /// Nobody is connected, until they are seen.
     pub(crate) fn forget_connections(&mut self) {
-        self.0.values_mut().for_each(|standing| standing.connected = false);
+        self.standings.values_mut().for_each(|standing| standing.connected = false);
     }
 
     /// A sidecar subscribed with this certificate: what it used before is used no longer.
     pub(crate) fn seen(&mut self, serial: &str, address: &str, connected: bool, bundle: Option<&str>) {
-        let Some(standing) = self.0.get_mut(serial) else { return };
+        let Some(standing) = self.standings.get_mut(serial) else { return };
         standing.connected = connected;
         address.clone_into(&mut standing.address);
         standing.bundle = bundle.map(str::to_owned).or(standing.bundle.take());
@@ -77,33 +82,34 @@ impl Roll {
 
     /// Leaves out those that ended longer ago than the margin.
     pub(crate) fn sweep(&mut self, now_ms: u64, margin: Duration) {
-        self.0.retain(|_, standing| standing.is_alive(now_ms, margin));
+        self.standings.retain(|_, standing| standing.is_alive(now_ms, margin));
+        self.renewals.retain(|_, serial| self.standings.contains_key(serial));
     }
 
     /// Every certificate that somebody may take for valid.
     pub(crate) fn alive(&self, now_ms: u64, margin: Duration) -> impl Iterator<Item = (&str, &Standing)> {
-        let entries = self.0.iter().map(|(serial, standing)| (serial.as_str(), standing));
+        let entries = self.standings.iter().map(|(serial, standing)| (serial.as_str(), standing));
         entries.filter(move |(_, standing)| standing.is_alive(now_ms, margin))
     }
 
     pub(crate) fn get(&self, serial: &str) -> Option<&Standing> {
-        self.0.get(serial)
+        self.standings.get(serial)
     }
 
     /// The holder of `parent` asks for a new one: it uses this one, and does not have what it was issued for it before. It
     /// asks for one at a time.
     fn asked_by(&mut self, parent: &str) {
-        for standing in self.0.values_mut().filter(|standing| standing.parent.as_deref() == Some(parent)) {
-            standing.replaced = true;
+        if let Some(renewal) = self.renewals.get(parent).and_then(|serial| self.standings.get_mut(serial)) {
+            renewal.replaced = true;
         }
-        let before = self.0.get(parent).and_then(|standing| standing.parent.clone());
+        let before = self.standings.get(parent).and_then(|standing| standing.parent.clone());
         self.replace(before);
     }
 
     /// This one and those before it.
     fn replace(&mut self, mut next: Option<String>) {
         while let Some(serial) = next.take() {
-            let Some(standing) = self.0.get_mut(&serial).filter(|standing| !standing.replaced) else {
+            let Some(standing) = self.standings.get_mut(&serial).filter(|standing| !standing.replaced) else {
                 return;
             };
             standing.replaced = true;
@@ -147,7 +153,7 @@ mod tests {
 
     fn replaced(roll: &Roll) -> Vec<&str> {
         let mut serials: Vec<_> = roll
-            .0
+            .standings
             .iter()
             .filter(|(_, standing)| standing.replaced)
             .map(|(serial, _)| serial.as_str())
@@ -175,6 +181,10 @@ mod tests {
         assert_eq!(replaced(&roll), ["lost"]);
         roll.enroll(&issuance("d", "svid", "c"));
         assert_eq!(replaced(&roll), ["a", "lost"], "c asks, so c is in use");
+        roll.withdraw("d");
+        roll.enroll(&issuance("e", "svid", "c"));
+        roll.enroll(&issuance("f", "svid", "c"));
+        assert_eq!(replaced(&roll), ["a", "e", "lost"]);
     }
 
     #[test]
@@ -192,8 +202,10 @@ mod tests {
         roll.enroll(&issuance("a", "join-token", "x"));
         let alive = |roll: &Roll, seconds: u64| roll.alive(seconds * 1000, MARGIN).count();
         assert_eq!((alive(&roll, 160), alive(&roll, 161)), (1, 0));
+        roll.enroll(&issuance("b", "svid", "a"));
         roll.sweep(161_000, MARGIN);
-        assert!(roll.get("a").is_none());
+        assert!(roll.get("a").is_none() && roll.get("b").is_none());
+        assert!(roll.renewals.is_empty());
     }
 
     #[test]
