@@ -53,11 +53,7 @@ impl Plane {
 
     /// User and kernel time so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id))?;
-        let fields: Vec<_> = stat.rsplit(')').next().context("no fields")?.split_whitespace().collect();
-        ensure!(fields.len() > 12, "{stat}");
-        let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+        cpu(&self.id.to_string())
     }
 
     /// User and kernel time since it was `before`.
@@ -88,4 +84,17 @@ impl Drop for Plane {
         // It may have ended already.
         drop(self.kill());
     }
+}
+
+/// What the simulated proxies have used so far, all together.
+pub(crate) fn proxies_cpu() -> Result<Duration> {
+    cpu("self")
+}
+
+fn cpu(process: &str) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields: Vec<_> = stat.rsplit(')').next().context("no fields")?.split_whitespace().collect();
+    ensure!(fields.len() > 12, "{stat}");
+    let ticks = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
 }

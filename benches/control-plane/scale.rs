@@ -2,6 +2,7 @@
 //! them come back after a restart.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,7 +19,7 @@ use tokio::{
 
 use crate::{
     mesh::{Mesh, name},
-    plane::Plane,
+    plane::{self, Plane},
     proxy::{self, Acked, Role},
     quantile, rounded,
 };
@@ -46,20 +47,26 @@ pub(crate) async fn measure(program: &Path, size: Size, changes: usize) -> Resul
     let mut figures = Map::new();
     let mut running = Running::enrolled(program, size).await?;
     let (begun, cpu) = (Instant::now(), running.plane.cpu()?);
-    running.connect().await?;
-    figures.insert("connected: all s".to_owned(), json!(seconds(begun.elapsed())));
+    let (all, pushes) = running.connect(begun).await?;
+    figures.insert("connected: all s".to_owned(), json!(seconds(all)));
+    figures.insert("connected: pushes".to_owned(), json!(pushes));
     figures.insert("connected: CPU s".to_owned(), json!(seconds(running.plane.cpu_since(cpu)?)));
     figures.insert("connected: memory MiB".to_owned(), json!(running.plane.memory()?));
 
     let begun = Instant::now();
     running.restart(program).await?;
-    running.connect().await?;
-    figures.insert("restarted: all serving s".to_owned(), json!(seconds(begun.elapsed())));
+    let (all, pushes) = running.connect(begun).await?;
+    figures.insert("restarted: all serving s".to_owned(), json!(seconds(all)));
+    figures.insert("restarted: pushes".to_owned(), json!(pushes));
     figures.insert("restarted: CPU s".to_owned(), json!(seconds(running.plane.cpu()?)));
     // Shortly after its start a control plane looks at everybody once more.
     sleep(SETTLED.saturating_sub(begun.elapsed())).await;
     running.quiet().await;
-    figures.insert("settled: memory MiB".to_owned(), json!(running.plane.memory()?));
+    let cpu = running.plane.cpu()?;
+    sleep(REST).await;
+    let rest = running.plane.cpu_since(cpu)?.as_secs_f64() * 1e3 / REST.as_secs_f64();
+    figures.insert("at rest: CPU ms/s".to_owned(), json!(rounded(rest)));
+    figures.insert("at rest: memory MiB".to_owned(), json!(running.plane.memory()?));
 
     let of_service = (size.proxies - 1).div_ceil(size.services - 1);
     let of_service = if size.proxies - 1 < size.services { 1 } else { of_service };
@@ -108,14 +115,21 @@ impl Running {
         Ok(Self { mesh, plane, own, acks, acked, proxies: JoinSet::new(), size })
     }
 
-    /// Everybody at once; returns when each has acknowledged its first update.
-    async fn connect(&mut self) -> Result<()> {
+    /// Everybody at once: from `begun` until each has acknowledged an update, and how many there were until all was quiet.
+    async fn connect(&mut self, begun: Instant) -> Result<(Duration, usize)> {
         for number in 0..self.size.proxies {
             self.subscribe(role(number, self.size));
         }
-        proxy::next(&mut self.acked, self.size.proxies, Duration::from_mins(5)).await?;
-        self.quiet().await;
-        Ok(())
+        let mut waiting: BTreeSet<_> = (0..self.size.proxies).collect();
+        let mut pushes = 0;
+        while !waiting.is_empty() {
+            for acked in proxy::next(&mut self.acked, 1, Duration::from_mins(5)).await? {
+                waiting.remove(&acked.number);
+                pushes += 1;
+            }
+        }
+        let all = begun.elapsed();
+        Ok((all, pushes + self.quiet().await))
     }
 
     /// Who fails comes again, as a sidecar does; who is superseded does not.
@@ -141,9 +155,13 @@ impl Running {
         Ok(())
     }
 
-    /// Nobody has had news for a while.
-    async fn quiet(&mut self) {
-        while tokio::time::timeout(QUIET, self.acked.recv()).await.is_ok() {}
+    /// Returns when nobody has had news for a while; how many there were until then.
+    async fn quiet(&mut self) -> usize {
+        let mut pushes = 0;
+        while let Ok(Some(_)) = tokio::time::timeout(QUIET, self.acked.recv()).await {
+            pushes += 1;
+        }
+        pushes
     }
 
     async fn measure(
@@ -156,7 +174,7 @@ impl Running {
     ) -> Result<()> {
         let (mut each, mut all) = (Vec::new(), Vec::new());
         let (mut pushes, mut bytes, mut resources) = (0, 0, 0);
-        let cpu = self.plane.cpu()?;
+        let (cpu, proxies) = (self.plane.cpu()?, plane::proxies_cpu()?);
         for turn in 0..changes {
             let begun = Instant::now();
             self.make(change, turn)?;
@@ -173,11 +191,12 @@ impl Running {
             for acked in others {
                 (bytes, resources) = (bytes + acked.bytes, resources + acked.resources);
             }
-            while let Ok(Some(_)) = tokio::time::timeout(QUIET, self.acked.recv()).await {
-                pushes += 1;
-            }
+            pushes += self.quiet().await;
         }
-        let cpu = self.plane.cpu_since(cpu)?;
+        let (cpu, proxies) = (self.plane.cpu_since(cpu)?, plane::proxies_cpu()?.saturating_sub(proxies));
+        let each_ms = |time: Duration| {
+            json!(rounded(time.as_secs_f64() * 1e3 / u32::try_from(changes).map_or(1.0, f64::from)))
+        };
         each.sort_by(f64::total_cmp);
         all.sort_by(f64::total_cmp);
         let mut add = |figure: &str, value: Value| drop(figures.insert(format!("{what}: {figure}"), value));
@@ -187,10 +206,8 @@ impl Running {
         add("pushes", json!(pushes / changes));
         add("resources", json!(resources / changes));
         add("bytes", json!(bytes / changes));
-        add(
-            "CPU ms",
-            json!(rounded(cpu.as_secs_f64() * 1e3 / u32::try_from(changes).map_or(1.0, f64::from))),
-        );
+        add("CPU ms", each_ms(cpu));
+        add("CPU ms of the proxies", each_ms(proxies));
         Ok(())
     }
 
@@ -241,4 +258,5 @@ const AT_A_TIME: usize = 64;
 const ATTEMPTS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_secs(5);
 const SETTLED: Duration = Duration::from_secs(17);

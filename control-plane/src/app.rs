@@ -178,7 +178,7 @@ impl Running {
             identity: IdentityService::new(authority.clone(), tokens, mesh.clone(), metrics.clone()),
             discovery: DiscoveryService {
                 authority: authority.clone(),
-                mesh: mesh.clone(),
+                views: publisher.views(),
                 proxies: proxies.clone(),
                 metrics: metrics.clone(),
                 tasks: self.tasks.clone(),

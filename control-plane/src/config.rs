@@ -8,7 +8,7 @@ mod registry;
 mod schema;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     fs::File,
     io::Read,
@@ -69,6 +69,15 @@ pub struct Config {
     pub federation: Vec<Federated>,
     /// In the order of the file.
     pub services: Vec<Service>,
+    places: Places,
+}
+
+/// Where a service stands among the services: hundreds of sidecars ask at each change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Places {
+    by_name: HashMap<ServiceName, usize>,
+    /// Of several services that run under one identity, the first.
+    by_identity: HashMap<SpiffeId, usize>,
 }
 
 /// A trust domain besides the own one.
@@ -207,12 +216,23 @@ impl Config {
 
     /// The first service of the file that runs under this identity: its labels are the workload's.
     pub(crate) fn workload(&self, identity: &SpiffeId) -> Option<&Service> {
-        self.services.iter().find(|service| service.identity == *identity)
+        self.places.by_identity.get(identity).and_then(|place| self.services.get(*place))
     }
 
     /// The service of this name.
     pub(crate) fn service(&self, name: &ServiceName) -> Option<&Service> {
-        self.services.iter().find(|service| service.name == *name)
+        self.places.by_name.get(name).and_then(|place| self.services.get(*place))
+    }
+}
+
+impl Places {
+    fn of(services: &[Service]) -> Self {
+        let mut places = Self::default();
+        for (place, service) in services.iter().enumerate() {
+            places.by_name.entry(service.name.clone()).or_insert(place);
+            places.by_identity.entry(service.identity.clone()).or_insert(place);
+        }
+        places
     }
 }
 

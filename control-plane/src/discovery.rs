@@ -6,8 +6,6 @@ mod desired;
 pub(crate) mod hello;
 mod session;
 
-pub(crate) use desired::workload_of;
-
 use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
 
 use sidegate_codes::Code;
@@ -28,7 +26,7 @@ use self::{
 };
 use crate::{
     ca::{Authority, Trust},
-    mesh::Mesh,
+    mesh::{Mesh, Views},
     metrics::Metrics,
     proxies::{Certificate, Nack, Proxies, Subscription, Watched},
     resource::Renewal,
@@ -39,7 +37,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct DiscoveryService {
     pub(crate) authority: Arc<Authority>,
-    pub(crate) mesh: watch::Receiver<Arc<Mesh>>,
+    pub(crate) views: Arc<Views>,
     pub(crate) proxies: Arc<Proxies>,
     pub(crate) metrics: Arc<Metrics>,
     /// Owns every stream's task.
@@ -92,11 +90,9 @@ impl DiscoveryService {
         mut hello: Hello,
         updates: mpsc::Sender<Result<Update, Status>>,
     ) -> Result<Conversation, Status> {
-        if self.mesh.borrow().config.workload(peer.id()).is_none() {
-            return Err(not_in_mesh(peer.id()));
-        }
+        let mesh = self.views.follow(peer.id()).ok_or_else(|| not_in_mesh(peer.id()))?;
         let held = mem::take(&mut hello.held);
-        let bundle = held.get(&self.mesh.borrow().trust.resource.name).cloned();
+        let bundle = held.get(&mesh.borrow().trust.resource.name).cloned();
         let hello = Arc::new(hello);
         let subscription = self
             .proxies
@@ -105,12 +101,13 @@ impl DiscoveryService {
         tracing::info!(identity = %peer.id(), instance = hello.instance, address = %peer.peer().address,
             "sidecar subscribed");
         Ok(Conversation {
-            mesh: self.mesh.clone(),
+            mesh,
             endpoints: self.proxies.watch(BTreeSet::new()),
             proxies: self.proxies.clone(),
             metrics: self.metrics.clone(),
             stop: self.stop.clone(),
             settled_at: self.settled_at,
+            is_settled: Instant::now() >= self.settled_at,
             session: Session::new(held, subscription.last_sent()),
             identity: peer.id().clone(),
             issuer: self.authority.issuer_of(&crate::hex::encode(peer.svid().serial())),
@@ -119,6 +116,8 @@ impl DiscoveryService {
             ends_at: peer.ends_at(),
             hello,
             decided: None,
+            is_due: true,
+            gathered_at: Instant::now(),
             subscription,
             updates,
         })
@@ -127,13 +126,15 @@ impl DiscoveryService {
 
 /// One sidecar's stream.
 struct Conversation {
+    /// Woken by what concerns this identity.
     mesh: watch::Receiver<Arc<Mesh>>,
     proxies: Arc<Proxies>,
-    /// Of the services that the sidecar calls, as the mesh of `decided` has them.
+    /// Of the services that the sidecar calls, as the mesh has had them since it was news.
     endpoints: Watched,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     settled_at: Instant,
+    is_settled: bool,
     session: Session,
     identity: SpiffeId,
     /// The root of the caller's certificate; `None`: the registry does not have it.
@@ -142,8 +143,12 @@ struct Conversation {
     trust: Option<Arc<Trust>>,
     peer: VerifiedPeer,
     hello: Arc<Hello>,
-    /// What the mesh alone decides, and of which mesh: not made anew when only endpoints change.
-    decided: Option<(Arc<Mesh>, Desired)>,
+    /// What the mesh alone decides: not made anew until it is news.
+    decided: Option<Desired>,
+    /// Whether the sidecar may have to be told something.
+    is_due: bool,
+    /// Until then changes of endpoints are gathered.
+    gathered_at: Instant,
     /// When the caller's certificate ends.
     ends_at: Instant,
     subscription: Subscription,
@@ -200,22 +205,32 @@ impl Conversation {
                     Ok(None) => return End::Orderly,
                     Err(_) => return End::Lost,
                 },
-                Ok(()) = self.mesh.changed() => {}
-                () = self.endpoints.changed() => {}
-                () = sleep_until(self.settled_at), if Instant::now() < self.settled_at => {}
+                Ok(()) = self.mesh.changed() => {
+                    // It counts as seen from here on.
+                    self.decided = None;
+                    self.is_due = true;
+                }
+                () = self.endpoints.changed(self.gathered_at) => self.is_due = true,
+                () = sleep_until(self.settled_at), if !self.is_settled => {
+                    self.is_settled = true;
+                    self.is_due = true;
+                }
             }
         }
     }
 
     /// Sends the next Update unless one is unanswered or nothing differs.
     fn send_what_is_due(&mut self) -> Result<(), End> {
-        if self.session.awaits_answer() {
+        if !self.is_due || self.session.awaits_answer() {
             return Ok(());
         }
+        self.is_due = false;
+        let now = Instant::now();
         let desired = self.desired().map_err(refused)?;
-        let Some(update) = self.session.next(&desired, Instant::now()) else {
+        let Some(update) = self.session.next(&desired, now) else {
             return Ok(());
         };
+        self.gathered_at = now + GATHER;
         self.subscription.sent(update.version);
         self.metrics.update("sent");
         // The channel holds one, and the one before was answered: it is never full.
@@ -224,7 +239,13 @@ impl Conversation {
 
     /// Refused: the caller is no service of the mesh any more, or in quarantine.
     fn desired(&mut self) -> Result<Desired, Status> {
-        let mesh = self.mesh.borrow_and_update().clone();
+        let mesh = {
+            let mesh = self.mesh.borrow_and_update();
+            if mesh.has_changed() {
+                self.decided = None;
+            }
+            Arc::clone(&mesh)
+        };
         if mesh.quarantine.quarantine.refuses(self.peer.svid()) {
             return Err(quarantined(&self.identity));
         }
@@ -234,18 +255,13 @@ impl Conversation {
             }
             self.trust = Some(mesh.trust.clone());
         }
-        let decided = match self.decided.take() {
-            Some((of, desired)) if Arc::ptr_eq(&of, &mesh) => desired,
-            _ => {
-                self.endpoints = self.proxies.watch(called(&mesh, &self.hello));
-                Desired::of_mesh(&mesh, &self.identity, self.renewal(&mesh).as_ref())
-                    .ok_or_else(|| not_in_mesh(&self.identity))?
-            }
-        };
+        if self.decided.is_none() {
+            self.endpoints = self.proxies.watch(called(&mesh, &self.hello));
+            self.decided = Desired::of_mesh(&mesh, &self.identity, self.renewal(&mesh).as_ref());
+        }
+        let decided = self.decided.clone().ok_or_else(|| not_in_mesh(&self.identity))?;
         let endpoints = self.endpoints.endpoints();
-        self.decided = Some((mesh.clone(), decided.clone()));
-        let settled = Instant::now() >= self.settled_at;
-        let may_keep = |name: &str| !settled && self.session.holds_from_before(name);
+        let may_keep = |name: &str| !self.is_settled && self.session.holds_from_before(name);
         Ok(decided.with_services(&mesh, &endpoints, &self.hello.services, may_keep))
     }
 
@@ -333,5 +349,8 @@ fn quarantined(identity: &SpiffeId) -> Status {
     Status::permission_denied(format!("{}: {identity} is in quarantine", Code::IdentityQuarantined))
 }
 
+/// A change that comes alone is told at once. Changes of endpoints that follow within this are told together: when hundreds
+/// of sidecars come at once, their callers are not told of each.
+const GATHER: Duration = Duration::from_millis(500);
 /// The Hello follows the call at once.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A foreign bundle in force, in its form on the wire.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Foreign {
     trust_domain: TrustDomain,
     pub(crate) resource: Arc<Resource>,

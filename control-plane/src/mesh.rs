@@ -1,5 +1,8 @@
 //! The mesh as it is now: one immutable value in one swap, published by one task. A file that does not load changes
-//! nothing but the list of problems; the last good configuration and the last good policies stay.
+//! nothing but the list of problems; the last good configuration and the last good policies stay. What a change does not
+//! touch is the same value as before, and costs nothing.
+
+mod views;
 
 use std::{
     path::{Path, PathBuf},
@@ -9,6 +12,7 @@ use std::{
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sidegate_codes::Code;
+use sidegate_identity::SpiffeId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -18,11 +22,13 @@ use crate::{
     config::{Config, folder::PolicyFile},
     federation::{Foreign, ForeignFiles},
     metrics::Metrics,
-    policies::{self, LoadedPolicies, Selected},
+    policies::{self, LoadedPolicies, Parser, Selected},
     problem::Problem,
     quarantine::{self, LoadedQuarantine, QuarantineFile},
     watch::Changes,
 };
+
+pub(crate) use views::Views;
 
 /// Everything that distribution and attestation need to know, at one moment.
 #[derive(Clone, Debug)]
@@ -30,7 +36,7 @@ pub(crate) struct Mesh {
     pub(crate) config: Arc<Config>,
     /// `None` until a set has loaded once: then nothing is known, which is not the same as an empty set.
     pub(crate) policies: Option<Arc<LoadedPolicies>>,
-    /// Those of each workload, found once for all of its sidecars.
+    /// Those of each workload.
     pub(crate) selected: Arc<Selected>,
     /// Whom nobody speaks with.
     pub(crate) quarantine: Arc<LoadedQuarantine>,
@@ -56,10 +62,21 @@ pub(crate) struct DatedProblem {
 pub(crate) struct Publisher {
     path: PathBuf,
     mesh: watch::Sender<Arc<Mesh>>,
+    views: Arc<Views>,
     trust: watch::Receiver<Arc<Trust>>,
     metrics: Arc<Metrics>,
     /// Of the files' bytes at the last look.
     seen: [u8; 32],
+    config: Arc<ConfigFile>,
+    parser: Parser,
+}
+
+/// `mesh.yaml` at one look.
+struct ConfigFile {
+    /// The bytes: a value need not show in a message to be a change.
+    text: Result<String, Vec<Problem>>,
+    /// What they mean.
+    config: Result<Arc<Config>, Vec<Problem>>,
 }
 
 impl Publisher {
@@ -72,10 +89,10 @@ impl Publisher {
         mut trust: watch::Receiver<Arc<Trust>>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Arc<Mesh>>) {
-        let files = Files::read(&path, &config);
-        let seen = files.digest();
+        let config = Arc::new(config);
+        let files = Files::read(ConfigFile::read(&path, &config, None), &config);
         let blank = Mesh {
-            config: Arc::new(config),
+            config,
             policies: None,
             selected: Arc::default(),
             quarantine: Arc::new(LoadedQuarantine::of(quarantine)),
@@ -85,9 +102,23 @@ impl Publisher {
             policy_problems: Vec::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(blank));
-        let mut publisher = Self { path, mesh: sender, trust, metrics, seen };
-        publisher.publish(&files);
+        let mut publisher = Self {
+            path,
+            mesh: sender,
+            views: Arc::default(),
+            trust,
+            metrics,
+            seen: files.digest(),
+            config: files.config.clone(),
+            parser: Parser::default(),
+        };
+        publisher.load(&files);
         (publisher, receiver)
+    }
+
+    /// The mesh as the sidecars of one identity follow it.
+    pub(crate) fn views(&self) -> Arc<Views> {
+        self.views.clone()
     }
 
     /// Follows the files until `stop`.
@@ -117,25 +148,28 @@ impl Publisher {
     /// Other roots, and all else as it is.
     fn trust_anew(&mut self) {
         let trust = self.trust.borrow_and_update().clone();
-        self.mesh.send_modify(|mesh| *mesh = Arc::new(Mesh { trust, ..Mesh::clone(mesh) }));
+        let before = self.mesh.borrow().clone();
+        self.publish(Mesh { trust, ..Mesh::clone(&before) });
     }
 
     /// Looks at the files once and publishes if any byte of them differs.
     fn look(mut self) -> Self {
-        let config = self.mesh.borrow().config.clone();
-        let files = Files::read(&self.path, &config);
+        let in_force = self.mesh.borrow().config.clone();
+        let files = Files::read(ConfigFile::read(&self.path, &in_force, Some(&self.config)), &in_force);
+        self.config = files.config.clone();
         let digest = files.digest();
         if digest != self.seen {
             self.seen = digest;
-            self.publish(&files);
+            self.load(&files);
         }
         self
     }
 
-    fn publish(&mut self, files: &Files) {
+    /// Publishes what the files mean.
+    fn load(&mut self, files: &Files) {
         let before = self.mesh.borrow().clone();
-        let (config, mut config_problems) = match &files.config {
-            Ok(config) => (Arc::new(config.clone()), Vec::new()),
+        let (config, mut config_problems) = match &files.config.config {
+            Ok(config) => (config.clone(), Vec::new()),
             Err(problems) => (before.config.clone(), problems.clone()),
         };
         let quarantine = match files.quarantine(&config, &before.quarantine) {
@@ -147,22 +181,28 @@ impl Publisher {
         };
         let (foreign, foreign_problems) = files.foreign.load(&before.foreign);
         config_problems.extend(foreign_problems);
-        let loaded = files.policies.as_ref().map_err(Clone::clone).and_then(|files| policies::parse(files));
+        let loaded = files.policies.as_ref().map_err(Clone::clone).and_then(|files| self.parser.parse(files));
         let (policies, policy_problems) = match loaded {
             Ok(loaded) => (Some(unless_same(before.policies.as_ref(), loaded)), Vec::new()),
             Err(problems) => (before.policies.clone(), problems),
         };
         self.report(&config_problems, &policy_problems, policies.as_deref());
-        self.mesh.send_replace(Arc::new(Mesh {
+        self.publish(Mesh {
+            selected: Arc::new(Selected::of(&config, policies.as_deref(), &before.selected)),
             config,
             policies,
-            selected: Arc::default(),
             quarantine,
             trust: self.trust.borrow().clone(),
             foreign,
             config_problems: dated(config_problems),
             policy_problems: dated(policy_problems),
-        }));
+        });
+    }
+
+    fn publish(&self, mesh: Mesh) {
+        let mesh = Arc::new(mesh);
+        self.views.publish(&mesh);
+        self.mesh.send_replace(mesh);
     }
 
     fn report(&self, config: &[Problem], policy: &[Problem], loaded: Option<&LoadedPolicies>) {
@@ -186,11 +226,26 @@ impl Publisher {
     }
 }
 
+impl Mesh {
+    /// Whether the sidecars of this identity may have to be told something else than `before`; about the endpoints of
+    /// others they hear in another way.
+    fn is_news_to(&self, identity: &SpiffeId, before: &Self) -> bool {
+        let is_same = Arc::ptr_eq(&self.config, &before.config)
+            && Arc::ptr_eq(&self.quarantine, &before.quarantine)
+            && Arc::ptr_eq(&self.trust, &before.trust)
+            && self.policies.is_none() == before.policies.is_none()
+            && self.foreign == before.foreign
+            && match (self.selected.get(identity), before.selected.get(identity)) {
+                (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+                (now, before) => now.is_none() && before.is_none(),
+            };
+        !is_same
+    }
+}
+
 /// What the files say at one look.
 struct Files {
-    /// The bytes of `mesh.yaml`: a value need not show in a message to be a change.
-    text: Result<String, Vec<Problem>>,
-    config: Result<Config, Vec<Problem>>,
+    config: Arc<ConfigFile>,
     policies: Result<Vec<PolicyFile>, Vec<Problem>>,
     /// `None`: there is no file.
     quarantine: Result<Option<String>, Problem>,
@@ -198,19 +253,30 @@ struct Files {
     foreign: ForeignFiles,
 }
 
-impl Files {
-    /// The folder of the policies is the new configuration's, if that one can be used.
-    fn read(path: &Path, current: &Config) -> Self {
+impl ConfigFile {
+    /// Parsed if it is another text than `before`.
+    fn read(path: &Path, in_force: &Arc<Config>, before: Option<&Arc<Self>>) -> Arc<Self> {
         let text = Config::read(path);
+        if let Some(before) = before.filter(|before| before.text == text) {
+            return before.clone();
+        }
         let config = text
             .clone()
             .and_then(|text| Config::parse(path, &text))
-            .and_then(|config| only_what_may_change(path, current, config));
-        let in_force = config.as_ref().unwrap_or(current);
+            .and_then(|config| only_what_may_change(path, in_force, config))
+            .map(|config| if config == **in_force { in_force.clone() } else { Arc::new(config) });
+        Arc::new(Self { text, config })
+    }
+}
+
+impl Files {
+    /// The folder of the policies is the new configuration's, if that one can be used.
+    fn read(config: Arc<ConfigFile>, before: &Config) -> Self {
+        let in_force = config.config.as_deref().unwrap_or(before);
         let policies = policies::read(&in_force.policies);
         let quarantine = quarantine::read(&in_force.quarantine);
         let foreign = ForeignFiles::read(&in_force.federation);
-        Self { text, config, policies, quarantine, foreign }
+        Self { config, policies, quarantine, foreign }
     }
 
     /// A file that is gone is a fault while somebody is in quarantine: losing it must not let them out.
@@ -222,8 +288,9 @@ impl Files {
         match &self.quarantine {
             Err(problem) => Err(vec![problem.clone()]),
             Ok(Some(text)) => {
-                let file = QuarantineFile::parse(config, text)?;
-                Ok(Arc::new(LoadedQuarantine::of(&file)))
+                let loaded = LoadedQuarantine::of(&QuarantineFile::parse(config, text)?);
+                let is_same = loaded.resource.version == before.resource.version;
+                Ok(if is_same { before.clone() } else { Arc::new(loaded) })
             }
             Ok(None) if before.quarantine.iter().next().is_none() => Ok(Arc::clone(before)),
             Ok(None) => {
@@ -241,7 +308,7 @@ impl Files {
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(part);
         };
-        match &self.text {
+        match &self.config.text {
             Ok(text) => add(text),
             Err(problems) => add(&format!("{problems:?}")),
         }

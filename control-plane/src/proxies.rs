@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
@@ -31,7 +32,7 @@ pub(crate) struct Endpoint {
 #[derive(Debug)]
 pub(crate) struct Proxies {
     /// Held for a few instructions, or for one walk over all sidecars.
-    entries: Mutex<HashMap<Key, Entry>>,
+    entries: Mutex<Entries>,
     /// Held for a few instructions, inside of the other.
     reached: Mutex<Reached>,
 }
@@ -106,6 +107,15 @@ pub(crate) struct TooMany;
 /// Two identities may draw the same instance; one may not take the other's place.
 type Key = (SpiffeId, String);
 
+/// Sidecars by identity and instance: what one costs that comes or goes follows from how many its identity has.
+#[derive(Debug, Default)]
+struct Entries {
+    by_identity: BTreeMap<SpiffeId, BTreeMap<String, Entry>>,
+    count: usize,
+    /// Of these identities sidecars were left out that callers may still be told of.
+    thinned: BTreeSet<SpiffeId>,
+}
+
 impl Proxies {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { entries: Mutex::default(), reached: Mutex::default() })
@@ -123,7 +133,7 @@ impl Proxies {
         let key = (identity.clone(), hello.instance.clone());
         let superseded = CancellationToken::new();
         let mut entries = self.lock();
-        if !entries.contains_key(&key) {
+        if entries.get(&key).is_none() {
             make_room(&mut entries, identity)?;
         }
         let before = entries.remove(&key);
@@ -164,50 +174,88 @@ impl Proxies {
 
     /// Every sidecar, in the order of identities and instances.
     pub(crate) fn list(&self) -> Vec<Entry> {
-        let mut entries: Vec<_> = self.lock().values().cloned().collect();
-        entries.sort_by(|a, b| {
-            (a.identity.as_str(), &a.hello.instance).cmp(&(b.identity.as_str(), &b.hello.instance))
-        });
-        entries
+        self.lock().iter().cloned().collect()
     }
 
     /// How many are subscribed, and how many are known.
     pub(crate) fn count(&self) -> (usize, usize) {
         let entries = self.lock();
-        (entries.values().filter(|entry| entry.is_connected()).count(), entries.len())
+        (entries.iter().filter(|entry| entry.is_connected()).count(), entries.count)
     }
 
     /// Takes away the endpoints of streams lost too long ago, and forgets sidecars lost long before.
     pub(crate) fn sweep(&self, now: Instant) {
         let mut entries = self.lock();
-        entries.retain(|_, entry| !entry.is_lost_for(FORGET, now));
-        let mut all = endpoints(entries.values(), now);
-        let gone: Vec<_> = self
-            .reached()
-            .endpoints
-            .keys()
-            .filter(|identity| !all.contains_key(*identity))
-            .cloned()
-            .collect();
-        all.extend(gone.into_iter().map(|identity| (identity, BTreeSet::new())));
-        for (identity, endpoints) in all {
-            self.reached().set(&identity, endpoints);
+        entries.retain(|entry| !entry.is_lost_for(FORGET, now));
+        let mut looked_at = mem::take(&mut entries.thinned);
+        let lost = entries.iter().filter(|entry| !entry.is_connected());
+        looked_at.extend(lost.map(|entry| entry.identity.clone()));
+        for identity in looked_at {
+            self.reached().set(&identity, entries.endpoints(&identity, now));
         }
     }
 
     /// What has changed with a sidecar of this identity.
-    fn publish(&self, entries: &HashMap<Key, Entry>, identity: &SpiffeId) {
-        let of_identity = entries.values().filter(|entry| entry.identity == *identity);
-        let endpoints = endpoints(of_identity, Instant::now()).remove(identity).unwrap_or_default();
-        self.reached().set(identity, endpoints);
+    fn publish(&self, entries: &Entries, identity: &SpiffeId) {
+        self.reached().set(identity, entries.endpoints(identity, Instant::now()));
     }
 
     fn reached(&self) -> MutexGuard<'_, Reached> {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    fn of(&self, identity: &SpiffeId) -> impl Iterator<Item = &Entry> {
+        self.by_identity.get(identity).into_iter().flat_map(BTreeMap::values)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.by_identity.values().flat_map(BTreeMap::values)
+    }
+
+    fn get(&self, (identity, instance): &Key) -> Option<&Entry> {
+        self.by_identity.get(identity)?.get(instance)
+    }
+
+    fn get_mut(&mut self, (identity, instance): &Key) -> Option<&mut Entry> {
+        self.by_identity.get_mut(identity)?.get_mut(instance)
+    }
+
+    fn insert(&mut self, (identity, instance): Key, entry: Entry) {
+        let before = self.by_identity.entry(identity).or_default().insert(instance, entry);
+        self.count += usize::from(before.is_none());
+    }
+
+    fn remove(&mut self, (identity, instance): &Key) -> Option<Entry> {
+        let of_identity = self.by_identity.get_mut(identity)?;
+        let removed = of_identity.remove(instance)?;
+        if of_identity.is_empty() {
+            self.by_identity.remove(identity);
+        }
+        self.count -= 1;
+        Some(removed)
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Entry) -> bool) {
+        self.by_identity.retain(|identity, of_identity| {
+            let before = of_identity.len();
+            of_identity.retain(|_, entry| stays(entry));
+            if of_identity.len() != before {
+                self.thinned.insert(identity.clone());
+            }
+            !of_identity.is_empty()
+        });
+        self.count = self.by_identity.values().map(BTreeMap::len).sum();
+    }
+
+    fn endpoints(&self, identity: &SpiffeId, now: Instant) -> BTreeSet<Endpoint> {
+        let known = self.of(identity).filter(|entry| !entry.is_lost_for(GRACE, now));
+        known.flat_map(Entry::endpoints).collect()
     }
 }
 
@@ -239,8 +287,12 @@ impl Watched {
         self.identities.iter().filter_map(found).map(|(id, set)| (id.clone(), set.clone())).collect()
     }
 
-    /// Returns when they may be others than when it last returned. Dropping it loses no change.
-    pub(crate) async fn changed(&self) {
+    /// Returns when they may be others than when it last returned, but not before this moment. Dropping it loses no change.
+    pub(crate) async fn changed(&self, not_before: tokio::time::Instant) {
+        // The timer would wake the stream once more, even for a moment that has passed.
+        if tokio::time::Instant::now() < not_before {
+            tokio::time::sleep_until(not_before).await;
+        }
         self.changed.notified().await;
     }
 }
@@ -248,6 +300,14 @@ impl Watched {
 impl Entry {
     pub(crate) fn is_connected(&self) -> bool {
         self.lost.is_none()
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        self.hello.inbound.iter().enumerate().map(|(index, listener)| Endpoint {
+            address: listener.address,
+            port: listener.port,
+            is_first: index == 0,
+        })
     }
 
     fn is_lost_for(&self, time: Duration, now: Instant) -> bool {
@@ -312,38 +372,21 @@ impl Drop for Subscription {
     }
 }
 
-fn endpoints<'a>(
-    entries: impl Iterator<Item = &'a Entry>,
-    now: Instant,
-) -> BTreeMap<SpiffeId, BTreeSet<Endpoint>> {
-    let mut endpoints = BTreeMap::<_, BTreeSet<_>>::new();
-    for entry in entries.filter(|entry| !entry.is_lost_for(GRACE, now)) {
-        let listeners = entry.hello.inbound.iter().enumerate().map(|(index, listener)| Endpoint {
-            address: listener.address,
-            port: listener.port,
-            is_first: index == 0,
-        });
-        endpoints.entry(entry.identity.clone()).or_default().extend(listeners);
-    }
-    endpoints
-}
-
 /// Whoever is lost makes room for whoever comes: one identity's lost sidecars for its own, and over all first those
 /// whose grace is over, so that nobody's crash loop costs another service its endpoints.
-fn make_room(entries: &mut HashMap<Key, Entry>, identity: &SpiffeId) -> Result<(), TooMany> {
-    let count =
-        |entries: &HashMap<Key, Entry>| entries.values().filter(|entry| entry.identity == *identity).count();
-    if count(entries) >= MAX_PER_IDENTITY {
-        entries.retain(|_, entry| entry.is_connected() || entry.identity != *identity);
+fn make_room(entries: &mut Entries, identity: &SpiffeId) -> Result<(), TooMany> {
+    if entries.of(identity).count() >= MAX_PER_IDENTITY {
+        entries.retain(|entry| entry.is_connected() || entry.identity != *identity);
     }
-    if entries.len() >= MAX_PROXIES {
+    if entries.count >= MAX_PROXIES {
         let now = Instant::now();
-        entries.retain(|_, entry| !entry.is_lost_for(GRACE, now));
+        entries.retain(|entry| !entry.is_lost_for(GRACE, now));
     }
-    if entries.len() >= MAX_PROXIES {
-        entries.retain(|_, entry| entry.is_connected());
+    if entries.count >= MAX_PROXIES {
+        entries.retain(Entry::is_connected);
     }
-    if entries.len() >= MAX_PROXIES || count(entries) >= MAX_PER_IDENTITY { Err(TooMany) } else { Ok(()) }
+    let is_full = entries.count >= MAX_PROXIES || entries.of(identity).count() >= MAX_PER_IDENTITY;
+    if is_full { Err(TooMany) } else { Ok(()) }
 }
 
 /// A sidecar that reconnects within this keeps its place in its callers' balance.

@@ -1,14 +1,17 @@
 //! The API's documents, each made from the parts that know. Times are RFC 3339 in UTC; what is absent is null.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
-use sidegate_policy::{Action, Document, Mode};
+use sidegate_policy::{Action, Document, Mode, PolicySet};
 
 use super::Shown;
 use crate::{
     clock,
-    config::Enforcement,
-    discovery, ledger,
+    config::{Config, Enforcement},
+    ledger,
     mesh::{DatedProblem, Mesh},
+    policies::workload_of,
     proxies,
 };
 
@@ -232,17 +235,18 @@ struct Policy {
 impl Policies {
     pub(super) fn of(shown: &Shown) -> Self {
         let mesh = shown.mesh.borrow().clone();
-        let loaded = mesh.policies.as_deref();
-        let policies = loaded.into_iter().flat_map(|loaded| loaded.set.documents());
-        Self {
-            api_version: API_VERSION,
-            policies: policies.map(|policy| Policy::of(policy, &mesh)).collect(),
-        }
+        let set = mesh.policies.as_ref().map(|policies| &policies.set);
+        let mut selected = set.map(|set| selected(set, &mesh.config)).unwrap_or_default();
+        let policy = |document: &Document| {
+            Policy::of(document, selected.remove(&**document.name()).unwrap_or_default())
+        };
+        let policies = set.into_iter().flat_map(PolicySet::documents).map(policy).collect();
+        Self { api_version: API_VERSION, policies }
     }
 }
 
 impl Policy {
-    fn of(document: &Document, mesh: &Mesh) -> Self {
+    fn of(document: &Document, selects: Vec<String>) -> Self {
         let (action, mode, rules) = match document {
             Document::Authorization(sourced) => {
                 let spec = &sourced.policy().spec;
@@ -263,22 +267,21 @@ impl Policy {
             action,
             mode,
             source: document.source().to_string(),
-            selects: selected(document, mesh),
+            selects,
             rules,
         }
     }
 }
 
-/// The services whose workloads the policy selects, as distribution selects them.
-fn selected(document: &Document, mesh: &Mesh) -> Vec<String> {
-    let Some(policies) = &mesh.policies else {
-        return Vec::new();
-    };
-    let selects = |service: &&crate::config::Service| {
-        let workload = discovery::workload_of(mesh, service);
-        policies.set.documents_selecting(&workload).any(|selecting| selecting.name() == document.name())
-    };
-    mesh.config.services.iter().filter(selects).map(|service| service.name.to_string()).collect()
+/// The services whose workloads each policy selects, by the policy's name, as distribution selects them.
+fn selected<'a>(set: &'a PolicySet, config: &Config) -> HashMap<&'a str, Vec<String>> {
+    let mut selected = HashMap::<_, Vec<_>>::new();
+    for service in &config.services {
+        for document in set.documents_selecting(&workload_of(config, service)) {
+            selected.entry(&**document.name()).or_default().push(service.name.to_string());
+        }
+    }
+    selected
 }
 
 /// `GET /v1/edges`

@@ -18,7 +18,7 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 
 use self::federation::FederatedDocument;
 use super::{
-    Config, EgressDefault, Enforcement, RegistryPlace, Service, ServiceName, TokenDigest,
+    Config, EgressDefault, Enforcement, Places, RegistryPlace, Service, ServiceName, TokenDigest,
     bounds::{Bounds, LEAF_LIFE, REPORT_INTERVAL, RETENTION, ROOT_LIFE},
     control_plane_identity, is_label,
     registry::RegistryDocument,
@@ -224,6 +224,7 @@ impl Check {
             retention: retention?,
             report_interval: report_interval?,
             federation,
+            places: Places::of(&services),
             services,
         })
     }

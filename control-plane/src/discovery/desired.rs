@@ -8,7 +8,6 @@ use std::{
 };
 
 use sidegate_identity::SpiffeId;
-use sidegate_policy::Workload;
 use sidegate_proto::v1::Resource;
 
 use crate::{
@@ -39,8 +38,7 @@ impl Desired {
         desired.add(mesh.quarantine.resource.clone());
         desired.add(mesh.trust.resource.clone());
         desired.add_all(mesh.foreign.iter().map(|foreign| foreign.resource.clone()));
-        let selected = mesh.selected.of(identity, || policies(mesh, workload));
-        desired.add_all(selected.iter().cloned());
+        desired.add_all(mesh.selected.get(identity)?.iter().cloned());
         Some(desired)
     }
 
@@ -90,25 +88,4 @@ fn endpoints_of(service: &Service, registered: &Endpoints) -> BTreeSet<SocketAdd
         None => endpoint.is_first,
     });
     service.endpoints.iter().copied().chain(reached.map(|endpoint| endpoint.address)).collect()
-}
-
-fn policies(mesh: &Mesh, workload: &Service) -> Arc<[Arc<Resource>]> {
-    let Some(policies) = &mesh.policies else {
-        return Arc::default();
-    };
-    policies
-        .set
-        .documents_selecting(&workload_of(mesh, workload))
-        .filter_map(|document| policies.resources.get(document.name()).cloned())
-        .collect()
-}
-
-/// A service as selectors see it.
-pub(crate) fn workload_of<'a>(mesh: &'a Mesh, service: &'a Service) -> Workload<'a> {
-    Workload {
-        namespace: &service.name.namespace,
-        labels: &service.labels,
-        trust_domain: mesh.config.trust_domain.as_str(),
-        root_namespace: mesh.config.root_namespace.as_deref(),
-    }
 }

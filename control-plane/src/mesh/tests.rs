@@ -155,3 +155,70 @@ fn neither_a_broken_nor_a_lost_quarantine_file_lets_anybody_out() {
     let mut scratch = scratch.write("quarantine.yaml", &quarantine_yaml(""));
     assert_eq!((count(&mut scratch), scratch.mesh().config_problems.len()), (0, 0));
 }
+
+const SERVICES: &str = "services: [{namespace: shop, name: payments}, {namespace: shop, name: orders}]";
+
+/// The views of payments and orders.
+fn followed(scratch: &Scratch) -> [watch::Receiver<Arc<Mesh>>; 2] {
+    ["payments", "orders"].map(|account| scratch.publisher.views().follow(&account_of_shop(account)).unwrap())
+}
+
+fn account_of_shop(account: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://shop.test/ns/shop/sa/{account}")).unwrap()
+}
+
+fn two_services() -> Scratch {
+    let mesh = mesh_yaml("Enforce", "127.0.0.1:0").replace("services: []", SERVICES);
+    Scratch::new(POLICY).write("mesh.yaml", &mesh)
+}
+
+fn are_woken(views: &mut [watch::Receiver<Arc<Mesh>>; 2]) -> [bool; 2] {
+    views.each_mut().map(|view| {
+        let is_woken = view.has_changed().unwrap();
+        view.mark_unchanged();
+        is_woken
+    })
+}
+
+#[test]
+fn a_policy_wakes_those_whom_it_selects_and_all_see_the_same_mesh() {
+    let scratch = two_services();
+    let mut views = followed(&scratch);
+    let policy = POLICY.replace("callers", "b").replace("spec: {", "spec: {selector: {app: payments}, ");
+    let scratch = scratch.write("policies/b.yaml", &policy);
+    assert_eq!(are_woken(&mut views), [true, false]);
+    assert!(Arc::ptr_eq(&views[0].borrow(), &views[1].borrow()));
+    let scratch = scratch.write("policies/b.yaml", &policy.replace("Allow", "Deny"));
+    assert_eq!(are_woken(&mut views), [true, false]);
+    let scratch = scratch.write("policies/b.yaml", &policy.replace("app: payments", "app: orders"));
+    assert_eq!(are_woken(&mut views), [true, true], "one has lost it, one has got it");
+    let _scratch = scratch.write("policies/c.yaml", &POLICY.replace("callers", "c"));
+    assert_eq!(are_woken(&mut views), [true, true], "it selects all of the namespace");
+}
+
+#[test]
+fn what_says_nothing_new_to_sidecars_wakes_none() {
+    let scratch = two_services();
+    let mut views = followed(&scratch);
+    let scratch = scratch
+        .write("policies/a.yaml", &format!("{POLICY}# a comment\n"))
+        .write("policies/b.yaml", "broken")
+        .write("mesh.yaml", "broken")
+        .write("quarantine.yaml", &quarantine_yaml(""));
+    assert_eq!(are_woken(&mut views), [false, false]);
+    let _scratch = scratch.write("quarantine.yaml", &quarantine_yaml(ORDERS));
+    assert_eq!(are_woken(&mut views), [true, true]);
+}
+
+#[test]
+fn an_identity_that_leaves_the_mesh_hears_of_it_and_is_followed_no_more() {
+    let scratch = two_services();
+    let views = followed(&scratch);
+    let scratch = scratch.write("mesh.yaml", &mesh_yaml("Enforce", "127.0.0.1:0"));
+    for mut view in views {
+        assert!(view.borrow_and_update().has_changed());
+        assert!(view.borrow().config.services.is_empty());
+        assert!(view.has_changed().is_err(), "there is nothing more to come");
+    }
+    assert!(scratch.publisher.views().follow(&account_of_shop("orders")).is_none());
+}

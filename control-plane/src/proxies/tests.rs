@@ -121,12 +121,35 @@ fn one_identitys_lost_sidecars_do_not_end_anothers_grace() {
     assert_eq!(ports(&proxies, "payments"), [1]);
 }
 
+#[test]
+fn who_was_left_out_to_make_room_is_no_endpoint_after_the_next_sweep() {
+    let proxies = Proxies::new();
+    drop(subscribe(&proxies, "payments", "lost", 1));
+    let _stays = subscribe(&proxies, "payments", "connected", 2);
+    proxies.lock().retain(Entry::is_connected);
+    assert_eq!((ports(&proxies, "payments"), proxies.count()), (vec![1, 2], (1, 1)));
+    proxies.sweep(Instant::now());
+    assert_eq!(ports(&proxies, "payments"), [2]);
+}
+
+#[test]
+fn everybody_is_counted_and_listed_once_by_identity_and_instance() {
+    let proxies = Proxies::new();
+    let held = [("payments", "b"), ("orders", "a"), ("payments", "a"), ("payments", "b")]
+        .map(|(account, instance)| subscribe(&proxies, account, instance, 1));
+    let listed: Vec<_> = proxies.list().into_iter().map(|entry| entry.hello.instance.clone()).collect();
+    assert_eq!((listed, proxies.count()), (vec!["a".into(), "a".into(), "b".into()], (3, 3)));
+    held.into_iter().for_each(Subscription::end);
+    assert_eq!((proxies.list().len(), proxies.count()), (0, (0, 0)));
+}
+
 #[tokio::test]
 async fn whoever_calls_an_identity_is_woken_by_its_endpoints_and_by_no_others() {
     let proxies = Proxies::new();
     let watched = proxies.watch([identity("payments")].into());
     // It is asked once before the time counts.
-    let is_woken = async || tokio::time::timeout(Duration::ZERO, watched.changed()).await.is_ok();
+    let now = tokio::time::Instant::now();
+    let is_woken = async || tokio::time::timeout(Duration::ZERO, watched.changed(now)).await.is_ok();
     let _orders = subscribe(&proxies, "orders", "a", 1);
     assert!(!is_woken().await, "orders is not called");
     let payments = subscribe(&proxies, "payments", "a", 1);
@@ -138,4 +161,16 @@ async fn whoever_calls_an_identity_is_woken_by_its_endpoints_and_by_no_others() 
     proxies.sweep(Instant::now() + GRACE);
     assert!(is_woken().await);
     assert!(watched.endpoints().is_empty());
+}
+
+#[tokio::test]
+async fn changes_are_gathered_until_their_moment_and_none_is_lost() {
+    let proxies = Proxies::new();
+    let watched = proxies.watch([identity("payments")].into());
+    let now = tokio::time::Instant::now();
+    let is_woken = async |moment| tokio::time::timeout(Duration::ZERO, watched.changed(moment)).await.is_ok();
+    let _held = ["a", "b"].map(|instance| subscribe(&proxies, "payments", instance, 1));
+    assert!(!is_woken(now + GRACE).await);
+    assert!(is_woken(now).await);
+    assert!(!is_woken(now).await, "both were told at once");
 }
