@@ -389,6 +389,14 @@ codes! {
         "the trust bundle of another trust domain could not be brought up to date",
         "Its bundle endpoint cannot be reached, does not prove to be the one that is configured, or gave a document that is refused: an older one, a redirect, one that is too large, or authorities of another trust domain. The last good bundle stays in force.",
         "The message names the reason. Ask the partner; authorities that are long out of use there stay trusted here until a newer bundle comes, or until `federation` in mesh.yaml names it no longer.";
+    LocalUserUnknown = "SG0365", Identity,
+        "a process of this host was refused: its user is of no service",
+        "At the control plane's socket the kernel says whose process is calling, and `localUsers` in mesh.yaml lists no such user for any service. Root is entitled to nothing unless it is listed.",
+        "Compare the user and group that the message and the registry name with `localUsers` of the service (`sidegate certs list --refused`); a process in another user namespace needs a join token.";
+    LocalSocketUnusable = "SG0366", Identity,
+        "the control plane's socket for sidecars of its host cannot be opened",
+        "Others could write to its folder and put a socket of their own there, another control plane answers on it, or something else has its name.",
+        "The message says which. Name a folder that does not exist yet below one of the control plane's user, or `chmod 755` it.";
     ConfigUnreadable = "SG0401", Configuration,
         "the configuration cannot be read",
         "The file does not exist or may not be read.",

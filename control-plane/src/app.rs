@@ -35,8 +35,9 @@ use crate::{
     registry::Place,
     rotation::driver::Driver,
     server::{
-        Acceptor, Connection,
+        Acceptor, Connection, Listeners,
         credentials::{OwnCredentials, OwnCredentialsError},
+        local::{LocalSocket, LocalSocketError},
     },
     standby,
     state::{StateError, StateFolder},
@@ -74,6 +75,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The unix socket cannot be opened.
+    #[error(transparent)]
+    Socket(#[from] LocalSocketError),
     /// The control plane cannot certify itself.
     #[error("no certificate for the control plane itself: {reason} ({})", Code::StateUnusable)]
     Credentials {
@@ -97,6 +101,10 @@ impl Running {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
+        let local = config.socket.as_deref().map(LocalSocket::open).transpose()?;
+        if let Some(path) = &config.socket {
+            tracing::info!(listener = "socket", path = %path.display(), "listening");
+        }
         if let (Some(listener), Some(configured)) = (&bundle, config.bundle) {
             tracing::info!(listener = "bundle", address = %address(listener, configured)?, "listening");
         }
@@ -109,7 +117,11 @@ impl Running {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        running.spawn((config_path, config, quarantine), (authority, tokens), (grpc, api, bundle))?;
+        running.spawn(
+            (config_path, config, quarantine),
+            (authority, tokens),
+            (Listeners { network: grpc, local }, api, bundle),
+        )?;
         tracing::info!(listener = "grpc", address = %running.grpc, "listening");
         tracing::info!(listener = "api", address = %running.api, "listening");
         Ok(running)
@@ -148,7 +160,7 @@ impl Running {
         &self,
         (config_path, config, quarantine): (&Path, Config, QuarantineFile),
         (authority, tokens): (Arc<Authority>, Arc<Tokens>),
-        (grpc, api, bundle): (TcpListener, TcpListener, Option<TcpListener>),
+        (listeners, api, bundle): (Listeners, TcpListener, Option<TcpListener>),
     ) -> Result<(), StartError> {
         let metrics = Arc::new(Metrics::default());
         let (publisher, mesh) =
@@ -167,7 +179,7 @@ impl Running {
         });
         let following = follow::run(mesh.clone(), metrics.clone(), self.stop.clone());
         let acceptor = Acceptor {
-            listener: grpc,
+            listeners,
             tls,
             trust: authority.trust(),
             metrics: metrics.clone(),
@@ -219,6 +231,7 @@ impl StartError {
             Self::State(error) => error.code(),
             Self::Tokens(error) => error.code().unwrap_or(Code::StateUnusable),
             Self::Listen { .. } => Code::ListenFailed,
+            Self::Socket(_) => Code::LocalSocketUnusable,
             Self::Credentials { .. } => Code::StateUnusable,
         }
     }

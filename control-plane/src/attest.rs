@@ -2,16 +2,19 @@
 //! once. Whatever the proof, the identity must be in the mesh now and not in quarantine; everybody else is refused.
 
 mod join_token;
+mod peer_credentials;
 mod renewal;
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, VerifiedSvid};
 
-use self::join_token::JoinTokens;
+use self::{join_token::JoinTokens, peer_credentials::PeerCredentials};
 use crate::{
     mesh::Mesh,
+    rate::Rate,
+    server::{Origin, Source},
     tokens::{self, Taken, Tokens, TokensError},
 };
 
@@ -19,7 +22,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) struct Attested {
     pub(crate) identity: SpiffeId,
-    /// "join-token" or "svid".
+    /// "join-token", "svid" or "unix".
     pub(crate) attestor: &'static str,
     /// What shows it, for the registry: never the token.
     pub(crate) evidence: String,
@@ -48,6 +51,10 @@ pub(crate) enum Refusal {
     TokenEnded(tokens::State),
     #[error("the join token is used too often; wait")]
     TokenRate,
+    #[error("the process's user is of no service of the mesh")]
+    UnknownUser,
+    #[error("processes of this user ask too often; wait")]
+    UserRate,
     #[error("the presented identity is not a service of the mesh any more")]
     NotEntitled,
     #[error("the identity is in quarantine")]
@@ -73,13 +80,15 @@ pub(crate) enum AttestError {
 #[derive(Debug)]
 pub(crate) struct Attestor {
     join_tokens: JoinTokens,
+    peer_credentials: PeerCredentials,
 }
 
 /// What a caller presented.
 pub(crate) struct Presented<'a> {
     pub(crate) join_token: &'a str,
     pub(crate) svid: Option<&'a VerifiedSvid>,
-    pub(crate) source: IpAddr,
+    /// Where it comes from, which is a proof if nothing else was presented and it is a process of this host.
+    pub(crate) origin: Origin,
 }
 
 /// The moment of a request, by the wall clock and by the machine's own.
@@ -91,7 +100,7 @@ pub(crate) struct Moment {
 
 impl Attestor {
     pub(crate) fn new(tokens: Arc<Tokens>) -> Self {
-        Self { join_tokens: JoinTokens::new(tokens) }
+        Self { join_tokens: JoinTokens::new(tokens), peer_credentials: PeerCredentials::new(USES) }
     }
 
     /// Judges what was presented against the mesh as it is now.
@@ -103,12 +112,17 @@ impl Attestor {
     ) -> Result<Attested, AttestError> {
         let quarantine = &mesh.quarantine.quarantine;
         let attested = match (presented.join_token.trim(), presented.svid) {
-            ("", None) => Err(Refusal::Nothing.into()),
+            ("", None) => match presented.origin {
+                Origin::Network(_) => Err(Refusal::Nothing.into()),
+                Origin::Local(process) => {
+                    Ok(self.peer_credentials.attest(process, &mesh.config, at.instant)?)
+                }
+            },
             // What is refused elsewhere does not get itself a successor.
             ("", Some(svid)) if quarantine.refuses(svid) => Err(Refusal::Quarantined.into()),
             ("", Some(svid)) => renewal::attest(svid, at.ms / 1000).map_err(AttestError::from),
             (_, Some(_)) => Err(Refusal::Both.into()),
-            (token, None) => self.join_tokens.attest(token, presented.source, &mesh.config, at),
+            (token, None) => self.join_tokens.attest(token, presented.origin.source(), &mesh.config, at),
         }?;
         let refused = |refusal| Err(AttestError::Refused(refusal, Some(attested.identity.clone())));
         if quarantine.excludes(&attested.identity) {
@@ -121,7 +135,7 @@ impl Attestor {
     }
 
     /// Counts the use of the proof, right before it is made use of.
-    pub(crate) fn take(&self, attested: &Attested, source: IpAddr, at: Moment) -> Result<Taken, AttestError> {
+    pub(crate) fn take(&self, attested: &Attested, source: Source, at: Moment) -> Result<Taken, AttestError> {
         match attested.counted {
             Counted::No => Ok(Taken::Known),
             Counted::ByTokens => self.join_tokens.take(attested, source, at),
@@ -149,6 +163,7 @@ impl Refusal {
         match self {
             Self::Quarantined => Code::IdentityQuarantined,
             Self::TokenEnded(_) => Code::JoinTokenEnded,
+            Self::UnknownUser => Code::LocalUserUnknown,
             _ => Code::IssuanceRefused,
         }
     }
@@ -163,6 +178,8 @@ impl Refusal {
             Self::TokenEnded(tokens::State::Revoked) => "token_revoked",
             Self::TokenEnded(tokens::State::Expired | tokens::State::Valid) => "token_expired",
             Self::TokenRate => "token_rate",
+            Self::UnknownUser => "unknown_user",
+            Self::UserRate => "user_rate",
             Self::NotEntitled => "not_entitled",
             Self::Quarantined => "quarantined",
             Self::Ended => "ended",
@@ -170,6 +187,10 @@ impl Refusal {
         }
     }
 }
+
+/// Per token and per user. Below what an identity is issued in all, so that a token in the wrong hands, or a process that
+/// runs wild, does not use up the renewals of those whose identity it is.
+const USES: Rate = Rate { burst: 100.0, per_second: 10.0 };
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 mod bounds;
 mod document;
 pub(crate) mod folder;
+mod local_user;
 mod registry;
 mod schema;
 
@@ -25,6 +26,7 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 
 use crate::problem::Problem;
 
+pub use local_user::LocalUser;
 pub use registry::{DatabaseServer, Postgresql, RegistryPlace};
 pub use schema::schema;
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub trust_bundle: Option<PathBuf>,
     /// Where sidecars connect (gRPC over TLS).
     pub grpc: SocketAddr,
+    /// The unix socket for sidecars of this host. `None`: there is none.
+    pub socket: Option<PathBuf>,
     /// Where the operator's API listens; always a loopback address.
     pub api: SocketAddr,
     /// Where the own bundle is served to partners. `None`: nowhere.
@@ -172,6 +176,8 @@ pub struct Service {
     pub labels: BTreeMap<String, String>,
     /// Who presents one of these tokens is a workload of this service.
     pub join_tokens: Vec<TokenDigest>,
+    /// Whose processes on this host are workloads of this service, at `Config::socket`.
+    pub local_users: Vec<LocalUser>,
     /// The application's port that the service is reached on. `None`: the first that a sidecar has.
     pub port: Option<NonZeroU16>,
     /// Endpoints besides those that sidecars register.

@@ -98,7 +98,7 @@ impl DiscoveryService {
             .proxies
             .subscribe(peer.peer(), peer.id(), certificate(peer), hello.clone(), bundle)
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        tracing::info!(identity = %peer.id(), instance = hello.instance, address = %peer.peer().address,
+        tracing::info!(identity = %peer.id(), instance = hello.instance, address = %peer.peer().origin,
             "sidecar subscribed");
         Ok(Conversation {
             mesh,
@@ -316,7 +316,7 @@ async fn first_message(
         .await
         .map_err(|_| Status::deadline_exceeded("no Hello in time"))??;
     match first.and_then(|request| request.message) {
-        Some(Message::Hello(hello)) => Hello::check(hello, peer.peer().address.ip())
+        Some(Message::Hello(hello)) => Hello::check(hello, peer.peer().origin.ip())
             .map_err(|error| Status::invalid_argument(error.to_string())),
         _ => Err(Status::invalid_argument("the first message is a Hello")),
     }

@@ -1,7 +1,7 @@
 //! The gRPC service that issues certificates: attest, check the request, keep to the rate, sign. What the caller gets
 //! wrong is told to it by code and reason; a token is in no message and no log line.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
@@ -63,13 +63,13 @@ impl IdentityService {
 
     async fn attest(&self, peer: &Peer, join_token: String) -> Result<Attested, Stopped> {
         let (attestor, mesh) = (self.attestor.clone(), self.mesh.borrow().clone());
-        let (source, svid) = (source(peer), peer.svid.clone());
+        let (origin, svid) = (peer.origin, peer.svid.clone());
         let presented_id = svid.as_ref().map(|svid| svid.id().clone());
         if svid.is_some() && !self.authority.may_renew(peer) {
             return Err(Stopped::Denied(Denied::Untrusted, presented_id));
         }
         let attested = tokio::task::spawn_blocking(move || {
-            let presented = Presented { join_token: &join_token, svid: svid.as_deref(), source };
+            let presented = Presented { join_token: &join_token, svid: svid.as_deref(), origin };
             attestor.attest(&presented, &mesh, now())
         });
         attested.await.map_err(|error| self.failed(None, Code::StateUnusable, &error))?.map_err(|error| {
@@ -85,8 +85,9 @@ impl IdentityService {
     /// The use of the proof is counted first and given back if nothing comes of it: a token for one use brings one
     /// certificate at most.
     async fn sign(&self, attested: Attested, key: ProvenKey, peer: &Peer) -> Result<Issued, Stopped> {
-        let (authority, attestor, source) = (self.authority.clone(), self.attestor.clone(), source(peer));
-        let (life, caller) = (self.mesh.borrow().config.leaf_life, peer.address.to_string());
+        let (authority, attestor) = (self.authority.clone(), self.attestor.clone());
+        let source = peer.origin.source();
+        let (life, caller) = (self.mesh.borrow().config.leaf_life, peer.origin.to_string());
         let Attested { identity, attestor: proof, evidence, .. } = attested.clone();
         let (for_whom, on_evidence) = (identity.clone(), evidence.clone());
         let signed = tokio::task::spawn_blocking(move || {
@@ -117,7 +118,7 @@ impl IdentityService {
         })?;
         if new_source {
             self.metrics.new_source();
-            tracing::warn!(code = %Code::JoinTokenNewSource, %identity, token = evidence, address = %peer.address, "a join token was used from a new address");
+            tracing::warn!(code = %Code::JoinTokenNewSource, %identity, token = evidence, address = %peer.origin, "a join token was used from a new address");
         }
         self.metrics.issuance("issued");
         tracing::info!(%identity, attestor = proof, not_after = clock::rfc3339_of(issued.not_after), "certificate issued");
@@ -129,12 +130,12 @@ impl IdentityService {
         let (code, reason) = (denied.code(), denied.reason());
         self.metrics.issuance(reason);
         let identity = identity.map(ToString::to_string);
-        tracing::warn!(%code, address = %peer.address, reason, identity, error = %denied, "certificate refused");
+        tracing::warn!(%code, address = %peer.origin, reason, identity, error = %denied, "certificate refused");
         let refused = Refused {
             code: code.id().to_owned(),
             reason: reason.to_owned(),
             identity,
-            caller: peer.address.to_string(),
+            caller: peer.origin.to_string(),
         };
         if let Err(unrecorded) = self.record(refused).await {
             self.metrics.refusal_unrecorded(unrecorded);
@@ -176,10 +177,6 @@ enum Stopped {
 enum NotSigned {
     Proof(AttestError),
     Issue(IssueError),
-}
-
-fn source(peer: &Peer) -> IpAddr {
-    peer.address.ip().to_canonical()
 }
 
 fn now() -> Moment {

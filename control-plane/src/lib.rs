@@ -36,4 +36,5 @@ mod watch;
 
 pub use ca::intermediate;
 pub use problem::Problem;
+pub use server::local::LocalSocketError;
 pub use state::StateError;

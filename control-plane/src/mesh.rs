@@ -333,6 +333,7 @@ fn only_what_may_change(path: &Path, current: &Config, new: Config) -> Result<Co
         ("registry", current.registry == new.registry),
         ("trustBundle", current.trust_bundle == new.trust_bundle),
         ("listen.grpc", current.grpc == new.grpc),
+        ("listen.socket", current.socket == new.socket),
         ("listen.api", current.api == new.api),
         ("listen.bundle", current.bundle == new.bundle),
         ("certificates.retention", current.retention == new.retention),

@@ -13,7 +13,11 @@ use sidegate_identity::SpiffeId;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock, discovery::hello::Hello, server::Peer};
+use crate::{
+    clock,
+    discovery::hello::Hello,
+    server::{Origin, Peer},
+};
 
 /// Where the workloads of each identity accept connections.
 pub(crate) type Endpoints = BTreeMap<SpiffeId, Arc<BTreeSet<Endpoint>>>;
@@ -57,7 +61,7 @@ pub(crate) struct Watched {
 pub(crate) struct Entry {
     pub(crate) identity: SpiffeId,
     pub(crate) hello: Arc<Hello>,
-    pub(crate) address: SocketAddr,
+    pub(crate) origin: Origin,
     pub(crate) since_ms: u64,
     /// The version of the newest Update that was sent.
     pub(crate) sent: u64,
@@ -143,7 +147,7 @@ impl Proxies {
         let entry = Entry {
             identity: identity.clone(),
             hello,
-            address: peer.address,
+            origin: peer.origin,
             since_ms: clock::now_ms(),
             sent: before.as_ref().map_or(0, |before| before.sent),
             acked: before.as_ref().map_or(0, |before| before.acked),

@@ -3,10 +3,11 @@
 
 pub(crate) mod credentials;
 mod limit;
+pub(crate) mod local;
+mod origin;
 
 use std::{
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -18,20 +19,25 @@ use sidegate_codes::Code;
 use sidegate_identity::{SpiffeId, SvidLimits, TrustBundles, Usage, VerifiedSvid, tls, verify};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixStream},
     sync::{mpsc, watch},
     time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Status, transport::server::Connected};
 
-use self::limit::{Limits, Permit};
+pub(crate) use self::origin::{LocalProcess, Origin, Source};
+
+use self::{
+    limit::{Limits, Permit},
+    local::LocalSocket,
+};
 use crate::{ca::Trust, clock, metrics::Metrics};
 
 /// Accepts connections and hands them on once their handshake is done.
 pub(crate) struct Acceptor {
-    pub(crate) listener: TcpListener,
+    pub(crate) listeners: Listeners,
     /// The newest of the control plane's own credentials, as a TLS configuration.
     pub(crate) tls: watch::Receiver<Arc<rustls::ServerConfig>>,
     pub(crate) trust: watch::Receiver<Arc<Trust>>,
@@ -41,10 +47,18 @@ pub(crate) struct Acceptor {
     pub(crate) stop: CancellationToken,
 }
 
-/// The far end of a connection: the address, and the identity if it proved one.
+/// Where sidecars connect.
+pub(crate) struct Listeners {
+    /// From anywhere.
+    pub(crate) network: TcpListener,
+    /// From this host.
+    pub(crate) local: Option<LocalSocket>,
+}
+
+/// The far end of a connection: where it is, and the identity if it proved one.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
-    pub(crate) address: SocketAddr,
+    pub(crate) origin: Origin,
     pub(crate) svid: Option<Arc<VerifiedSvid>>,
     /// Kept to verify again when the roots change; empty without an identity.
     pub(crate) chain: Arc<[CertificateDer<'static>]>,
@@ -59,13 +73,16 @@ pub(crate) struct VerifiedPeer {
 
 /// A connection after its handshake. Its permit returns when it is dropped.
 pub(crate) struct Connection {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Stream>,
     peer: Peer,
     /// Reading fails from then on: no connection outlives its peer's certificate, and one without a certificate is
     /// there for one issuance.
     ends: Pin<Box<Sleep>>,
     _permit: Permit,
 }
+
+/// What TLS runs over.
+type Stream = Either<TcpStream, UnixStream>;
 
 /// Why a handshake did not end in a connection.
 #[derive(Debug, thiserror::Error)]
@@ -86,10 +103,10 @@ impl Acceptor {
             let accepted = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                accepted = self.listener.accept() => accepted,
+                accepted = self.listeners.accept() => accepted,
             };
             match accepted {
-                Ok((stream, address)) => self.admit(stream, address, &limits, &connections),
+                Ok((stream, origin)) => self.admit(stream, origin, &limits, &connections),
                 // Out of descriptors, most likely: accepting again at once would only burn the CPU.
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
@@ -101,26 +118,26 @@ impl Acceptor {
 
     fn admit(
         &self,
-        stream: TcpStream,
-        address: SocketAddr,
+        stream: Stream,
+        origin: Origin,
         limits: &Limits,
         connections: &mpsc::Sender<io::Result<Connection>>,
     ) {
-        let permit = match limits.admit(address.ip()) {
+        let permit = match limits.admit(origin.source()) {
             Ok(permit) => permit,
             Err(reason) => {
                 self.metrics.connection_refused(reason);
-                return tracing::warn!(code = %Code::TooManyConnections, %address, reason, "connection refused");
+                return tracing::warn!(code = %Code::TooManyConnections, address = %origin, reason, "connection refused");
             }
         };
         let acceptor = TlsAcceptor::from(self.tls.borrow().clone());
         let (bundles, metrics) = (self.trust.borrow().bundles.clone(), self.metrics.clone());
         let (connections, stop) = (connections.clone(), self.stop.clone());
         self.tasks.spawn(async move {
-            let handshake = handshake(&acceptor, stream, address, &bundles, permit);
+            let handshake = handshake(&acceptor, stream, origin, &bundles, permit);
             match stop.run_until_cancelled(handshake).await {
                 Some(Ok(connection)) => drop(connections.send(Ok(connection)).await),
-                Some(Err(error)) => report(&error, address, &metrics),
+                Some(Err(error)) => report(&error, origin, &metrics),
                 None => {}
             }
         });
@@ -129,13 +146,15 @@ impl Acceptor {
 
 async fn handshake(
     acceptor: &TlsAcceptor,
-    stream: TcpStream,
-    address: SocketAddr,
+    stream: Stream,
+    origin: Origin,
     bundles: &TrustBundles,
     permit: Permit,
 ) -> Result<Connection, HandshakeError> {
-    // Updates are small and waited for.
-    stream.set_nodelay(true)?;
+    if let Either::Left(tcp) = &stream {
+        // Updates are small and waited for.
+        tcp.set_nodelay(true)?;
+    }
     let stream =
         timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| HandshakeError::Timeout)??;
     let chain: Arc<[_]> = stream.get_ref().1.peer_certificates().unwrap_or_default().into();
@@ -154,16 +173,16 @@ async fn handshake(
     );
     Ok(Connection {
         stream,
-        peer: Peer { address, svid, chain },
+        peer: Peer { origin, svid, chain },
         ends: Box::pin(sleep_until(ends_at)),
         _permit: permit,
     })
 }
 
-fn report(error: &HandshakeError, address: SocketAddr, metrics: &Metrics) {
+fn report(error: &HandshakeError, origin: Origin, metrics: &Metrics) {
     let (code, reason) = error.explain();
     metrics.handshake_failed(reason);
-    tracing::info!(%code, %address, %error, "handshake failed");
+    tracing::info!(%code, address = %origin, %error, "handshake failed");
 }
 
 impl HandshakeError {
@@ -201,6 +220,28 @@ pub(crate) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
 
 fn unauthenticated(code: Code, message: &str) -> Status {
     Status::unauthenticated(format!("{code}: {message}"))
+}
+
+impl Listeners {
+    /// The next connection to any of them.
+    async fn accept(&self) -> io::Result<(Stream, Origin)> {
+        let local = async {
+            match &self.local {
+                Some(socket) => socket.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            accepted = self.network.accept() => {
+                let (stream, address) = accepted?;
+                Ok((Either::Left(stream), Origin::Network(address)))
+            }
+            accepted = local => {
+                let (stream, process) = accepted?;
+                Ok((Either::Right(stream), Origin::Local(process)))
+            }
+        }
+    }
 }
 
 impl Peer {

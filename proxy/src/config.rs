@@ -3,6 +3,7 @@
 
 mod capture;
 mod captured;
+mod control_plane;
 mod error;
 mod external;
 mod file;
@@ -40,6 +41,7 @@ use sidegate_identity::{
 };
 
 pub use capture::{Capture, IpProtocol, ResolversUnknown, Selection, Traffic};
+pub use control_plane::{ControlPlane, ControlPlaneAddress};
 pub use error::{ConfigError, Fault};
 pub use external::{DecisionBreaker, DecisionServer, ExternalAuthorization};
 pub use forward::Forward;
@@ -115,17 +117,6 @@ pub enum Source {
     ControlPlane(ControlPlane),
     /// From files alone, read again when they change.
     Files(Files),
-}
-
-/// How to reach the control plane and to know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ControlPlane {
-    /// `host:port` of its gRPC listener.
-    pub address: String,
-    /// PEM file with the roots that vouch for the control plane at the first contact.
-    pub trust_bundle: PathBuf,
-    /// File with the join token. `None`: only a cached identity can be renewed.
-    pub join_token: Option<PathBuf>,
 }
 
 /// A mesh without a control plane.

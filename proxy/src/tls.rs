@@ -1,7 +1,13 @@
-//! Ends TLS towards downstream and starts it towards upstream. Takes a TCP connection and a configuration, hands on an
+//! Ends TLS towards downstream and starts it towards upstream. Takes a connection and a configuration, hands on an
 //! encrypted stream within the time limit, and refuses with the code of whichever rule was broken.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::{
     AlertDescription, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig,
@@ -10,7 +16,11 @@ use rustls::{
 };
 use sidegate_codes::Code;
 use sidegate_identity::tls::peer_error;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::error::Error;
@@ -32,13 +42,13 @@ pub(crate) async fn terminate(
 }
 
 /// Starts TLS with an upstream peer, which must prove one of the identities that `config` expects.
-pub(crate) async fn originate(
-    tcp: TcpStream,
+pub(crate) async fn originate<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     config: Arc<ClientConfig>,
-) -> Result<client::TlsStream<TcpStream>, Error> {
+) -> Result<client::TlsStream<S>, Error> {
     // Neither sent nor compared: the expected identities are the check.
-    let unused = ServerName::from(tcp.peer_addr().map_err(|error| failure(&error))?.ip());
-    TlsConnector::from(config).connect(unused, tcp).await.map_err(|error| failure(&error))
+    let unused = ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
+    TlsConnector::from(config).connect(unused, stream).await.map_err(|error| failure(&error))
 }
 
 /// TLS 1.3 towards servers outside of the mesh, for which the authorities in a PEM file vouch. The error is for the log.

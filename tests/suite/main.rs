@@ -22,6 +22,7 @@ mod http_path;
 mod identity;
 mod jwt;
 mod limits;
+mod local_users;
 mod mesh;
 mod opaque;
 mod outbound;

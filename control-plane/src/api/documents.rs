@@ -189,7 +189,7 @@ impl Proxy {
             identity: entry.identity.to_string(),
             release: hello.release.clone(),
             connected: entry.is_connected(),
-            address: entry.address.to_string(),
+            address: entry.origin.to_string(),
             since: clock::rfc3339(entry.since_ms),
             version: entry.sent,
             acked: entry.acked,

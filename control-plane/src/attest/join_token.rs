@@ -2,21 +2,22 @@
 //! good for as long as it stands there. Who presents what is no token waits after a while, and so does a token that is used
 //! more often than a fleet restarts.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 
-use super::{AttestError, Attested, Counted, Moment, Refusal};
+use super::{AttestError, Attested, Counted, Moment, Refusal, USES};
 use crate::{
     config::Config,
     rate::{Buckets, Rate},
+    server::Source,
     tokens::{self, Found, Taken, Tokens, Usable},
 };
 
 #[derive(Debug)]
 pub(super) struct JoinTokens {
     tokens: Arc<Tokens>,
-    failures: Buckets<IpAddr>,
+    failures: Buckets<Source>,
     /// By the token's name.
     uses: Buckets<String>,
 }
@@ -30,7 +31,7 @@ impl JoinTokens {
     pub(super) fn attest(
         &self,
         token: &str,
-        source: IpAddr,
+        source: Source,
         config: &Config,
         at: Moment,
     ) -> Result<Attested, AttestError> {
@@ -48,7 +49,7 @@ impl JoinTokens {
         Ok(attested)
     }
 
-    pub(super) fn take(&self, attested: &Attested, source: IpAddr, at: Moment) -> Result<Taken, AttestError> {
+    pub(super) fn take(&self, attested: &Attested, source: Source, at: Moment) -> Result<Taken, AttestError> {
         match self.tokens.take(&attested.evidence, &source.to_string(), at.ms)? {
             Taken::Ended(state) => {
                 Err(AttestError::Refused(Refusal::TokenEnded(state), Some(attested.identity.clone())))
@@ -95,8 +96,5 @@ fn in_configuration(digest: &[u8; 32], config: &Config) -> Option<Attested> {
     })
 }
 
-/// Per source address. A token has 256 bits; this keeps the log and the CPU quiet, not the token safe.
+/// Per source. A token has 256 bits; this keeps the log and the CPU quiet, not the token safe.
 const FAILURES: Rate = Rate { burst: 20.0, per_second: 1.0 };
-/// Per token. Below what an identity is issued in all, so that a token in the wrong hands does not use up the renewals of
-/// those whose identity it is.
-const USES: Rate = Rate { burst: 100.0, per_second: 10.0 };

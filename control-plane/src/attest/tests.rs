@@ -1,4 +1,8 @@
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
 use sha2::{Digest, Sha256};
 use sidegate_identity::{Quarantine, Refused};
@@ -9,6 +13,7 @@ use crate::{
     hex,
     quarantine::LoadedQuarantine,
     resource,
+    server::LocalProcess,
     state::StateFolder,
     tokens::{Secret, State, Terms},
 };
@@ -46,7 +51,12 @@ impl World {
     }
 
     fn attest(&self, token: &str, mesh: &Mesh, ms: u64) -> Result<Attested, Refusal> {
-        let presented = Presented { join_token: token, svid: None, source: Ipv4Addr::LOCALHOST.into() };
+        let origin = Origin::Network(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        self.attest_from(origin, token, mesh, ms)
+    }
+
+    fn attest_from(&self, origin: Origin, token: &str, mesh: &Mesh, ms: u64) -> Result<Attested, Refusal> {
+        let presented = Presented { join_token: token, svid: None, origin };
         self.attestor.attest(&presented, mesh, self.at(ms)).map_err(refusal)
     }
 
@@ -55,7 +65,8 @@ impl World {
     }
 
     fn take(&self, attested: &Attested, source: &str) -> Result<Taken, Refusal> {
-        self.attestor.take(attested, source.parse().unwrap(), self.at(0)).map_err(refusal)
+        let source = Source::Address(source.parse().unwrap());
+        self.attestor.take(attested, source, self.at(0)).map_err(refusal)
     }
 }
 
@@ -69,9 +80,9 @@ fn refusal(error: AttestError) -> Refusal {
 fn config() -> Config {
     let text = format!(
         r#"{{apiVersion: sidegate.dev/v1alpha1, kind: Mesh, trustDomain: shop.test, policies: p, state: s,
-        listen: {{grpc: "127.0.0.1:0", api: "127.0.0.1:0"}}, services: [
-        {{namespace: shop, name: orders, joinTokens: ["{}"]}},
-        {{namespace: shop, name: payments, joinTokens: ["{}", "{}"]}}]}}"#,
+        listen: {{grpc: "127.0.0.1:0", api: "127.0.0.1:0", socket: local.sock}}, services: [
+        {{namespace: shop, name: orders, joinTokens: ["{}"], localUsers: [{{uid: 1001}}]}},
+        {{namespace: shop, name: payments, joinTokens: ["{}", "{}"], localUsers: [{{uid: 1002, gid: 50}}]}}]}}"#,
         digest("for-orders"),
         digest("old"),
         digest("new"),
@@ -203,4 +214,60 @@ fn the_evidence_is_not_the_token() {
         assert_eq!(attested.evidence.len(), 16);
         assert!(!token.contains(&attested.evidence));
     }
+}
+
+fn process(uid: u32, gid: u32) -> Origin {
+    Origin::Local(LocalProcess { uid, gid, pid: Some(7) })
+}
+
+#[test]
+fn a_process_is_the_one_service_of_its_user_and_nobody_else() {
+    let (world, mesh) = (World::new(), mesh(&[]));
+    let attest = |uid, gid| {
+        let attested = world.attest_from(process(uid, gid), "", &mesh, 0);
+        attested.map(|attested| (attested.identity.to_string(), attested.attestor, attested.evidence))
+    };
+    assert_eq!(attest(1001, 1), Ok((ORDERS.to_owned(), "unix", "uid 1001, gid 1".to_owned())));
+    assert_eq!(attest(1002, 50), Ok((PAYMENTS.to_owned(), "unix", "uid 1002, gid 50".to_owned())));
+    // Another group; root; somebody else; whom the kernel shows for a user of another namespace.
+    for (uid, gid) in [(1002, 51), (0, 0), (0, 50), (1003, 50), (65_534, 65_534), (u32::MAX, u32::MAX)] {
+        assert_eq!(attest(uid, gid), Err(Refusal::UnknownUser), "{uid}, {gid}");
+    }
+}
+
+#[test]
+fn what_a_process_presents_is_judged_alone() {
+    let (world, mesh) = (World::new(), mesh(&[]));
+    let attest = |token: &str| {
+        world.attest_from(process(1001, 1), token, &mesh, 0).map(|attested| attested.identity.to_string())
+    };
+    assert_eq!(attest("new"), Ok(PAYMENTS.to_owned()), "another's token, which proves the other");
+    assert_eq!(attest("wrong"), Err(Refusal::UnknownToken), "its user makes up for nothing");
+}
+
+#[test]
+fn a_process_in_quarantine_is_attested_neither_by_its_user() {
+    let (world, mesh) = (World::new(), mesh(&[ORDERS]));
+    assert_eq!(world.attest_from(process(1001, 1), "", &mesh, 0).unwrap_err(), Refusal::Quarantined);
+    assert_eq!(world.attest_from(process(1002, 50), "", &mesh, 0).unwrap().identity.as_str(), PAYMENTS);
+}
+
+#[test]
+fn a_user_that_asks_without_end_is_slowed_down_and_others_are_not() {
+    let (world, mesh) = (World::new(), mesh(&[]));
+    let attest = |uid, ms| world.attest_from(process(uid, 50), "", &mesh, ms).map(|_| ());
+    assert!((0..100).all(|_| attest(1001, 0).is_ok()));
+    assert_eq!(attest(1001, 0), Err(Refusal::UserRate));
+    assert_eq!(attest(1002, 0), Ok(()));
+    assert_eq!(attest(1001, 1_000), Ok(()));
+}
+
+#[test]
+fn the_failures_of_one_user_are_not_those_of_another() {
+    let (world, mesh) = (World::new(), mesh(&[]));
+    let attest =
+        |uid, token: &str| world.attest_from(process(uid, 1), token, &mesh, 0).map(|_| ()).unwrap_err();
+    while attest(1001, "wrong") == Refusal::UnknownToken {}
+    assert_eq!(attest(1001, "new"), Refusal::TooManyFailures);
+    assert_eq!(attest(1002, "wrong"), Refusal::UnknownToken);
 }

@@ -18,9 +18,10 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 
 use self::federation::FederatedDocument;
 use super::{
-    Config, EgressDefault, Enforcement, Places, RegistryPlace, Service, ServiceName, TokenDigest,
+    Config, EgressDefault, Enforcement, LocalUser, Places, RegistryPlace, Service, ServiceName, TokenDigest,
     bounds::{Bounds, LEAF_LIFE, REPORT_INTERVAL, RETENTION, ROOT_LIFE},
     control_plane_identity, is_label,
+    local_user::ListedUsers,
     registry::RegistryDocument,
     schema,
 };
@@ -111,6 +112,12 @@ struct Listen {
     /// For sidecars: gRPC over TLS. Port 0: the system chooses, the log names it.
     #[schemars(with = "schema::Address")]
     grpc: Spanned<String>,
+    /// For sidecars of this host: the same as `grpc` at a unix socket, where the `localUsers` of a service need no join token.
+    /// Its folder must belong to root or the control plane's user and be writable for its owner alone; it is made if it is missing.
+    /// Absent: there is none.
+    #[serde(default)]
+    #[schemars(with = "Option<schema::File>")]
+    socket: Option<PathBuf>,
     /// For the operator: API, `/metrics` and `/livez`. A loopback address, since it asks nobody who they are.
     #[schemars(with = "schema::Address")]
     api: Spanned<String>,
@@ -162,6 +169,11 @@ struct ServiceDocument {
     #[serde(default)]
     #[schemars(with = "Vec<schema::Token>")]
     join_tokens: Vec<Spanned<String>>,
+    /// Whose processes on the control plane's host are workloads of this service when they connect to `listen.socket`: the kernel
+    /// says whose they are, and no join token is needed. A user, or a user with a group, belongs to one service.
+    #[serde(default)]
+    #[schemars(with = "Vec<LocalUser>")]
+    local_users: Vec<Spanned<LocalUser>>,
     /// The application's port that the service is reached on, where its sidecars have several inbound listeners.
     /// Absent: each sidecar's first listener.
     #[serde(default)]
@@ -205,7 +217,8 @@ impl Check {
         };
         let state = folder.join(document.state);
         let federation = self.federation(&trust_domain, (folder, &state), document.federation);
-        let services = self.services(&trust_domain, document.services);
+        let socket = document.listen.socket.map(|path| folder.join(path));
+        let services = self.services(&trust_domain, ListedUsers::new(socket.is_some()), document.services);
         Some(Config {
             trust_domain,
             root_namespace,
@@ -217,6 +230,7 @@ impl Check {
             registry,
             trust_bundle: document.trust_bundle.map(|path| folder.join(path)),
             grpc: grpc?,
+            socket,
             api: api?,
             bundle,
             leaf_life: leaf_life?,
@@ -229,7 +243,12 @@ impl Check {
         })
     }
 
-    fn services(&mut self, trust_domain: &TrustDomain, documents: Vec<ServiceDocument>) -> Vec<Service> {
+    fn services(
+        &mut self,
+        trust_domain: &TrustDomain,
+        mut users: ListedUsers,
+        documents: Vec<ServiceDocument>,
+    ) -> Vec<Service> {
         let mut names = BTreeSet::new();
         let mut tokens = BTreeSet::new();
         let mut services = Vec::with_capacity(documents.len());
@@ -244,6 +263,11 @@ impl Check {
                         format!("{place}.joinTokens[{index}]"),
                         "this token is listed twice".into(),
                     );
+                }
+            }
+            for (index, user) in document.local_users.iter().enumerate() {
+                if let Err(message) = users.add(user.value) {
+                    self.add(user, format!("{place}.localUsers[{index}]"), message);
                 }
             }
             let Some(service) = self.service(trust_domain, &place, document) else {
@@ -282,6 +306,7 @@ impl Check {
             identity: identity?,
             labels,
             join_tokens,
+            local_users: document.local_users.iter().map(|user| user.value).collect(),
             port: document.port,
             endpoints,
         })
@@ -328,7 +353,7 @@ impl Check {
         parse(&text.value).map_err(|message| self.add(text, field.to_owned(), message)).ok()
     }
 
-    fn add(&mut self, at: &Spanned<String>, field: String, message: String) {
+    fn add<T>(&mut self, at: &Spanned<T>, field: String, message: String) {
         self.problems.push(Problem {
             code: Code::ConfigBadValue,
             file: self.file.clone(),

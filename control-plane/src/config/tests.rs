@@ -153,6 +153,46 @@ fn two_services_never_share_a_name_or_a_token() {
     assert!(shared.contains("services[1].joinTokens[0]"), "{shared}");
 }
 
+fn local_users(of_payments: &str, of_orders: &str) -> Result<Config, Vec<Problem>> {
+    let text = GOOD
+        .replacen("api: \"[::1]:0\"", "api: \"[::1]:0\", socket: run/local.sock", 1)
+        .replacen("  labels: ", &format!("  localUsers: [{of_payments}]\n  labels: "), 1)
+        .replacen("name: orders}", &format!("name: orders, localUsers: [{of_orders}]}}"), 1);
+    Config::parse(Path::new("/etc/mesh/mesh.yaml"), &text)
+}
+
+#[test]
+fn users_of_this_host_belong_to_a_service_alone_or_with_their_group() {
+    let config = local_users("{uid: 1001}, {uid: 0}", "{uid: 1002, gid: 5}, {uid: 1002, gid: 6}").unwrap();
+    assert_eq!(config.socket.as_deref(), Some(Path::new("/etc/mesh/run/local.sock")));
+    let of_orders = [LocalUser { uid: 1002, gid: Some(5) }, LocalUser { uid: 1002, gid: Some(6) }];
+    assert_eq!(config.services[1].local_users, of_orders);
+    assert!(of_orders[0].covers(1002, 5) && !of_orders[0].covers(1002, 6));
+    assert!(config.services[0].local_users[0].covers(1001, 77));
+}
+
+#[test]
+fn a_user_that_two_services_share_or_that_is_nobody_is_refused() {
+    for (of_orders, why) in [
+        ("{uid: 1001}", "has one identity"),
+        ("{uid: 1001, gid: 5}", "has one identity"),
+        ("{uid: 1002, gid: 5}, {uid: 1002}", "has one identity"),
+        ("{uid: 65534}", "another user namespace"),
+        ("{uid: 1002, gid: 65534}", "another user namespace"),
+        ("{uid: 4294967295}", "nobody"),
+        ("{uid: -1}", "SG0402"),
+        ("{uid: 4294967296}", "SG0402"),
+        ("{gid: 5}", "SG0402"),
+        ("{uid: 1002, user: orders}", "SG0402"),
+    ] {
+        let problems = local_users("{uid: 1001}", of_orders).unwrap_err();
+        let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert!(said.len() == 1 && said[0].contains(why), "{of_orders}: {said:?}");
+    }
+    let problem = only_problem("name: orders}", "name: orders, localUsers: [{uid: 1002}]}");
+    assert!(problem.contains("services[1].localUsers[0]") && problem.contains("listen.socket"), "{problem}");
+}
+
 #[test]
 fn a_token_in_clear_is_refused_and_not_repeated() {
     let token = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";

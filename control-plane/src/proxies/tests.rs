@@ -19,7 +19,7 @@ fn subscribe(proxies: &Arc<Proxies>, account: &str, instance: &str, port: u16) -
         issued_at_ms: None,
         not_after: rustls_pki_types::UnixTime::since_unix_epoch(Duration::ZERO),
     };
-    let peer = Peer { address, svid: None, chain: Arc::default() };
+    let peer = Peer { origin: Origin::Network(address), svid: None, chain: Arc::default() };
     proxies.subscribe(&peer, &identity(account), certificate, Arc::new(hello), None).unwrap()
 }
 

@@ -133,7 +133,7 @@ fn seen(entry: Entry) -> Seen {
     Seen {
         connected: entry.is_connected(),
         serial: entry.certificate.serial,
-        address: entry.address.to_string(),
+        address: entry.origin.to_string(),
         bundle: entry.bundle,
     }
 }

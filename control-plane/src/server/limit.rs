@@ -3,9 +3,10 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
+
+use super::Source;
 
 /// The open connections, counted.
 pub(super) struct Limits {
@@ -16,13 +17,13 @@ pub(super) struct Limits {
 /// One connection's place.
 pub(super) struct Permit {
     counts: Arc<Mutex<Counts>>,
-    source: IpAddr,
+    source: Source,
 }
 
 #[derive(Default)]
 struct Counts {
     all: usize,
-    by_source: HashMap<IpAddr, usize>,
+    by_source: HashMap<Source, usize>,
 }
 
 impl Limits {
@@ -31,8 +32,7 @@ impl Limits {
     }
 
     /// A place for a connection from this source, or the limit that is reached (a metric's label).
-    pub(super) fn admit(&self, source: IpAddr) -> Result<Permit, &'static str> {
-        let source = source.to_canonical();
+    pub(super) fn admit(&self, source: Source) -> Result<Permit, &'static str> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.all >= MAX_CONNECTIONS {
             return Err("connections");
@@ -62,21 +62,28 @@ impl Drop for Permit {
 
 /// Each sidecar holds one, and a second during its renewal.
 const MAX_CONNECTIONS: usize = 10_000;
-/// Sidecars of one host, or behind one address translation.
+/// Sidecars of one host, of one user of this host, or behind one address translation.
 const MAX_PER_SOURCE: usize = 2_000;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::{IpAddr, SocketAddr};
+
+    use super::{super::Origin, *};
+
+    fn source(address: &str) -> Source {
+        Origin::Network(SocketAddr::new(address.parse().unwrap(), 1)).source()
+    }
 
     #[test]
     fn one_source_has_its_limit_and_others_still_come() {
         let limits = Limits::new();
-        let one: IpAddr = "10.0.0.1".parse().unwrap();
+        let one = source("10.0.0.1");
         let mut held: Vec<_> = (0..MAX_PER_SOURCE).map(|_| limits.admit(one).unwrap()).collect();
         assert_eq!(limits.admit(one).err(), Some("connections_per_source"));
-        assert_eq!(limits.admit("::ffff:10.0.0.1".parse().unwrap()).err(), Some("connections_per_source"));
-        assert!(limits.admit("10.0.0.2".parse().unwrap()).is_ok());
+        assert_eq!(limits.admit(source("::ffff:10.0.0.1")).err(), Some("connections_per_source"));
+        assert!(limits.admit(source("10.0.0.2")).is_ok());
+        assert!(limits.admit(Source::User(0)).is_ok());
         held.pop();
         assert!(limits.admit(one).is_ok());
     }
@@ -84,7 +91,9 @@ mod tests {
     #[test]
     fn all_sources_together_have_a_limit() {
         let limits = Limits::new();
-        let address = |number: usize| IpAddr::from((u128::try_from(number).unwrap() + 1).to_be_bytes());
+        let address = |number: usize| {
+            Source::Address(IpAddr::from((u128::try_from(number).unwrap() + 1).to_be_bytes()))
+        };
         let _held: Vec<_> =
             (0..MAX_CONNECTIONS).map(|number| limits.admit(address(number)).unwrap()).collect();
         assert_eq!(limits.admit(address(MAX_CONNECTIONS)).err(), Some("connections"));
@@ -93,7 +102,7 @@ mod tests {
     #[test]
     fn nothing_is_remembered_of_a_source_that_is_gone() {
         let limits = Limits::new();
-        drop(limits.admit("10.0.0.1".parse().unwrap()).unwrap());
+        drop(limits.admit(source("10.0.0.1")).unwrap());
         let counts = limits.counts.lock().unwrap();
         assert_eq!((counts.all, counts.by_source.len()), (0, 0));
     }

@@ -123,7 +123,8 @@ pub mod identity_client {
             self
         }
         /// Signs one certificate for the caller's attested identity. A caller proves who it is by the join token
-        /// in the request, or by the client certificate of the connection (renewal: the same identity only), never by both.
+        /// in the request, or by the client certificate of the connection (renewal: the same identity only), never by both;
+        /// with neither, at the control plane's unix socket, by the user of its process.
         /// UNAUTHENTICATED: not attested. INVALID_ARGUMENT: the request's signature or key cannot be used.
         /// RESOURCE_EXHAUSTED: over the identity's issue rate. UNAVAILABLE: not able to sign now; retry.
         pub async fn issue(
@@ -163,7 +164,8 @@ pub mod identity_server {
     #[async_trait]
     pub trait Identity: std::marker::Send + std::marker::Sync + 'static {
         /// Signs one certificate for the caller's attested identity. A caller proves who it is by the join token
-        /// in the request, or by the client certificate of the connection (renewal: the same identity only), never by both.
+        /// in the request, or by the client certificate of the connection (renewal: the same identity only), never by both;
+        /// with neither, at the control plane's unix socket, by the user of its process.
         /// UNAUTHENTICATED: not attested. INVALID_ARGUMENT: the request's signature or key cannot be used.
         /// RESOURCE_EXHAUSTED: over the identity's issue rate. UNAVAILABLE: not able to sign now; retry.
         async fn issue(

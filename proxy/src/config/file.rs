@@ -14,10 +14,11 @@ use serde::Deserialize;
 use sidegate_identity::{SpiffeId, TrustDomain, tls::KeyExchange};
 
 use super::{
-    AccessLog, Config, ConfigError, ControlPlane, EgressDefault, Fault, Files, Identity, IdentityFiles,
-    Limits, Source, Workload, WorkloadApi,
+    AccessLog, Config, ConfigError, EgressDefault, Fault, Files, Identity, IdentityFiles, Limits, Source,
+    Workload, WorkloadApi,
     capture::CaptureFile,
     captured,
+    control_plane::ControlPlaneFile,
     external::ExternalAuthorizationFile,
     inbound::{self, InboundFile},
     jwt::JwtFile,
@@ -113,21 +114,6 @@ struct WorkloadFile {
     /// What selectors of policies select by. Only without a control plane, which otherwise knows them.
     #[serde(default)]
     labels: BTreeMap<String, String>,
-}
-
-/// How to reach the control plane and to know it.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct ControlPlaneFile {
-    /// Its gRPC listener.
-    #[schemars(with = "schema::HostPort")]
-    address: String,
-    /// PEM: the roots that vouch for the control plane at the first contact.
-    #[schemars(with = "schema::File")]
-    trust_bundle: PathBuf,
-    /// The file that holds the join token. Absent: only a cached identity can be renewed.
-    #[schemars(with = "Option<schema::File>")]
-    join_token: Option<PathBuf>,
 }
 
 /// The workload's identity, without a control plane: exactly one of these.
@@ -275,19 +261,7 @@ fn resolve_source(
     faults: &mut Faults<'_>,
 ) -> Option<Source> {
     match (control_plane, identity, policies) {
-        (Some(control_plane), None, None) => {
-            let has_port = control_plane.address.rsplit_once(':').is_some_and(|(host, port)| {
-                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
-            });
-            if !has_port {
-                faults.push("controlPlane.address", format!("{:?} is not host:port", control_plane.address));
-            }
-            Some(Source::ControlPlane(ControlPlane {
-                address: control_plane.address,
-                trust_bundle: faults.folder.join(control_plane.trust_bundle),
-                join_token: control_plane.join_token.map(|path| faults.folder.join(path)),
-            }))
-        }
+        (Some(control_plane), None, None) => Some(Source::ControlPlane(control_plane.resolve(faults)?)),
         (None, Some(identity), Some(policies)) => {
             let policies = faults.folder.join(policies);
             Some(Source::Files(Files { identity: identity.resolve(faults)?, policies }))

@@ -30,11 +30,12 @@ macro_rules! kind {
 kind!(Time, "duration", "Numbers with their units, more than nothing.", "500ms", "30s", "1m 30s", "6h");
 kind!(Address, "address", "An IP address and a port.", "127.0.0.1:15106", "[::1]:15106");
 kind!(
-    HostPort,
-    "host-and-port",
-    "An IP address or a name, and a port that is not 0. The name of an application is looked up every few seconds.",
-    "127.0.0.1:8080",
-    "localhost:8080"
+    ControlPlaneAddress,
+    "control-plane-address",
+    "An IP address or a name, and a port that is not 0; or `unix:` and a path, from the folder of this file if it is relative.",
+    "127.0.0.1:15110",
+    "control-plane.internal:15110",
+    "unix:/run/sidegate/mesh/local.sock"
 );
 kind!(
     File,

@@ -82,6 +82,24 @@ fn all_bad_values_are_reported_together() {
 }
 
 #[test]
+fn a_control_plane_is_reached_at_a_host_with_its_port_or_at_a_socket() {
+    for (address, expected) in [
+        ("control-plane:15110", ControlPlaneAddress::Network("control-plane:15110".into())),
+        ("'[::1]:15110'", ControlPlaneAddress::Network("[::1]:15110".into())),
+        ("unix:/run/local.sock", ControlPlaneAddress::Socket("/run/local.sock".into())),
+        ("unix:run/local.sock", ControlPlaneAddress::Socket("/etc/sidegate/run/local.sock".into())),
+    ] {
+        let config = parse(&WITH_CONTROL_PLANE.replace("127.0.0.1:15110", address)).unwrap();
+        let Source::ControlPlane(found) = config.source else { panic!("{:?}", config.source) };
+        assert_eq!(found.address, expected);
+    }
+    for address in ["15110", "'unix:'", "/run/local.sock", "':15110'", "localhost:0"] {
+        let text = WITH_CONTROL_PLANE.replace("127.0.0.1:15110", address);
+        assert_eq!(faults(&text), ["controlPlane.address"], "{address}");
+    }
+}
+
+#[test]
 fn an_identity_comes_from_files_or_from_a_provider() {
     let files = "  files: {certificate: svid.pem, privateKey: key.pem, trustBundle: bundle.pem}";
     let provider = |api: &str| WITH_FILES.replace(files, &format!("  workloadApi: {api}"));

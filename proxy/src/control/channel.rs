@@ -10,12 +10,16 @@ use sidegate_identity::{
     SpiffeId, TrustBundle, TrustBundles, TrustDomain,
     tls::{Credentials, Expected, KeyExchange, client_config_by},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use crate::{
-    config::{Config, ControlPlane},
+    config::{Config, ControlPlane, ControlPlaneAddress},
     identity::vouches_for,
     snapshot::Reader,
     tls,
@@ -24,7 +28,7 @@ use crate::{
 /// Connects to the control plane.
 #[derive(Debug)]
 pub(crate) struct Connector {
-    address: String,
+    address: ControlPlaneAddress,
     trust_domain: TrustDomain,
     bootstrap_file: PathBuf,
     /// As it was at the start.
@@ -106,7 +110,7 @@ impl Connector {
         if credentials.is_none_or(|own| vouches_for(&configured, own)) {
             Ok(channel)
         } else {
-            Err(ConnectError::OtherRoot { address: self.address.clone() })
+            Err(ConnectError::OtherRoot { address: self.address.to_string() })
         }
     }
 
@@ -120,9 +124,8 @@ impl Connector {
         // Connected here rather than inside the channel: the reason of a failed handshake stays readable, and a lost
         // connection is noticed rather than replaced unseen.
         let stream = timeout(CONNECT_TIMEOUT, async {
-            let tcp = TcpStream::connect(&self.address).await.map_err(|cause| DialError::other(&cause))?;
-            tcp.set_nodelay(true).map_err(|cause| DialError::other(&cause))?;
-            tls::originate(tcp, config).await.map_err(|cause| DialError {
+            let stream = self.open().await.map_err(|cause| DialError::other(&cause))?;
+            tls::originate(stream, config).await.map_err(|cause| DialError {
                 is_untrusted: cause.code() == Code::UntrustedCertificate,
                 reason: cause.to_string(),
             })
@@ -142,6 +145,22 @@ impl Connector {
             .map_err(|cause| DialError::other(&cause))
     }
 
+    async fn open(&self) -> std::io::Result<Either<TcpStream, UnixStream>> {
+        match &self.address {
+            ControlPlaneAddress::Network(address) => {
+                let tcp = TcpStream::connect(address).await?;
+                tcp.set_nodelay(true)?;
+                Ok(Either::Left(tcp))
+            }
+            ControlPlaneAddress::Socket(path) => Ok(Either::Right(UnixStream::connect(path).await?)),
+        }
+    }
+
+    /// Whether the kernel tells the control plane whose process this is.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.address, ControlPlaneAddress::Socket(_))
+    }
+
     /// The mesh's own bundle once it is known; the configured one at the first contact.
     fn trust(&self) -> Arc<TrustBundles> {
         let snapshot = self.mesh.load();
@@ -158,7 +177,7 @@ impl Connector {
     }
 
     fn failed(&self, reason: String) -> ConnectError {
-        ConnectError::Failed { address: self.address.clone(), reason }
+        ConnectError::Failed { address: self.address.to_string(), reason }
     }
 }
 

@@ -50,17 +50,17 @@ enum IssueError {
 /// Keeps the certificate fresh for ever; each new one goes to the publisher, the cache and `renewed`.
 pub(super) async fn run(client: &Client, renewed: watch::Sender<Option<Credentials>>) -> Infallible {
     let mut failures = 0;
-    let mut attests_by_token = false;
+    let mut attests_anew = false;
     let resumed = renewed.borrow().clone();
     if let Some(own) = resumed {
         // Whatever is left of its life counts.
         rest(client, &own).await;
     }
     loop {
-        let current = renewed.borrow().clone().filter(|own| !attests_by_token && is_alive(own));
+        let current = renewed.borrow().clone().filter(|own| !attests_anew && is_alive(own));
         match issue(client, current.as_ref()).await {
             Ok(credentials) => {
-                (failures, attests_by_token) = (0, false);
+                (failures, attests_anew) = (0, false);
                 client.metrics.renewals.add("ok");
                 tracing::info!(
                     identity = %credentials.svid().id(),
@@ -77,7 +77,7 @@ pub(super) async fn run(client: &Client, renewed: watch::Sender<Option<Credentia
                 tracing::warn!(%code, %error, failures, "no new certificate");
                 if error.is_of_the_proof() {
                     // An identity that may not renew can still prove itself as it did at first.
-                    attests_by_token = current.is_some();
+                    attests_anew = current.is_some();
                 }
                 sleep(renewal::retry_after(failures, jitter())).await;
             }
@@ -128,6 +128,8 @@ async fn issue(client: &Client, current: Option<&Credentials>) -> Result<Credent
         (None, Some(path)) => {
             tokio::fs::read_to_string(path).await.map_err(IssueError::Token)?.trim().to_owned()
         }
+        // Its user is the proof.
+        (None, None) if client.connector.is_local() => String::new(),
         (None, None) => return Err(IssueError::NoToken),
     };
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;

@@ -31,6 +31,8 @@ pub(crate) struct ControlPlane {
     report_interval: &'static str,
     /// Further lines of its configuration.
     more: &'static str,
+    /// Whose processes are `shop/orders` at its socket. `None`: it has no socket.
+    local_users: Option<String>,
 }
 
 /// A sidecar of a control plane. Dropping it kills it.
@@ -63,15 +65,34 @@ impl ControlPlane {
         policies: &str,
         more: &'static str,
     ) -> Self {
+        let mut control_plane = Self::new(domain, report_interval, policies, more);
+        control_plane.start_again();
+        control_plane
+    }
+
+    /// The same with a socket, at which processes of `users` are `shop/orders`.
+    pub(crate) fn start_local(users: &str, policies: &str, more: &'static str) -> Self {
+        let mut control_plane = Self::new(DOMAIN, "100ms", policies, more);
+        control_plane.local_users = Some(users.to_owned());
+        control_plane.start_again();
+        control_plane
+    }
+
+    fn new(domain: &'static str, report_interval: &'static str, policies: &str, more: &'static str) -> Self {
         let folder = TempDir::new().unwrap();
         fs::create_dir(folder.path().join("policies")).unwrap();
         write(&folder.path().join("policies/all.yaml"), policies);
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let (grpc, api, bundle) = (free, free, free);
-        let mut control_plane =
-            Self { folder, running: None, grpc, api, bundle, domain, report_interval, more };
-        control_plane.start_again();
-        control_plane
+        let (running, local_users) = (None, None);
+        Self { folder, running, grpc, api, bundle, domain, report_interval, more, local_users }
+    }
+
+    /// Other processes are `shop/orders` at its socket, while it runs.
+    pub(crate) fn local_users(&mut self, users: &str) {
+        let before = self.local_users.replace(users.to_owned()).expect("it has a socket");
+        let text = fs::read_to_string(self.mesh_file()).unwrap();
+        write(&self.mesh_file(), &text.replace(&before, users));
     }
 
     /// Other policies, in place of all that there were.
@@ -101,6 +122,14 @@ impl ControlPlane {
         self.api = running.address("api");
         self.bundle = running.address("bundle");
         self.running = Some(running);
+    }
+
+    /// What it says at a start that comes to nothing.
+    pub(crate) fn start_fails(&self) -> String {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_sidegate"));
+        let output = program.args(["control-plane", "--config"]).arg(self.mesh_file()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
     }
 
     pub(crate) fn stop(&mut self) {
@@ -141,7 +170,12 @@ impl ControlPlane {
 
     /// The path of its configuration.
     pub(crate) fn mesh_file(&self) -> PathBuf {
-        self.folder.path().join("mesh.yaml")
+        self.file("mesh.yaml")
+    }
+
+    /// A file beside its configuration.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// A document of its API.
@@ -173,14 +207,18 @@ impl ControlPlane {
     }
 
     fn configuration(&self) -> String {
-        let service = |name: &str| {
+        let service = |name: &str, more: &str| {
             let digest: [u8; 32] = Sha256::digest(token(name)).into();
             let digest = hex(&digest);
-            format!("- {{namespace: shop, name: {name}, joinTokens: ['sha256:{digest}']}}\n")
+            format!("- {{namespace: shop, name: {name}, joinTokens: ['sha256:{digest}']{more}}}\n")
+        };
+        let (socket, users) = match &self.local_users {
+            Some(users) => (", socket: local.sock", format!(", localUsers: [{users}]")),
+            None => ("", String::new()),
         };
         format!(
             "apiVersion: sidegate.dev/v1alpha1\nkind: Mesh\ntrustDomain: {}\n\
-             policies: policies/\nstate: state/\nlisten: {{grpc: '{}', api: '{}', bundle: '{}'}}\n\
+             policies: policies/\nstate: state/\nlisten: {{grpc: '{}', api: '{}', bundle: '{}'{socket}}}\n\
              reportInterval: {}\n{}services:\n{}{}",
             self.domain,
             self.grpc,
@@ -188,8 +226,8 @@ impl ControlPlane {
             self.bundle,
             self.report_interval,
             self.more,
-            service("orders"),
-            service("payments"),
+            service("orders", &users),
+            service("payments", ""),
         )
     }
 }
@@ -207,19 +245,37 @@ impl Member {
         control_plane: &ControlPlane,
         listeners: &str,
     ) -> Self {
+        let how = format!("address: '{}', joinToken: token", control_plane.grpc);
+        let files = [("root.pem", control_plane.root()), ("token", join_token.to_owned())];
+        Self::by(&how, &files, account, control_plane.domain, listeners)
+    }
+
+    /// The same, by nothing but the control plane's socket.
+    pub(crate) fn local(account: &str, control_plane: &ControlPlane, listeners: &str) -> Self {
+        Self::local_under(&control_plane.root(), account, control_plane, listeners)
+    }
+
+    /// The same, knowing the control plane by another root.
+    pub(crate) fn local_under(
+        root: &str,
+        account: &str,
+        control_plane: &ControlPlane,
+        listeners: &str,
+    ) -> Self {
+        let how = format!("address: 'unix:{}'", control_plane.file("local.sock").display());
+        let files = [("root.pem", root.to_owned())];
+        Self::by(&how, &files, account, control_plane.domain, listeners)
+    }
+
+    fn by(how: &str, files: &[(&str, String)], account: &str, domain: &str, listeners: &str) -> Self {
         let folder = TempDir::new().unwrap();
-        let file = |name: &str, text: &str| write(&folder.path().join(name), text);
-        file("root.pem", &control_plane.root());
-        file("token", join_token);
-        file(
-            "proxy.yaml",
-            &format!(
-                "trustDomain: {}\nworkload: {{namespace: shop, serviceAccount: {account}}}\n\
-                 controlPlane: {{address: '{}', trustBundle: root.pem, joinToken: token}}\n\
-                 {listeners}\n",
-                control_plane.domain, control_plane.grpc
-            ),
+        let configuration = format!(
+            "trustDomain: {domain}\nworkload: {{namespace: shop, serviceAccount: {account}}}\n\
+             controlPlane: {{{how}, trustBundle: root.pem}}\n{listeners}\n"
         );
+        for (name, text) in files.iter().chain([&("proxy.yaml", configuration)]) {
+            write(&folder.path().join(name), text);
+        }
         let path: PathBuf = folder.path().join("proxy.yaml");
         let running = Running::start(&["proxy", "--config", path.to_str().unwrap()]);
         Self { running, folder }
