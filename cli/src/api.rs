@@ -18,6 +18,9 @@ pub(crate) struct Status {
     pub(crate) trust_domain: String,
     /// `Enforce` or `Observe`.
     pub(crate) enforcement: String,
+    /// `None`: an older release.
+    #[serde(default)]
+    pub(crate) registry: Option<Registry>,
     pub(crate) root: Root,
     /// `None`: an older release.
     #[serde(default)]
@@ -26,6 +29,15 @@ pub(crate) struct Status {
     pub(crate) mesh: MeshFile,
     pub(crate) proxies: Connected,
     pub(crate) ledger: Ledger,
+}
+
+/// Where certificates are put on record.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Registry {
+    pub(crate) place: String,
+    /// Whether it is this control plane's now.
+    pub(crate) active: bool,
 }
 
 /// The root that signs.

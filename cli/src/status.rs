@@ -74,18 +74,16 @@ fn text(status: &api::Status, proxies: &api::Proxies, now: OffsetDateTime, chars
     text
 }
 
-/// Seven lines: with the next step fewer than ten, unless files have several errors.
+/// Eight lines: with the next step fewer than ten, unless files have several errors.
 fn lines(
     status: &api::Status,
     proxies: &api::Proxies,
     now: OffsetDateTime,
 ) -> Vec<(Paint, &'static str, String)> {
-    let mut lines = vec![
-        control_plane_line(status, now),
-        enforcement_line(status),
-        root_line(&status.root, now),
-        policies_line(&status.policies, now),
-    ];
+    let mut lines =
+        vec![control_plane_line(status, now), enforcement_line(status), root_line(&status.root, now)];
+    lines.extend(status.registry.as_ref().map(registry_line));
+    lines.push(policies_line(&status.policies, now));
     lines.extend(error_lines(status.policies.last_error.as_deref()));
     if status.mesh.last_error.is_some() {
         lines.push((
@@ -114,6 +112,13 @@ fn enforcement_line(status: &api::Status) -> (Paint, &'static str, String) {
 fn root_line(root: &api::Root, now: OffsetDateTime) -> (Paint, &'static str, String) {
     let level = if root.not_after > now { Paint::Good } else { Paint::Bad };
     (level, "root", format!("valid for {}", short::left(root.not_after, now)))
+}
+
+fn registry_line(registry: &api::Registry) -> (Paint, &'static str, String) {
+    if registry.active {
+        return (Paint::Good, "registry", format!("{}, this control plane issues", registry.place));
+    }
+    (Paint::Bad, "registry", format!("{} is out of reach, so nothing is issued (SG0342)", registry.place))
 }
 
 fn policies_line(policies: &api::PolicySet, now: OffsetDateTime) -> (Paint, &'static str, String) {
@@ -168,7 +173,8 @@ fn sidecars_line(status: &api::Status, proxies: &api::Proxies) -> (Paint, &'stat
 }
 
 fn next_step(status: &api::Status, proxies: &api::Proxies) -> &'static str {
-    let ill = status.policies.last_error.is_some()
+    let ill = status.registry.as_ref().is_some_and(|registry| !registry.active)
+        || status.policies.last_error.is_some()
         || status.mesh.last_error.is_some()
         || status.proxies.connected < status.proxies.total
         || proxies.proxies.iter().any(|proxy| proxy.nack.is_some());

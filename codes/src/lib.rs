@@ -397,6 +397,10 @@ codes! {
         "the control plane's socket for sidecars of its host cannot be opened",
         "Others could write to its folder and put a socket of their own there, another control plane answers on it, or something else has its name.",
         "The message says which. Name a folder that does not exist yet below one of the control plane's user, or `chmod 755` it.";
+    ControlPlaneStandsBy = "SG0367", Identity,
+        "this control plane stands by; another one has the registry",
+        "Several control planes share a registry in PostgreSQL and one of them issues. This one waits for its turn, and knows of the mesh only who it waits for.",
+        "Ask the one that the message names: `sidegate status --api URL` on its host. `sidegate_control_plane_active` is 1 there.";
     ConfigUnreadable = "SG0401", Configuration,
         "the configuration cannot be read",
         "The file does not exist or may not be read.",

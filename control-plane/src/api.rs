@@ -22,7 +22,7 @@ use crate::{
     clock, federation,
     ledger::Ledger,
     mesh::Mesh,
-    metrics::{Metrics, Readings},
+    metrics::{self, Metrics, Readings},
     proxies::Proxies,
 };
 
@@ -45,10 +45,12 @@ pub(crate) async fn serve(listener: TcpListener, shown: Shown, stop: Cancellatio
     }
 }
 
-/// What a control plane that waits for its turn says: that it lives, and nothing else.
-pub(crate) async fn standby(listener: TcpListener) {
+/// What a control plane that waits for its turn says: that it lives, and for whom it waits.
+pub(crate) async fn standby(listener: TcpListener, why: watch::Receiver<String>) {
     let router = Router::new()
         .route("/livez", get(|| async { "standby\n" }))
+        .route("/metrics", get(|| async { exposition(metrics::standby()) }))
+        .fallback(move || std::future::ready(stands_by(&why)))
         .layer(middleware::from_fn(only_loopback_host));
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the API ended");
@@ -58,7 +60,7 @@ pub(crate) async fn standby(listener: TcpListener) {
 fn router(shown: Shown) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(measured))
         .route("/v1/status", get(status))
         .route("/v1/proxies", get(proxies))
         .route("/v1/policies", get(policies))
@@ -102,11 +104,12 @@ async fn edges(State(shown): State<Shown>, Query(query): Query<EdgesQuery>) -> R
     }
 }
 
-async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
+async fn measured(State(shown): State<Shown>) -> impl IntoResponse {
     let mesh = shown.mesh.borrow().clone();
     let (ledger_cells, ledger_dropped) = shown.ledger.size();
     let blocked = shown.authority.blocked(mesh.config.leaf_life, clock::now_ms());
     let readings = Readings {
+        active: shown.authority.is_active(),
         policy_stale: !mesh.policy_problems.is_empty(),
         policy_count: mesh.policies.as_ref().map_or(0, |policies| policies.set.len()),
         proxies_connected: shown.proxies.count().0,
@@ -116,8 +119,16 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
         rotation_blockers: blocked.count,
         rotation_overdue: blocked.overdue.as_secs(),
     };
+    exposition(shown.metrics.write(readings))
+}
+
+fn exposition(text: String) -> impl IntoResponse {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], shown.metrics.write(readings))
+    ([(header::CONTENT_TYPE, content_type)], text)
+}
+
+fn stands_by(why: &watch::Receiver<String>) -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, why.borrow().clone())
 }
 
 async fn only_loopback_host(request: Request, next: Next) -> Response {

@@ -144,6 +144,11 @@ impl Authority {
         self.registry.taken_over()
     }
 
+    /// Whether it is this control plane's turn to issue, as far as can be known without asking.
+    pub(crate) fn is_active(&self) -> bool {
+        self.registry.is_held()
+    }
+
     /// The root that signs.
     pub(crate) fn signing(&self) -> Arc<Root> {
         self.office().signing.clone()

@@ -50,8 +50,16 @@ pub static ALL: &[&Family] = &[
     &SIGNING_ENDS,
     &ROTATION_BLOCKERS,
     &ROTATION_OVERDUE,
+    &ACTIVE,
     &FEDERATION_REFRESHED,
 ];
+
+pub(crate) static ACTIVE: Family = Family {
+    name: "sidegate_control_plane_active",
+    help: "1 while this control plane issues; 0 while it stands by, or does not reach the database that says whose turn it is",
+    kind: Kind::Gauge,
+    label: None,
+};
 
 pub(crate) static FEDERATION_REFRESHES: Family = Family {
     name: "sidegate_federation_refreshes_total",

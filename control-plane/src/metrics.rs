@@ -38,6 +38,7 @@ pub(crate) struct Metrics {
 /// The mesh's own values at the moment of the question.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Readings {
+    pub(crate) active: bool,
     pub(crate) policy_stale: bool,
     pub(crate) policy_count: usize,
     pub(crate) proxies_connected: usize,
@@ -133,6 +134,15 @@ impl Metrics {
     }
 }
 
+/// The exposition of a control plane that waits for its turn, of which nothing else is known.
+pub(crate) fn standby() -> String {
+    let mut registry = Registry::default();
+    registry.register(families::ACTIVE.name, families::ACTIVE.help, ConstGauge::new(0_u64));
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("a String takes every write");
+    text
+}
+
 /// A counter per value of the family's one label. Each value is a constant of this program, so they are few.
 #[derive(Debug, Default)]
 struct Series(Mutex<Counts>);
@@ -180,6 +190,7 @@ impl Collector for Exposition {
             (&families::SIGNING_ENDS, readings.signing_ends),
             (&families::ROTATION_BLOCKERS, size(readings.rotation_blockers)),
             (&families::ROTATION_OVERDUE, readings.rotation_overdue),
+            (&families::ACTIVE, u64::from(readings.active)),
         ] {
             let to = describe(&mut encoder, family)?;
             match family.kind {
@@ -218,6 +229,7 @@ mod tests {
         metrics.policy_load_failed(Code::PolicyUnknownField);
         metrics.issuance("issued");
         let text = metrics.write(Readings {
+            active: true,
             policy_stale: true,
             policy_count: 3,
             signing_ends: 7,
@@ -235,9 +247,21 @@ mod tests {
             "sidegate_ca_expiry_timestamp_seconds 7",
             "sidegate_rotation_blockers 2",
             "sidegate_rotation_overdue_seconds 60",
+            "sidegate_control_plane_active 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn whoever_stands_by_says_that_alone() {
+        let text = standby();
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(samples, ["sidegate_control_plane_active 0"]);
+        assert!(
+            text.contains(&format!("# HELP {} {}", families::ACTIVE.name, families::ACTIVE.help)),
+            "{text}"
+        );
     }
 
     #[test]

@@ -176,6 +176,12 @@ impl Registry {
         self.writer.record(event)
     }
 
+    /// Whether the registry is this control plane's now, as far as can be known without asking: a database that does not answer
+    /// may have given it to another.
+    pub(crate) fn is_held(&self) -> bool {
+        self.writer.is_held()
+    }
+
     /// Cancelled when another control plane has taken the registry over: from then on nothing can be recorded.
     pub(crate) fn taken_over(&self) -> CancellationToken {
         self.writer.taken_over()

@@ -1,9 +1,9 @@
 //! Waits until the registry that several control planes share is this one's, and opens the authority on it. Meanwhile nothing
-//! listens for sidecars, so that they find the control plane whose turn it is; `/livez` says that this one waits.
+//! listens for sidecars, so that they find the control plane whose turn it is; the API says that this one waits, and for whom.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{net::TcpListener, sync::watch, time::sleep};
 
 use crate::{
     api,
@@ -19,8 +19,8 @@ use crate::{
 pub(crate) async fn until_its_turn(config: &Config, database: &Postgresql) -> Result<Authority, StartError> {
     let claim = Arc::new(Claim::new(database.clone(), config.grpc)?);
     let config = Arc::new(config.clone());
-    let mut told = String::new();
-    if let Some(authority) = attempt(&config, &claim, &mut told).await? {
+    let (why, waits_for) = watch::channel(String::new());
+    if let Some(authority) = attempt(&config, &claim, &why).await? {
         return Ok(authority);
     }
     let listener = TcpListener::bind(config.api)
@@ -29,25 +29,25 @@ pub(crate) async fn until_its_turn(config: &Config, database: &Postgresql) -> Re
     let waiting = async {
         loop {
             sleep(claim.pause()).await;
-            if let Some(authority) = attempt(&config, &claim, &mut told).await? {
+            if let Some(authority) = attempt(&config, &claim, &why).await? {
                 return Ok(authority);
             }
         }
     };
     tokio::select! {
         authority = waiting => authority,
-        () = api::standby(listener) => Err(StartError::Listen {
+        () = api::standby(listener, waits_for) => Err(StartError::Listen {
             address: config.api,
             source: std::io::ErrorKind::BrokenPipe.into(),
         }),
     }
 }
 
-/// `None`: not yet. `told` is what the log says already.
+/// `None`: not yet. `told` is what the log and the API say already.
 async fn attempt(
     config: &Arc<Config>,
     claim: &Arc<Claim>,
-    told: &mut String,
+    told: &watch::Sender<String>,
 ) -> Result<Option<Authority>, StartError> {
     let (with, by) = (config.clone(), claim.clone());
     let taken = tokio::task::spawn_blocking(move || take(&with, &by)).await;
@@ -58,13 +58,13 @@ async fn attempt(
         Err(error @ StateError::RegistryUnreachable { .. }) => error.to_string(),
         Err(error) => return Err(error.into()),
     };
-    if *told != news {
+    if *told.borrow() != news {
         tracing::warn!(
             why = news,
             retry_ms = millis(claim.pause()),
             "standing by: the registry is not ours yet"
         );
-        *told = news;
+        told.send_replace(news);
     }
     Ok(None)
 }

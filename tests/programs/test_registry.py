@@ -157,6 +157,14 @@ class ControlPlane:
     def livez(self):
         return text(CURL, "-sS", "--max-time", 5, f"http://127.0.0.1:{self.api}/livez")
 
+    def active(self):
+        """What its metrics say of whose turn it is."""
+        shown = text(CURL, "-sS", "--max-time", 5, f"http://127.0.0.1:{self.api}/metrics")
+        return int(re.search(r"^sidegate_control_plane_active (\d+)$", shown, re.MULTILINE)[1])
+
+    def status(self, *arguments):
+        return run(SIDEGATE, "status", "--api", f"http://127.0.0.1:{self.api}", *arguments)
+
     def kill(self):
         self.child.send_signal(signal.SIGKILL)
         self.child.wait(10)
@@ -279,6 +287,22 @@ def test_of_two_control_planes_one_issues_and_the_other_takes_over_when_it_is_ki
         assert second.certs("verify").returncode == 0
 
 
+def test_whose_turn_it_is_is_measured_and_told(registry, tmp_path):
+    a, b = ControlPlane(tmp_path, "a", registry), ControlPlane(tmp_path, "b", registry)
+    with a.started(), b.started():
+        first, second = (a, b) if serving_first(a, b) is a else (b, a)
+        second.stands_by()
+        assert (first.active(), second.active()) == (1, 0)
+        told = json.loads(first.status("-o", "json").stdout)
+        assert told["registry"] == {"place": f"postgresql 127.0.0.1:{registry.port} database postgres", "active": True}
+        waits = second.status()
+        assert waits.returncode == 3 and b"SG0367" in waits.stderr, waits.stderr
+        assert f"127.0.0.1:{first.grpc} process {first.child.pid} ".encode() in waits.stderr, waits.stderr
+        first.kill()
+        second.serves()
+        assert second.active() == 1
+
+
 def test_an_orderly_end_hands_over_without_waiting_for_the_lease(registry, tmp_path):
     lease = 4 * PATIENCE
     a, b = (ControlPlane(tmp_path, name, registry, lease=lease) for name in "ab")
@@ -388,8 +412,10 @@ def test_the_database_is_restarted_and_the_same_control_plane_goes_on(folder, tm
             first = a.serves().issue().serial
         answer = a.issue()
         assert answer.serial is None and "SG0342" in answer.refusal, answer
+        until(lambda: a.active() == 0, "its turn may be over by now")
         with database.started():
             second = until(lambda: a.issue().serial, "it issues again")
+            assert a.active() == 1
             assert {first, second} == {listed["serial"] for listed in a.listed("--id", "shop/payments")}
             assert a.certs("verify").returncode == 0
         done = a.certs("list")

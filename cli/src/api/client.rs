@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, str::FromStr, time::Duration};
 
 use http::{Method, StatusCode, Uri};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use sidegate_codes::Code;
 use tokio::time::timeout;
 
@@ -54,6 +54,7 @@ impl Client {
             StatusCode::OK => serde_json::from_slice(&answer.body)
                 .map_err(|error| self.not_a_control_plane(path, &error.to_string())),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied(path, answer.status)),
+            StatusCode::SERVICE_UNAVAILABLE => Err(self.stands_by(path, &answer.body)),
             status => Err(self.not_a_control_plane(path, &format!("it answered {status}"))),
         }
     }
@@ -86,6 +87,15 @@ impl Client {
         .seen(format!("GET {}{path}", self.url))
     }
 
+    fn stands_by(&self, path: &str, body: &[u8]) -> Failure {
+        let why =
+            serde_json::from_slice::<Refusal>(body).map_or_else(|error| error.to_string(), |said| said.error);
+        let code = Code::ControlPlaneStandsBy;
+        Failure::new(Exit::Unreachable, "this control plane stands by", why, code.next_step())
+            .coded(code)
+            .seen(format!("GET {}{path}", self.url))
+    }
+
     fn denied(&self, path: &str, status: StatusCode) -> Failure {
         Failure::new(
             Exit::Denied,
@@ -95,6 +105,12 @@ impl Client {
         )
         .seen(format!("GET {}{path}", self.url))
     }
+}
+
+/// Why there is no document.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
 }
 
 impl From<SocketAddr> for ApiUrl {

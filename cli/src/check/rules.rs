@@ -11,6 +11,7 @@ pub(super) fn judge(documents: &Documents, now: OffsetDateTime) -> Vec<Check> {
     let Documents { status, proxies, edges } = documents;
     let mut checks = vec![root(&status.root, now)];
     checks.extend(status.rotation.as_ref().and_then(|rotation| blocked(rotation, now)));
+    checks.extend(status.registry.as_ref().map(registry));
     checks.extend(policies(&status.policies));
     checks.extend(mesh(&status.mesh));
     checks.push(enforcement(status));
@@ -53,6 +54,16 @@ fn blocked(rotation: &api::Rotation, now: OffsetDateTime) -> Option<Check> {
         );
         Check::warning(CONTROL_PLANE, name).code(Code::RotationBlocked)
     })
+}
+
+fn registry(registry: &api::Registry) -> Check {
+    let place = &registry.place;
+    if registry.active {
+        Check::ok(CONTROL_PLANE, format!("it issues, and records it: {place}"))
+    } else {
+        Check::failed(CONTROL_PLANE, format!("the registry is out of reach: {place}"))
+            .code(Code::RegistryUnreachable)
+    }
 }
 
 /// Renewed by hand, so a third of its life is early enough to say so.

@@ -5,6 +5,7 @@ fn documents(edit: impl FnOnce(&mut serde_json::Value)) -> Documents {
         "status": {
             "apiVersion": "api.sidegate.dev/v1", "version": "0.1.0", "startedAt": "2026-11-22T10:00:00Z",
             "trustDomain": "shop.test", "enforcement": "Enforce",
+            "registry": {"place": "state folder", "active": true},
             "root": {"notAfter": "2031-11-22T10:00:00Z", "fingerprint": "ab"},
             "policies": {"count": 3, "digest": "abcdef", "loadedAt": "2026-11-22T10:00:00Z", "lastError": null},
             "mesh": {"lastError": null}, "proxies": {"connected": 1, "total": 1},
@@ -45,6 +46,12 @@ fn findings(edit: impl FnOnce(&mut serde_json::Value)) -> Vec<(Level, Option<Cod
 #[test]
 fn a_healthy_mesh_has_no_finding() {
     assert_eq!(findings(|_| ()), []);
+}
+
+#[test]
+fn a_registry_that_is_out_of_reach_fails() {
+    let found = findings(|all| all["status"]["registry"]["active"] = false.into());
+    assert_eq!(found, [(Level::Failed, Some(Code::RegistryUnreachable))]);
 }
 
 #[test]

@@ -24,12 +24,20 @@ pub(super) struct Status {
     started_at: String,
     trust_domain: String,
     enforcement: Enforcement,
+    registry: RegistryState,
     root: Root,
     rotation: Rotation,
     policies: PolicyState,
     mesh: MeshState,
     proxies: ProxyCount,
     ledger: LedgerSize,
+}
+
+#[derive(Serialize)]
+struct RegistryState {
+    place: String,
+    /// Whether it is this control plane's now.
+    active: bool,
 }
 
 #[derive(Serialize)]
@@ -96,6 +104,10 @@ impl Status {
             started_at: clock::rfc3339(shown.started_at_ms),
             trust_domain: mesh.config.trust_domain.to_string(),
             enforcement: mesh.config.enforcement,
+            registry: RegistryState {
+                place: mesh.config.registry.to_string(),
+                active: shown.authority.is_active(),
+            },
             root: Root {
                 not_before: clock::rfc3339_of(root.not_before()),
                 offline: root.is_offline(),

@@ -108,6 +108,15 @@ impl RegistryDocument {
     }
 }
 
+impl fmt::Display for RegistryPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StateFolder => f.write_str("state folder"),
+            Self::Postgresql(database) => database.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for Postgresql {
     /// As people name it; without anything secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -120,8 +120,8 @@ impl Store for Postgres {
         })
     }
 
-    fn beat(&self) -> Option<Duration> {
-        self.lease.as_ref().map(Lease::beat)
+    fn lease(&self) -> Option<Duration> {
+        self.lease.as_ref().map(Lease::life)
     }
 
     fn keep(&mut self) -> Result<(), StoreError> {

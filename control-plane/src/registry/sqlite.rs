@@ -154,7 +154,7 @@ impl Store for Sqlite {
         Ok(Vec::new())
     }
 
-    fn beat(&self) -> Option<Duration> {
+    fn lease(&self) -> Option<Duration> {
         None
     }
 

@@ -23,8 +23,8 @@ pub(super) trait Store: Send {
     /// Forgets the records up to a checkpoint, and older checkpoints with them.
     fn prune(&mut self, checkpoint: &Checkpoint) -> Result<(), StoreError>;
 
-    /// How often the writer must say that it is there; `None`: nobody waits for its place.
-    fn beat(&self) -> Option<Duration>;
+    /// How long the writer's place is kept after its last word; `None`: nobody waits for it.
+    fn lease(&self) -> Option<Duration>;
 
     /// Says that the writer is there.
     fn keep(&mut self) -> Result<(), StoreError>;

@@ -2,7 +2,10 @@
 //! of renewals costs a few syncs and not one each. Between transactions it seals and prunes.
 
 use std::{
-    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -23,7 +26,15 @@ pub(super) struct Writer {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
     taken_over: CancellationToken,
+    held: Held,
 }
+
+/// Until when the registry is this writer's without another word of the database; `None`: for good.
+#[derive(Clone)]
+struct Held(
+    /// Held for a few instructions.
+    Arc<Mutex<Option<Instant>>>,
+);
 
 struct Job {
     event: Event,
@@ -38,6 +49,7 @@ struct Desk {
     chain: Chain,
     retention: Duration,
     taken_over: CancellationToken,
+    held: Held,
 }
 
 impl Writer {
@@ -49,14 +61,21 @@ impl Writer {
     ) -> std::io::Result<Self> {
         let (jobs, waiting) = mpsc::sync_channel(QUEUE);
         let taken_over = CancellationToken::new();
-        let desk = Desk { store, seal, chain, retention, taken_over: taken_over.clone() };
+        // Since when it was not written to is not known, so the first word of the database has to come.
+        let held = Held(Arc::new(Mutex::new(store.lease().map(|_| Instant::now()))));
+        let desk = Desk { store, seal, chain, retention, taken_over: taken_over.clone(), held: held.clone() };
         let thread = thread::Builder::new().name("registry".to_owned()).spawn(move || desk.work(&waiting))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), taken_over })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), taken_over, held })
     }
 
     /// Cancelled when the registry is somebody else's.
     pub(super) fn taken_over(&self) -> CancellationToken {
         self.taken_over.clone()
+    }
+
+    /// Whether the registry is this writer's, as far as can be known without asking.
+    pub(super) fn is_held(&self) -> bool {
+        !self.taken_over.is_cancelled() && self.held.holds(Instant::now())
     }
 
     /// Returns when the record is on disk.
@@ -80,12 +99,24 @@ impl Drop for Writer {
     }
 }
 
+impl Held {
+    fn holds(&self, now: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|until| now < until)
+    }
+
+    /// What began then was done under the lease, and renewed it.
+    fn renew(&self, begun: Instant, lease: Option<Duration>) {
+        let mut until = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *until = lease.map(|lease| begun + lease);
+    }
+}
+
 impl Desk {
     fn work(mut self, waiting: &Receiver<Job>) {
         let mut tidied = Instant::now();
         self.tidy();
         loop {
-            match waiting.recv_timeout(self.store.beat().unwrap_or(TIDY)) {
+            match waiting.recv_timeout(self.beat()) {
                 Ok(first) => {
                     let more = waiting.try_iter().take(MAX_BATCH - 1);
                     self.take(std::iter::once(first).chain(more).collect());
@@ -102,10 +133,16 @@ impl Desk {
         self.store.release();
     }
 
+    /// Two may be lost before the lease is.
+    fn beat(&self) -> Duration {
+        self.store.lease().map_or(TIDY, |lease| lease / 3)
+    }
+
     /// A database that does not answer is told and asked again; whoever records meanwhile is refused by itself.
     fn keep(&mut self) {
+        let begun = Instant::now();
         match self.store.keep() {
-            Ok(()) => {}
+            Ok(()) => self.held.renew(begun, self.store.lease()),
             Err(StoreError::TakenOver) => self.taken_over.cancel(),
             Err(error) => {
                 tracing::error!(code = %Code::RegistryUnreachable, %error, "the registry does not answer");
@@ -132,8 +169,10 @@ impl Desk {
             chain.advance(&row);
             rows.push(row);
         }
+        let begun = Instant::now();
         let appended = self.store.append(self.chain.tail(), &rows);
         self.told(appended)?;
+        self.held.renew(begun, self.store.lease());
         self.chain = chain;
         Ok(())
     }
@@ -199,3 +238,20 @@ const MAX_BATCH: usize = 256;
 const TIDY: Duration = Duration::from_hours(1);
 /// Sealing comes earlier when so many records wait for it.
 const MAX_UNSEALED: u64 = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_is_held_for_the_lease_from_the_last_word_on_and_without_a_lease_for_good() {
+        let begun = Instant::now();
+        let held = Held(Arc::new(Mutex::new(Some(begun))));
+        assert!(!held.holds(begun), "nothing was heard yet");
+        held.renew(begun, Some(Duration::from_secs(10)));
+        assert!(held.holds(begun + Duration::from_secs(9)));
+        assert!(!held.holds(begun + Duration::from_secs(10)), "another may have it");
+        held.renew(begun, None);
+        assert!(held.holds(begun + Duration::from_hours(10)));
+    }
+}

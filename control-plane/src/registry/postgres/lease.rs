@@ -61,7 +61,7 @@ impl Claim {
 
     /// How long to wait between two tries.
     pub(crate) fn pause(&self) -> Duration {
-        beat(self.database.lease).min(PAUSE)
+        (self.database.lease / 3).min(PAUSE)
     }
 
     /// Takes the registry if nobody has it. Must not be called on a runtime's own thread.
@@ -121,14 +121,9 @@ impl Lease {
         Ok(())
     }
 
-    pub(super) fn beat(&self) -> Duration {
-        beat(self.life)
+    pub(super) fn life(&self) -> Duration {
+        self.life
     }
-}
-
-/// Two may be lost before the lease is.
-fn beat(life: Duration) -> Duration {
-    life / 3
 }
 
 /// What the state folder knows of the registry that it was used with.
