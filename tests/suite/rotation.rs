@@ -1,6 +1,7 @@
 //! The mesh's root is replaced while requests flow: nobody notices, whoever falls or is away.
 
 use std::{
+    process::Output,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,12 +11,17 @@ use std::{
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName,
-    DnType, IsCa, KeyPair, KeyUsagePurpose,
+    DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
+use sidegate_identity::{
+    SpiffeId, TrustBundle, TrustBundles, TrustDomain,
+    tls::{Credentials, Expected, client_config},
+};
 use tokio::task::JoinHandle;
 
-use crate::mesh::{App, Connection, ControlPlane, Http, Member, id};
+use crate::mesh::{App, Connection, ControlPlane, DOMAIN, Http, Member, Svid, connect, credentials, id};
 
 const POLICIES: &str = "
 apiVersion: sidegate.dev/v1alpha1
@@ -28,7 +34,7 @@ struct Mesh {
     control_plane: ControlPlane,
     payments: Member,
     orders: Member,
-    _app: App,
+    app: App,
 }
 
 /// Calls that go on.
@@ -60,7 +66,7 @@ impl Mesh {
                 |proxy: &Value| proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0);
             control_plane.first("/v1/proxies", "proxies", is_told).await;
         }
-        Self { control_plane, payments, orders, _app: app }
+        Self { control_plane, payments, orders, app }
     }
 
     /// Calls until it is stopped, each time on a connection of its own.
@@ -200,8 +206,15 @@ impl RootOwner {
         params
     }
 
-    /// Signs the request that the control plane makes, and hands the certificate back.
+    /// Signs the request that the control plane makes, and hands the certificate back, which is taken.
     fn serve(&self, mesh: &Mesh) -> Value {
+        let output = self.hand_over(mesh, &["--reason", "a test"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The same with other words to it, whatever comes of it.
+    fn hand_over(&self, mesh: &Mesh, words: &[&str]) -> Output {
         let folder = tempfile::TempDir::new().unwrap();
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let request = ["certs", "intermediate", "request", "--out", &path("request.pem")];
@@ -215,8 +228,8 @@ impl RootOwner {
         std::fs::write(path("intermediate.pem"), certificate.pem()).unwrap();
         std::fs::write(path("root.pem"), self.0.pem()).unwrap();
         let (certificate, root) = (path("intermediate.pem"), path("root.pem"));
-        let files = ["--certificate", &certificate, "--root", &root, "--reason", "a test"];
-        mesh.rotate(&[&["intermediate", "install"][..], &files].concat())
+        let install = ["certs", "intermediate", "install", "--certificate", &certificate, "--root", &root];
+        mesh.control_plane.operator(&[&install, words, &["-o", "json"]].concat())
     }
 }
 
@@ -241,4 +254,61 @@ async fn a_mesh_moves_under_an_offline_root_and_changes_its_intermediate_without
         "{told}"
     );
     assert!(traffic.end().await > 100);
+}
+
+/// Whoever has a copy of the file with the root's key, and is orders by it.
+struct Thief(Credentials);
+
+impl Thief {
+    fn of(mesh: &Mesh) -> Self {
+        let stolen = std::fs::read(mesh.control_plane.file("state/root.key")).unwrap();
+        let key = KeyPair::try_from(&PrivateKeyDer::from_pem_slice(&stolen).unwrap()).unwrap();
+        let root = CertificateDer::from_pem_slice(&stolen).unwrap();
+        let issuer = Issuer::from_ca_cert_der(&root, key).unwrap();
+        let forged = Svid::signed_by(&issuer, &id("orders"), Duration::from_hours(1));
+        Self(credentials(&forged, &trust(&mesh.control_plane.root())))
+    }
+
+    /// To payments, by whichever root that proves itself now.
+    async fn connect(&self, mesh: &Mesh) -> std::io::Result<Connection> {
+        let trust = Arc::new(trust(&mesh.control_plane.root()));
+        let expected = Expected::OneOf(Arc::new([SpiffeId::parse(&id("payments")).unwrap()]));
+        let config = client_config(Some(&self.0), trust, expected, &[b"sidegate-tcp/1"]);
+        let stream = connect(mesh.payments.address("inbound"), config).await?;
+        Ok(Connection::over(stream, Http::One).await)
+    }
+}
+
+fn trust(root: &str) -> TrustBundles {
+    [TrustBundle::from_pem(TrustDomain::parse(DOMAIN).unwrap(), root.as_bytes()).unwrap()]
+        .into_iter()
+        .collect()
+}
+
+#[tokio::test]
+async fn what_a_stolen_key_signs_is_cut_and_refused_once_another_root_has_taken_its_place_in_a_hurry() {
+    let mesh = Mesh::start("").await;
+    let thief = Thief::of(&mesh);
+    let mut open = thief.connect(&mesh).await.unwrap();
+    assert_eq!(open.status("GET", "/").await, 200, "it is orders to everybody");
+
+    let (owner, urgently) = (RootOwner::new(), ["--taint", "--reason", "a test"]);
+    let begun = owner.hand_over(&mesh, &urgently);
+    assert!(begun.status.success(), "{}", String::from_utf8_lossy(&begun.stderr));
+    let begun: Value = serde_json::from_slice(&begun.stdout).unwrap();
+    assert_eq!((&begun["urgent"], &begun["phase"]["name"]), (&true.into(), &"prepare".into()), "{begun:#}");
+    mesh.phase(&["steady"]).await;
+    assert_eq!(mesh.control_plane.root(), owner.0.pem(), "seconds later, though certificates live for hours");
+    let reached = mesh.app.seen().len();
+    assert!(open.call("GET", "/").await.is_err(), "what was open is cut");
+    if let Ok(mut again) = thief.connect(&mesh).await {
+        assert!(again.call("GET", "/").await.is_err(), "refused by payments, whom the thief believes");
+    }
+    assert_eq!(mesh.app.seen().len(), reached);
+    let mut client = Connection::plain(mesh.orders.address("outbound"), Http::One).await;
+    assert_eq!(client.status("GET", "/").await, 200);
+
+    let refused = owner.hand_over(&mesh, &urgently);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && told.contains("SG0360"), "the same root is no other: {told}");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use time::OffsetDateTime;
 
@@ -40,6 +40,13 @@ impl Authority {
 
     /// An SVID that ends after `life`.
     pub(crate) fn svid_for(&self, id: &str, life: Duration) -> Svid {
+        Svid::signed_by(&self.0, id, life)
+    }
+}
+
+impl Svid {
+    /// One that ends after `life`.
+    pub(crate) fn signed_by(issuer: &Issuer<'_, KeyPair>, id: &str, life: Duration) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -51,7 +58,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.not_before = OffsetDateTime::now_utc() - Duration::from_mins(1);
         params.not_after = OffsetDateTime::now_utc() + life;
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        Svid { chain: certificate.pem(), key: key.serialize_pem() }
+        let certificate = params.signed_by(&key, issuer).unwrap();
+        Self { chain: certificate.pem(), key: key.serialize_pem() }
     }
 }
