@@ -20,6 +20,12 @@ pub(crate) enum What {
     /// Check that the registry is whole: every record, the chain of their hashes, every signed checkpoint.
     #[command(after_long_help = "Example:\n  sidegate certs verify --mesh mesh.yaml")]
     Verify(records::VerifyArgs),
+    /// Move the registry from the state folder into the database that `registry` of mesh.yaml names.
+    ///
+    /// Every record and every signed checkpoint is moved as it is and checked there, so the chain goes on. Stop the control plane
+    /// first. What was interrupted is taken up again; the file is kept as registry.db.imported.
+    #[command(after_long_help = "Example:\n  sidegate certs import --mesh mesh.yaml")]
+    Import(records::ImportArgs),
     /// Replace the mesh's root by a new one, without a failed handshake.
     #[command(subcommand)]
     Rotate(rotate::What),
@@ -39,6 +45,7 @@ pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
         What::List(args) => records::list(args),
         What::Show(args) => records::show(args),
         What::Verify(args) => records::verify(args),
+        What::Import(args) => records::import(args),
         What::Intermediate(what) => intermediate::run(what),
         What::Rotate(what) => rotate::run(what),
         What::Taint(args) => rotate::taint(args),

@@ -5,6 +5,7 @@
 
 mod archive;
 mod chain;
+mod import;
 mod postgres;
 mod seal;
 mod sqlite;
@@ -36,6 +37,7 @@ use crate::{
 };
 
 pub use archive::{Archive, ArchiveError, Listed, Query, Verified};
+pub use import::import;
 pub(crate) use postgres::{Claim, Claimed, Postgres};
 
 /// What is on record.
@@ -255,8 +257,8 @@ fn in_database(
 ) -> Result<(Box<dyn Store>, PathBuf), StateError> {
     let path = state.join(FILE);
     if path.exists() {
-        let reason = "is a registry of its own, which the database does not have: remove `registry` from mesh.yaml, or, once \
-                      its certificates have ended, keep the file elsewhere";
+        let reason = "is a registry of its own, which the database does not have: `sidegate certs import` moves it there; or \
+                      remove `registry` from mesh.yaml";
         return Err(unusable(&path, reason));
     }
     let name = database.to_string();

@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from contextlib import contextmanager
@@ -187,8 +188,8 @@ CSR = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(K
 Answer = collections.namedtuple("Answer", ["serial", "refusal"])
 
 
-def issue(port):
-    csr, token = CSR.public_bytes(serialization.Encoding.DER), b"payments"
+def issue(port, token=b"payments"):
+    csr = CSR.public_bytes(serialization.Encoding.DER)
     message = b"\x0a" + varint(len(csr)) + csr + b"\x12" + varint(len(token)) + token
     framed = b"\0" + len(message).to_bytes(4, "big") + message
     headers = ["-H", "content-type: application/grpc", "-H", "te: trailers", "-D", "/dev/stderr"]
@@ -400,6 +401,84 @@ def test_a_state_folder_that_missed_something_is_refused(registry, tmp_path):
     registry.said("DROP SCHEMA sidegate CASCADE")
     with ControlPlane(tmp_path, "e", registry).started() as other:
         assert "SG0340" in other.said("cannot start"), "a registry that is gone is not begun anew"
+
+
+def in_the_folder(plane):
+    """The same control plane with a registry of its own, and what then brings the database back."""
+    shared = plane.file.read_text()
+    plane.file.write_text("".join(line for line in shared.splitlines(True) if not line.startswith("registry:")))
+    return lambda: plane.file.write_text(shared)
+
+
+def filled(plane):
+    """Some certificates and a refusal, in a registry of the folder; hands over what is on record and the check of it."""
+    with plane.started():
+        plane.serves()
+        serials = [plane.issue().serial for _ in range(3)]
+        assert issue(plane.grpc, b"wrong").refusal
+    assert all(serials)
+    whole = json.loads(plane.certs("verify", "-o", "json").stdout)
+    assert whole["last"] >= 5
+    return serials, {name: whole[name] for name in ("first", "last", "head", "sealed")}
+
+
+def checked(plane):
+    done = plane.certs("verify", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_registry_moves_into_the_database_with_its_chain_and_goes_on_there(registry, tmp_path):
+    a = ControlPlane(tmp_path, "a", registry)
+    with_database = in_the_folder(a)
+    serials, whole = filled(a)
+    with_database()
+    with a.started():
+        assert "sidegate certs import" in a.said("cannot start")
+    done = a.certs("import", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    assert whole.items() <= json.loads(done.stdout).items() and whole.items() <= checked(a).items()
+    again = a.certs("import")
+    assert again.returncode != 0 and b"nothing to move" in again.stderr
+
+    # As if it had been interrupted: the folder has all of it, the database the beginning.
+    (tmp_path / "state/registry.db.imported").rename(tmp_path / "state/registry.db")
+    registry.said("DELETE FROM sidegate.record WHERE sequence > 2; DELETE FROM sidegate.checkpoint")
+    assert a.certs("import").returncode == 0
+    assert whole.items() <= checked(a).items()
+
+    with a.started():
+        serials.append(a.serves().issue().serial)
+        listed = {record["serial"] for record in a.listed("--id", "shop/payments")}
+        assert listed == set(serials)
+        assert len(a.listed("--refused")) == 1
+    assert checked(a)["last"] > whole["last"]
+
+
+def test_what_is_not_whole_or_not_alone_is_not_moved(registry, tmp_path):
+    a, b = ControlPlane(tmp_path, "a", registry), ControlPlane(tmp_path, "b", registry, state="../other")
+    with_database = in_the_folder(a)
+    _, whole = filled(a)
+    with a.started():
+        a.serves()
+        with_database()
+        refused = a.certs("import")
+        assert refused.returncode != 0 and b"another control plane uses this state folder" in refused.stderr
+    database = tmp_path / "state/registry.db"
+    with sqlite3.connect(database) as records:
+        records.execute("UPDATE record SET ends = ends + 1 WHERE sequence = 2")
+    refused = a.certs("import")
+    assert refused.returncode != 0 and b"SG0340" in refused.stderr, refused.stderr
+    assert registry.said("SELECT to_regnamespace('sidegate') IS NULL") == "t", "nothing was begun"
+    with sqlite3.connect(database) as records:
+        records.execute("UPDATE record SET ends = ends - 1 WHERE sequence = 2")
+    with b.started():
+        b.serves()
+        refused = a.certs("import")
+        assert refused.returncode != 0 and b"SG0344" in refused.stderr, "the database is of another state folder"
+    registry.said("DROP SCHEMA sidegate CASCADE")
+    assert a.certs("import").returncode == 0
+    assert checked(a)["last"] >= whole["last"]
 
 
 def test_the_database_is_restarted_and_the_same_control_plane_goes_on(folder, tmp_path):

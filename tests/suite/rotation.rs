@@ -296,7 +296,7 @@ async fn what_a_stolen_key_signs_is_cut_and_refused_once_another_root_has_taken_
     let begun = owner.hand_over(&mesh, &urgently);
     assert!(begun.status.success(), "{}", String::from_utf8_lossy(&begun.stderr));
     let begun: Value = serde_json::from_slice(&begun.stdout).unwrap();
-    assert_eq!((&begun["urgent"], &begun["phase"]["name"]), (&true.into(), &"prepare".into()), "{begun:#}");
+    assert_eq!((&begun["cause"], &begun["urgent"]), (&"taint".into(), &true.into()), "{begun:#}");
     mesh.phase(&["steady"]).await;
     assert_eq!(mesh.control_plane.root(), owner.0.pem(), "seconds later, though certificates live for hours");
     let reached = mesh.app.seen().len();

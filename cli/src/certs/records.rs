@@ -1,4 +1,4 @@
-//! `sidegate certs list|show|verify`: the registry, read from the control plane's state folder as its own user. It does not
+//! `sidegate certs list|show|verify|import`: the registry, read from the control plane's state folder as its own user. It does not
 //! matter whether the control plane is running.
 
 use std::fmt::Write;
@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde_json::json;
 use sidegate_control_plane::{
     config::Config,
-    registry::{Archive, ArchiveError, Event, Issuance, Listed, Query},
+    registry::{self, Archive, ArchiveError, Event, Issuance, Listed, Query},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -58,6 +58,15 @@ pub(crate) struct ShowArgs {
 /// Arguments of `sidegate certs verify`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    file: MeshFile,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Arguments of `sidegate certs import`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct ImportArgs {
     #[command(flatten)]
     file: MeshFile,
     #[command(flatten)]
@@ -137,8 +146,23 @@ pub(super) fn show(args: &ShowArgs) -> Result<Exit, Failure> {
 
 pub(super) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
     let (_, archive) = open(&args.file)?;
+    verified(&archive, args.output)
+}
+
+pub(super) fn import(args: &ImportArgs) -> Result<Exit, Failure> {
+    let config = args.file.load()?;
+    registry::import(&config).map_err(|error| {
+        let next = "stop the control planes, see to what is said above, and run it again: nothing is lost";
+        Failure::new(Exit::Findings, "the registry is not in the database", error.to_string(), next)
+            .coded(error.code())
+    })?;
+    let archive = Archive::open(&config).map_err(|error| refused(&error))?;
+    verified(&archive, args.output)
+}
+
+fn verified(archive: &Archive, output: Output) -> Result<Exit, Failure> {
     let verified = archive.verify().map_err(|error| refused(&error))?;
-    match args.output.output {
+    match output.output {
         Format::Json => table::print_json("Registry", &verified)?,
         Format::Table | Format::Wide => table::print(&format!(
             "the registry is whole: records {} to {}, signed up to {}, hash of the last {}\n",
