@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidegate_codes::Code;
 use tokio::{
     runtime,
@@ -52,12 +53,20 @@ pub fn run(args: Args) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    keep_memory_private();
     match runtime::Builder::new_multi_thread().enable_all().thread_name("control-plane").build() {
         Ok(runtime) => runtime.block_on(serve(&config)),
         Err(error) => {
             tracing::error!(%error, "no runtime");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The root's key is in it: the kernel writes no core file of this process, and lets no other one of its user read or trace it.
+fn keep_memory_private() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "a core file of this process would hold the root's key");
     }
 }
 
@@ -117,4 +126,15 @@ fn log_to_stderr(level: Level) {
     let log =
         tracing_subscriber::fmt().json().flatten_event(true).with_max_level(level).with_writer(io::stderr);
     drop(log.try_init());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_told_to_dump_nothing() {
+        keep_memory_private();
+        assert!(matches!(rustix::process::dumpable_behavior(), Ok(DumpableBehavior::NotDumpable)));
+    }
 }

@@ -5,6 +5,7 @@ use std::{
     process::ExitCode,
 };
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sidegate_codes::Code;
 
 use crate::{
@@ -83,6 +84,7 @@ pub fn run(args: Args) -> ExitCode {
         tell(&format!("sidegate-proxy: {message}"));
         return ExitCode::from(2);
     }
+    keep_memory_private();
     let config = match (&args.config, &args.config_text) {
         (Some(path), _) => Config::load(path),
         (None, Some(text)) => Config::parse(Path::new(ENVIRONMENT), text),
@@ -108,6 +110,13 @@ pub fn run(args: Args) -> ExitCode {
             tell(&format!("sidegate-proxy: {error}\n  see: sidegate explain-code {code}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Keys are in it: the kernel writes no core file of this process, and lets no other one of its user read or trace it.
+fn keep_memory_private() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "a core file of this process would hold its keys");
     }
 }
 
@@ -152,6 +161,12 @@ mod tests {
         assert!(is_understood(&["--config-text", "trustDomain: shop.test"]));
         assert!(!is_understood(&[]));
         assert!(!is_understood(&["--config", "sidecar.yaml", "--config-text", "trustDomain: shop.test"]));
+    }
+
+    #[test]
+    fn the_kernel_is_told_to_dump_nothing() {
+        keep_memory_private();
+        assert!(matches!(rustix::process::dumpable_behavior(), Ok(DumpableBehavior::NotDumpable)));
     }
 
     #[test]

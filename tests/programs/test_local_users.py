@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import pytest
 
 from mesh import SIDEGATE, spiffe_id
-from program import run, running
+from program import find, run, running, until
+
+CAT, SLEEP = find("cat", "coreutils"), find("sleep", "coreutils")
 
 MESH = """
 apiVersion: sidegate.dev/v1alpha1
@@ -76,6 +78,16 @@ def test_a_process_of_anybody_else_is_refused_with_a_code_and_on_record(mesh, ac
         caller = f"uid {uid}, gid {gid}, pid {child.pid}"
         assert caller in [record["caller"] for record in records(mesh, "--refused") if record["code"] == "SG0365"]
         assert not [line for line in child.err.all() if "certificate issued" in line]
+
+
+def test_another_process_of_the_user_reads_nothing_of_a_sidecars_memory(mesh):
+    user = {"user": 4001, "group": 4001, "extra_groups": []}
+    with sidecar(mesh, "orders", 4001, 4001) as child, running(SLEEP, 60, **user) as other:
+        child.err.first(lambda line: "certificate issued" in line)
+        until(lambda: run(CAT, f"/proc/{other.pid}/environ", **user).returncode == 0, "as a rule it may")
+        for name in ["environ", "mem", "maps"]:
+            refused = run(CAT, f"/proc/{child.pid}/{name}", **user)
+            assert refused.returncode != 0 and b"Permission denied" in refused.stderr, name
 
 
 def test_a_process_of_a_listed_user_is_no_other_service(mesh):
