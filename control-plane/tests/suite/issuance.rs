@@ -2,6 +2,7 @@
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sidegate_identity::{SvidLimits, Usage, verify};
+use sidegate_proto::v1::{IssueRequest, identity_client::IdentityClient};
 use tonic::Code;
 
 use crate::{
@@ -57,7 +58,7 @@ async fn a_certificate_of_another_ca_does_not_pass_the_handshake() {
     // TLS 1.3: the client is done before the server has judged; the refusal may come with the first call.
     if channel.is_ok() {
         let refusal = tokio::time::timeout(std::time::Duration::from_secs(5), async {
-            let request = sidegate_proto::v1::IssueRequest { csr: Key::new().csr, join_token: String::new() };
+            let request = IssueRequest { csr: Key::new().csr, join_token: String::new() };
             sidegate_proto::v1::identity_client::IdentityClient::new(channel.unwrap()).issue(request).await
         });
         assert_ne!(
@@ -141,4 +142,46 @@ async fn plaintext_is_closed_and_counted() {
     assert!(answer.len() <= 7, "{answer:?}");
     let (_, metrics) = mesh.request("/metrics", "localhost").await;
     assert!(metrics.contains("sidegate_handshake_failures_total{reason=\"tls\"} 1"), "{metrics}");
+}
+
+/// Asks for 320 certificates over these connections as fast as they come, eight at a time on each; hands over the refusals.
+async fn storm(channels: &[tonic::transport::Channel]) -> Vec<tonic::Status> {
+    let csr = Key::new().csr;
+    let mut asking = tokio::task::JoinSet::new();
+    for channel in channels.iter().flat_map(|channel| std::iter::repeat_n(channel, 8)) {
+        let request = IssueRequest { csr: csr.clone(), join_token: String::new() };
+        let mut client = IdentityClient::new(channel.clone());
+        asking.spawn(async move {
+            let mut refused = Vec::new();
+            for _ in 0..5 {
+                refused.extend(client.issue(request.clone()).await.err());
+            }
+            refused
+        });
+    }
+    asking.join_all().await.concat()
+}
+
+#[tokio::test]
+async fn an_identity_that_asks_without_end_is_slowed_down_and_others_are_not() {
+    let mesh = Mesh::started().await;
+    let (orders, payments) = (join(&mesh, "orders").await, join(&mesh, "payments").await);
+    let mut channels = Vec::new();
+    for _ in 0..8 {
+        channels.push(connect(&mesh, Some(&orders)).await.unwrap());
+    }
+    let mut refused = storm(&channels).await;
+    for _ in 0..3 {
+        // A slow machine may have issued no faster than is allowed for good.
+        if refused.is_empty() {
+            refused = storm(&channels).await;
+        }
+    }
+    for status in &refused {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(status.message().starts_with("SG0306"), "{status}");
+    }
+    let recorded = mesh.records().1;
+    assert!(recorded.iter().any(|refused| refused.reason == "rate_limited"), "{recorded:?}");
+    assert!(issue(&mesh, Some(&payments), Key::new().csr, "").await.is_ok());
 }
