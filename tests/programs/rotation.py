@@ -134,16 +134,10 @@ class Ring:
 
     def call(self, address):
         """Why it was not answered."""
-        client = http.client.HTTPConnection(*address, timeout=30)
         try:
-            client.request("GET", "/")
-            answer = client.getresponse()
-            answer.read()
-            return None if answer.status == 200 else f"status {answer.status}"
-        except (OSError, http.client.HTTPException) as error:
+            opened(address).close()
+        except (OSError, http.client.HTTPException, AssertionError) as error:
             return repr(error)
-        finally:
-            client.close()
 
     def load(self, process, pause):
         address = process.address("outbound")
@@ -175,6 +169,20 @@ class Ring:
             if process:
                 process.child.kill()
                 process.child.wait()
+
+
+def opened(address):
+    """A connection on which a call was answered."""
+    client = http.client.HTTPConnection(*address, timeout=30)
+    try:
+        client.request("GET", "/")
+        answer = client.getresponse()
+        answer.read()
+        assert answer.status == 200, answer.status
+    except BaseException:
+        client.close()
+        raise
+    return client
 
 
 def main():
@@ -229,4 +237,5 @@ def report(phases, ring):
         print(f"  {moment} {failure}")
 
 
-main()
+if __name__ == "__main__":
+    main()
