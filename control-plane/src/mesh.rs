@@ -304,23 +304,23 @@ impl Files {
 
     fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        let mut add = |part: &str| {
+        let mut add = |part: &[u8]| {
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(part);
         };
         match &self.config.text {
-            Ok(text) => add(text),
-            Err(problems) => add(&format!("{problems:?}")),
+            Ok(text) => add(text.as_bytes()),
+            Err(problems) => add(format!("{problems:?}").as_bytes()),
         }
         match &self.policies {
             Ok(files) => files.iter().for_each(|file| {
-                add(&file.name);
+                add(file.name.as_bytes());
                 add(&file.text);
             }),
-            Err(problems) => add(&format!("{problems:?}")),
+            Err(problems) => add(format!("{problems:?}").as_bytes()),
         }
-        add(&format!("{:?}", self.quarantine));
-        add(&format!("{:?}", self.foreign));
+        add(format!("{:?}", self.quarantine).as_bytes());
+        add(format!("{:?}", self.foreign).as_bytes());
         digest.finalize().into()
     }
 }

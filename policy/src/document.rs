@@ -55,8 +55,9 @@ pub(crate) struct Key {
 }
 
 /// Reads every document of a YAML file.
-pub(crate) fn from_yaml(file: &str, text: &str) -> Result<Vec<Node>, PolicyError> {
+pub(crate) fn from_yaml(file: &str, text: &[u8]) -> Result<Vec<Node>, PolicyError> {
     within_size(file, text)?;
+    let text = utf8(file, text)?;
     let nodes: Vec<Child<Yaml>> = serde_saphyr::from_multiple_with_options(text, options())
         .map_err(|error| yaml_error(file, &error))?;
     Ok(nodes.into_iter().map(|Child(node, _)| node).collect())
@@ -64,7 +65,7 @@ pub(crate) fn from_yaml(file: &str, text: &str) -> Result<Vec<Node>, PolicyError
 
 /// Reads one JSON document.
 pub(crate) fn from_json(file: &str, text: &str) -> Result<Node, PolicyError> {
-    within_size(file, text)?;
+    within_size(file, text.as_bytes())?;
     serde_json::from_str(text).map(|Child::<Json>(node, _)| node).map_err(|error| PolicyError {
         code: Code::PolicySyntax,
         file: file.to_owned(),
@@ -230,7 +231,7 @@ impl<'de, F: Form> Visitor<'de> for ValueVisitor<F> {
     }
 }
 
-fn within_size(file: &str, text: &str) -> Result<(), PolicyError> {
+fn within_size(file: &str, text: &[u8]) -> Result<(), PolicyError> {
     if text.len() <= limits::FILE_BYTES {
         return Ok(());
     }
@@ -244,12 +245,30 @@ fn within_size(file: &str, text: &str) -> Result<(), PolicyError> {
     })
 }
 
+/// Nothing stands in for a byte that is no text: a value would be another than the one that was written.
+fn utf8<'t>(file: &str, text: &'t [u8]) -> Result<&'t str, PolicyError> {
+    std::str::from_utf8(text).map_err(|error| {
+        let before = String::from_utf8_lossy(text.get(..error.valid_up_to()).unwrap_or_default());
+        let last = before.rsplit('\n').next().unwrap_or_default();
+        let number = |before: usize| u32::try_from(before.saturating_add(1)).ok();
+        PolicyError {
+            code: Code::PolicySyntax,
+            file: file.to_owned(),
+            line: number(before.matches('\n').count()),
+            column: number(last.chars().count()),
+            field: None,
+            message: "not UTF-8 from here on".to_owned(),
+        }
+    })
+}
+
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: limits::DEPTH,
             flow_nesting_limit: limits::DEPTH,
             max_nodes: limits::NODES,
+            max_total_scalar_bytes: limits::TEXT_BYTES,
             max_documents: limits::POLICIES,
         },
         alias_limits: serde_saphyr::alias_limits! {
@@ -274,8 +293,40 @@ fn yaml_error(file: &str, error: &serde_saphyr::Error) -> PolicyError {
         line: at.line,
         column: at.column,
         field: None,
-        message: format!("not valid YAML: {}", without_place(error)),
+        message: format!("not valid YAML: {}", said(error)),
     }
+}
+
+/// For whoever writes policies, where the parser's own words are for whoever calls it.
+fn said(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::{Error, budget::BudgetBreach};
+    match error.without_snippet() {
+        Error::AliasError { error, .. } => said(error),
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("duplicate key `{key}`"),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => "an anchor that holds itself".to_owned(),
+        Error::Budget { breach: BudgetBreach::Nodes { .. }, .. } => {
+            format!("more than {} values", limits::NODES)
+        }
+        Error::Budget { breach: BudgetBreach::Documents { .. }, .. } => {
+            format!("more than {} documents", limits::POLICIES)
+        }
+        Error::Budget { breach: BudgetBreach::ScalarBytes { .. }, .. } => {
+            format!("more than {} bytes of text, with what aliases repeat", limits::TEXT_BYTES)
+        }
+        Error::Budget { breach: BudgetBreach::AliasAnchorRatio { .. }, .. } => {
+            "more than ten aliases for each anchor".to_owned()
+        }
+        Error::AliasReplayLimitExceeded { .. } => {
+            format!("aliases that unfold into more than {} values", limits::REPEATED)
+        }
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => too_deep(),
+        Error::ExternalMessage { .. } if is_over_budget(error) => too_deep(),
+        _ => without_place(error),
+    }
+}
+
+fn too_deep() -> String {
+    format!("lists and maps inside each other, more than {} deep", limits::DEPTH)
 }
 
 /// The parser's message; the place stands in fields of its own.
@@ -311,21 +362,27 @@ fn is_over_budget(error: &serde_saphyr::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn refused(text: &str) -> Code {
-        from_yaml("a.yaml", text).map(|_| ()).unwrap_err().code
+    #[test]
+    fn a_byte_that_is_no_text_is_refused_where_it_stands() {
+        let error = from_yaml("a.yaml", b"# \xc3\xa9\nkind: \xc3\xa9\xff").unwrap_err();
+        assert_eq!(error.to_string(), "a.yaml:2:8: not UTF-8 from here on (SG0210)");
+        let error = from_yaml("a.yaml", b"\xff").unwrap_err();
+        assert_eq!((error.line, error.column), (Some(1), Some(1)));
     }
 
     #[test]
-    fn deep_and_large_files_are_refused_before_they_cost_anything() {
-        assert_eq!(refused(&"[".repeat(100_000)), Code::PolicyTooLarge);
-        assert_eq!(refused(&"- ".repeat(1000)), Code::PolicyTooLarge);
-        assert_eq!(refused(&"a".repeat(limits::FILE_BYTES + 1)), Code::PolicyTooLarge);
-        assert!(from_json("wire", &"[".repeat(100_000)).is_err());
+    fn more_values_than_a_file_may_hold_are_refused() {
+        let text = format!("[{}]", "1, ".repeat(limits::NODES + 1));
+        let error = from_yaml("a.yaml", text.as_bytes()).unwrap_err();
+        assert_eq!((error.code, error.line), (Code::PolicyTooLarge, Some(1)));
+        assert!(error.message.contains("more than 500000 values"), "{error}");
     }
 
     #[test]
-    fn an_alias_that_holds_itself_is_refused() {
-        assert_eq!(refused("a: &a [*a]"), Code::PolicySyntax);
+    fn json_is_bounded_as_yaml_is() {
+        assert_eq!(from_json("wire", &"[".repeat(100_000)).unwrap_err().code, Code::PolicySyntax);
+        let text = "a".repeat(limits::FILE_BYTES + 1);
+        assert_eq!(from_json("wire", &text).unwrap_err().code, Code::PolicyTooLarge);
     }
 
     #[test]
@@ -337,9 +394,9 @@ mod tests {
 
     #[test]
     fn columns_and_lines_are_counted_from_one() {
-        let nodes = from_yaml("a.yaml", "# first\na:\n  - b\n").unwrap();
+        let nodes = from_yaml("a.yaml", b"# first\na:\n  - b\n").unwrap();
         let root = Cursor::root("a.yaml", &nodes[0]);
-        assert_eq!(root.line(), Some(2));
+        assert_eq!(root.at().line, Some(2));
         let fields = root.fields(&["a"]).unwrap();
         let item = &fields.required("a").unwrap().items(1).unwrap()[0];
         let error = item.error(Code::PolicyBadValue, "x");

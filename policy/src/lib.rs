@@ -84,6 +84,7 @@ pub use fetch::may_fetch_from;
 pub use http_ports::HttpRule;
 pub use judge::{Decision, Http, Request, Source, Verdict};
 pub use jwt::{ClaimTest, ClaimValue, Jwt};
+pub use limits::{FILE_BYTES, SET_BYTES, SET_FILES};
 pub use model::{
     Action, AuthorizationPolicy, EgressDestination, EgressPolicy, EgressRule, EgressSource, EgressSpec, Grpc,
     Metadata, Mode, OneOf, Operation, Peer, Rule, Spec,

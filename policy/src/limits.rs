@@ -1,13 +1,20 @@
 //! Every bound on what a policy set may hold, in one place. Over a bound is SG0216, and the whole set is refused.
 
-/// Bytes of one file or document. Ten thousand ordinary rules fit.
-pub(crate) const FILE_BYTES: usize = 4 << 20;
+/// Bytes of one file or document. Ten thousand ordinary rules fit. Who reads files need not read further than one byte
+/// beyond: that is enough to be refused.
+pub const FILE_BYTES: usize = 4 << 20;
+/// Bytes of all files of one set, which whoever reads them keeps to.
+pub const SET_BYTES: usize = 64 << 20;
+/// Files of one set, likewise.
+pub const SET_FILES: usize = 10_000;
 /// Nesting of lists and maps; the language itself needs eight.
 pub(crate) const DEPTH: usize = 16;
 /// Values in one file.
 pub(crate) const NODES: usize = 500_000;
 /// Values of one file that aliases repeat.
 pub(crate) const REPEATED: usize = 50_000;
+/// Bytes of all texts in one file, those that aliases repeat among them.
+pub(crate) const TEXT_BYTES: usize = 4 * FILE_BYTES;
 /// Policies in one set.
 pub(crate) const POLICIES: usize = 10_000;
 /// Rules in all policies of one set.

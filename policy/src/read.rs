@@ -8,7 +8,7 @@ use sidegate_codes::Code;
 
 use crate::{
     ClaimName, ClaimTest, ClaimValue, Condition, Jwt, PolicyError, Rego,
-    document::{self, Cursor, Fields, Node},
+    document::{self, Cursor, Fields, Node, Position},
     limits,
     model::{
         API_VERSION, Action, AuthorizationPolicy, EGRESS_KIND, EgressPolicy, EgressRule, Grpc, KIND,
@@ -37,10 +37,10 @@ pub struct Sourced<P = AuthorizationPolicy> {
     /// `policies/payments.yaml:12`
     source: Arc<str>,
     file: Arc<str>,
-    line: Option<u32>,
+    at: Position,
     /// Of the policy's rules, in their order.
     rule_sources: Box<[Arc<str>]>,
-    rule_lines: RuleLines,
+    rules_at: Places,
 }
 
 impl Document {
@@ -98,7 +98,7 @@ impl Document {
         }
     }
 
-    /// An error about the policy as a whole, at its first line.
+    /// An error about the policy as a whole, where it begins.
     pub(crate) fn error(&self, code: Code, field: &str, message: String) -> PolicyError {
         match self {
             Self::Authorization(sourced) => sourced.error(code, field, message),
@@ -137,13 +137,13 @@ impl<P> Sourced<P> {
         &self.policy
     }
 
-    /// An error about the policy as a whole, at its first line.
+    /// An error about the policy as a whole, where it begins.
     pub(crate) fn error(&self, code: Code, field: &str, message: String) -> PolicyError {
         PolicyError {
             code,
             file: self.file.to_string(),
-            line: self.line,
-            column: None,
+            line: self.at.line,
+            column: self.at.column,
             field: Some(field.to_owned()),
             message,
         }
@@ -158,11 +158,11 @@ impl Sourced<EgressPolicy> {
 }
 
 impl Sourced {
-    /// An error about one operation of a rule, at the rule's first line.
+    /// An error about one operation of a rule, where the rule begins.
     pub(crate) fn operation_error(&self, rule: usize, operation: usize, message: String) -> PolicyError {
         let field = format!("spec.rules[{rule}].to[{operation}]");
-        let line = self.rule_lines.get(rule).copied().flatten();
-        PolicyError { line, ..self.error(Code::PolicyBadValue, &field, message) }
+        let Position { line, column } = self.rules_at.get(rule).copied().unwrap_or_default();
+        PolicyError { line, column, ..self.error(Code::PolicyBadValue, &field, message) }
     }
 
     /// The rules in their order, each with where it is written.
@@ -178,10 +178,10 @@ impl Sourced {
 /// off the Deny policies in it.
 pub fn parse_yaml(
     file: &str,
-    text: &str,
+    text: &(impl AsRef<[u8]> + ?Sized),
     default_namespace: Option<&str>,
 ) -> Result<Vec<Document>, PolicyError> {
-    let documents = document::from_yaml(file, text)?;
+    let documents = document::from_yaml(file, text.as_ref())?;
     if documents.is_empty() {
         return Err(no_policy(file));
     }
@@ -194,8 +194,8 @@ pub fn parse_json(document: &str, source: &str) -> Result<Document, PolicyError>
     read(source, &node, None)
 }
 
-/// The line of each rule, where the document has lines.
-type RuleLines = Vec<Option<u32>>;
+/// Where each rule begins.
+type Places = Vec<Position>;
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -207,7 +207,7 @@ enum Kind {
 pub(crate) fn policy(
     root: &Cursor<'_>,
     default_namespace: Option<&str>,
-) -> Result<(AuthorizationPolicy, RuleLines), PolicyError> {
+) -> Result<(AuthorizationPolicy, Places), PolicyError> {
     let fields = root.fields(&FIELDS)?;
     fields.required("apiVersion")?.word(&[(API_VERSION, ())])?;
     fields.required("kind")?.word(&[(KIND, ())])?;
@@ -217,10 +217,10 @@ pub(crate) fn policy(
 fn authorization(
     fields: &Fields<'_>,
     default_namespace: Option<&str>,
-) -> Result<(AuthorizationPolicy, RuleLines), PolicyError> {
+) -> Result<(AuthorizationPolicy, Places), PolicyError> {
     let metadata = metadata(&fields.required("metadata")?, default_namespace)?;
-    let (spec, rule_lines) = spec(&fields.required("spec")?)?;
-    Ok((AuthorizationPolicy { metadata, spec }, rule_lines))
+    let (spec, rules_at) = spec(&fields.required("spec")?)?;
+    Ok((AuthorizationPolicy { metadata, spec }, rules_at))
 }
 
 fn no_policy(file: &str) -> PolicyError {
@@ -240,26 +240,26 @@ fn read(file: &str, node: &Node, default_namespace: Option<&str>) -> Result<Docu
     fields.required("apiVersion")?.word(&[(API_VERSION, ())])?;
     match fields.required("kind")?.word(&[(KIND, Kind::Authorization), (EGRESS_KIND, Kind::Egress)])? {
         Kind::Authorization => {
-            let (policy, lines) = authorization(&fields, default_namespace)?;
+            let (policy, places) = authorization(&fields, default_namespace)?;
             let name = full_name(&policy.metadata);
-            Ok(Document::Authorization(sourced(file, &root, policy, name, lines)))
+            Ok(Document::Authorization(sourced(file, &root, policy, name, places)))
         }
         Kind::Egress => {
-            let (policy, lines) = egress::policy(&fields, default_namespace)?;
+            let (policy, places) = egress::policy(&fields, default_namespace)?;
             let name = full_name(&policy.metadata);
-            Ok(Document::Egress(sourced(file, &root, policy, name, lines)))
+            Ok(Document::Egress(sourced(file, &root, policy, name, places)))
         }
     }
 }
 
-fn sourced<P>(file: &str, root: &Cursor<'_>, policy: P, name: Arc<str>, rule_lines: RuleLines) -> Sourced<P> {
+fn sourced<P>(file: &str, root: &Cursor<'_>, policy: P, name: Arc<str>, rules_at: Places) -> Sourced<P> {
     Sourced {
         name,
-        source: place(file, root.line()),
-        rule_sources: rule_lines.iter().map(|line| place(file, *line)).collect(),
-        rule_lines,
+        source: place(file, root.at()),
+        rule_sources: rules_at.iter().map(|at| place(file, *at)).collect(),
+        rules_at,
         file: file.into(),
-        line: root.line(),
+        at: root.at(),
         policy,
     }
 }
@@ -268,8 +268,8 @@ fn full_name(metadata: &Metadata) -> Arc<str> {
     format!("{}/{}", metadata.namespace, metadata.name).into()
 }
 
-fn place(file: &str, line: Option<u32>) -> Arc<str> {
-    line.map_or_else(|| file.into(), |line| format!("{file}:{line}").into())
+fn place(file: &str, at: Position) -> Arc<str> {
+    at.line.map_or_else(|| file.into(), |line| format!("{file}:{line}").into())
 }
 
 fn metadata(cursor: &Cursor<'_>, default_namespace: Option<&str>) -> Result<Metadata, PolicyError> {
@@ -284,7 +284,7 @@ fn metadata(cursor: &Cursor<'_>, default_namespace: Option<&str>) -> Result<Meta
     Ok(Metadata { name: fields.required("name")?.value()?, namespace })
 }
 
-fn spec(cursor: &Cursor<'_>) -> Result<(Spec, RuleLines), PolicyError> {
+fn spec(cursor: &Cursor<'_>) -> Result<(Spec, Places), PolicyError> {
     let fields = cursor.fields(&["selector", "action", "mode", "rules"])?;
     // In the order in which a person reads them: the first error is the one that is told.
     let selector = fields.optional("selector").map(|cursor| selector(&cursor)).transpose()?;
@@ -294,12 +294,12 @@ fn spec(cursor: &Cursor<'_>) -> Result<(Spec, RuleLines), PolicyError> {
         ("Require", Action::Require),
     ])?;
     let mode = mode(&fields)?;
-    let (rules, lines) = rules(&fields, rule, |rule| &rule.name)?;
+    let (rules, places) = rules(&fields, rule, |rule| &rule.name)?;
     let spec = Spec { selector, action, mode, rules };
     if spec.action != Action::Require {
         refuse_rego(&spec.rules, &fields.required("rules")?.items(limits::RULES_PER_POLICY)?)?;
     }
-    Ok((spec, lines))
+    Ok((spec, places))
 }
 
 fn mode(fields: &Fields<'_>) -> Result<Mode, PolicyError> {
@@ -329,12 +329,12 @@ fn is_label_value(text: &str) -> bool {
     text.is_empty() || text.parse::<Name>().is_ok()
 }
 
-/// The field `rules`, each rule read by `read`, and the line of each. No two have one name.
+/// The field `rules`, each rule read by `read`, and where each begins. No two have one name.
 fn rules<R>(
     fields: &Fields<'_>,
     read: impl Fn(&Cursor<'_>, usize) -> Result<R, PolicyError>,
     name: impl Fn(&R) -> &Name,
-) -> Result<(OneOf<R>, RuleLines), PolicyError> {
+) -> Result<(OneOf<R>, Places), PolicyError> {
     let list = fields.required("rules")?;
     let items = list.items(limits::RULES_PER_POLICY)?;
     let mut names: BTreeMap<Name, usize> = BTreeMap::new();
@@ -348,7 +348,7 @@ fn rules<R>(
         rules.push(rule);
     }
     let rules = OneOf::new(rules).ok_or_else(|| list.error(Code::PolicyIncomplete, "has no rules"))?;
-    Ok((rules, items.iter().map(Cursor::line).collect()))
+    Ok((rules, items.iter().map(Cursor::at).collect()))
 }
 
 fn rule(cursor: &Cursor<'_>, position: usize) -> Result<Rule, PolicyError> {

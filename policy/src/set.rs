@@ -238,8 +238,8 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "two.yaml:1: metadata.name: the policy shop/a is also written at one.yaml:1 (SG0214)",
-                "two.yaml:9: metadata.name: the policy shop/b is also written at one.yaml:9 (SG0214)",
+                "two.yaml:1:1: metadata.name: the policy shop/a is also written at one.yaml:1 (SG0214)",
+                "two.yaml:9:1: metadata.name: the policy shop/b is also written at one.yaml:9 (SG0214)",
             ]
         );
     }
@@ -333,7 +333,7 @@ mod tests {
             let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
             let all = seen + 256 * 256 * 4 + 64 * 256 * 4;
             let message = format!(
-                "a.yaml:1: spec.rules: names {seen} combinations of caller, port and path segment, all files {all}; \
+                "a.yaml:1:1: spec.rules: names {seen} combinations of caller, port and path segment, all files {all}; \
                  at most 2000000 are allowed (SG0216)"
             );
             assert_eq!(shown, [message]);
@@ -354,7 +354,7 @@ mod tests {
         for asks in ["methods: [GET]", "paths: [/a]", "hosts: [a.test]", "grpc: {service: a.B}"] {
             let errors = refused(&format!("{{ports: [80, 5432], {asks}}}"), "shop");
             assert_eq!(errors.len(), 1, "{asks}");
-            let begins = "a.yaml:7: spec.rules[0].to[0]: port 5432 is declared tcp";
+            let begins = "a.yaml:7:5: spec.rules[0].to[0]: port 5432 is declared tcp";
             assert!(errors[0].starts_with(begins) && errors[0].ends_with("(SG0212)"), "{errors:?}");
             assert!(refused(&format!("{{ports: [80], {asks}}}"), "shop").is_empty(), "{asks}");
             assert!(refused(&format!("{{{asks}}}"), "shop").is_empty(), "{asks}");

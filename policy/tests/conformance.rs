@@ -116,14 +116,25 @@ struct Want {
 struct Refused {
     name: String,
     text: String,
+    fill: Option<Fill>,
     want: WantError,
 }
 
+/// What stands in the text in place of `FILL`: a text, repeated.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fill {
+    with: String,
+    times: usize,
+}
+
+/// A text that is refused as a whole has no line.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WantError {
     code: String,
     line: Option<u32>,
+    column: Option<u32>,
     field: Option<String>,
     #[serde(default)]
     says: String,
@@ -154,17 +165,29 @@ fn every_request_of_the_vectors_gets_the_verdict_it_must_get() {
 #[test]
 fn every_text_that_must_not_load_is_refused_with_its_code_and_place() {
     let mut texts = 0;
-    for Refused { name, text, want } in vectors().into_iter().flat_map(|vectors| vectors.refused) {
-        let error = load(&text).err().map(|errors| errors.into_iter().next());
-        let error = error.flatten().unwrap_or_else(|| panic!("{name:?} must not load:\n{text}"));
+    for refused in vectors().into_iter().flat_map(|vectors| vectors.refused) {
+        let (name, want) = (&refused.name, &refused.want);
+        let error = load(&refused.text()).err().and_then(|errors| errors.into_iter().next());
+        let error = error.unwrap_or_else(|| panic!("{name:?} must not load:\n{}", refused.text));
         assert_eq!(error.code.id(), want.code, "{name:?}: {error}");
         assert_eq!(error.field, want.field, "{name:?}: {error}");
-        assert!(want.line.is_none() || error.line == want.line, "{name:?}: {error}");
+        assert_eq!((error.line, error.column), (want.line, want.column), "{name:?}: {error}");
         assert!(error.message.contains(&want.says), "{name:?}: {error}");
-        assert!(error.to_string().starts_with("policies.yaml"), "{name:?}: {error}");
+        assert!(error.message.len() < 1024, "{name:?}: {error}");
+        let place = [want.line, want.column].into_iter().flatten().map(|number| format!(":{number}"));
+        let begins = format!("policies.yaml{}: ", place.collect::<String>());
+        assert!(error.to_string().starts_with(&begins), "{name:?}: {error}");
         texts += 1;
     }
-    assert!(texts > 50, "only {texts} texts: are the vectors found?");
+    assert!(texts > 150, "only {texts} texts: are the vectors found?");
+}
+
+impl Refused {
+    fn text(&self) -> String {
+        let Some(Fill { with, times }) = &self.fill else { return self.text.clone() };
+        assert!(self.text.contains("FILL"), "{:?} has nothing to fill", self.name);
+        self.text.replace("FILL", &with.repeat(*times))
+    }
 }
 
 impl Case {

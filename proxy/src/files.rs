@@ -246,11 +246,7 @@ impl InForce {
         policies: &Path,
         trust: &Arc<TrustBundles>,
     ) -> Result<Option<MeshState>, FilesError> {
-        let mut texts = Vec::new();
-        for path in policy_files(policies)? {
-            let text = read(&path, Code::PolicyUnreadable)?;
-            texts.push((path, text));
-        }
+        let texts = policy_texts(policies)?;
         let digest = digest(texts.iter().map(|(_, text)| text.as_slice()));
         if self.policies == Some(digest) {
             return Ok(None);
@@ -302,7 +298,20 @@ impl FilesError {
 }
 
 fn read(path: &Path, code: Code) -> Result<Vec<u8>, FilesError> {
-    std::fs::read(path).map_err(|cause| FilesError::Unreadable { path: path.to_owned(), cause, code })
+    let unreadable = |cause| FilesError::Unreadable { path: path.to_owned(), cause, code };
+    let bytes = first_bytes(path).map_err(unreadable)?;
+    if bytes.len() > sidegate_policy::FILE_BYTES {
+        let cause = format!("it is larger than {} bytes", sidegate_policy::FILE_BYTES);
+        return Err(unreadable(io::Error::other(cause)));
+    }
+    Ok(bytes)
+}
+
+/// At most one byte more than a file may have: whatever stands in its place, such as a device, is not read to its end.
+fn first_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(sidegate_policy::FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn trust(config: &Config, path: &Path, pem: &[u8]) -> Result<TrustBundles, FilesError> {
@@ -316,8 +325,7 @@ fn policy_set(config: &Config, texts: &[(PathBuf, Vec<u8>)]) -> Result<PolicySet
     let mut policies = Vec::new();
     let mut errors = Vec::new();
     for (path, text) in texts {
-        let text = String::from_utf8_lossy(text);
-        match parse_yaml(&path.display().to_string(), &text, Some(&config.workload.namespace)) {
+        match parse_yaml(&path.display().to_string(), text, Some(&config.workload.namespace)) {
             Ok(parsed) => policies.extend(parsed),
             Err(error) => errors.push(error),
         }
@@ -354,6 +362,30 @@ fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
     digest.finalize().into()
 }
 
+/// The policies as they are written. One that is too large is handed on as far as its parser needs, to say so.
+fn policy_texts(policies: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, FilesError> {
+    let mut texts = Vec::new();
+    let mut bytes = 0;
+    for path in policy_files(policies)? {
+        let text = first_bytes(&path).map_err(|cause| FilesError::Unreadable {
+            path: path.clone(),
+            cause,
+            code: Code::PolicyUnreadable,
+        })?;
+        bytes += text.len();
+        if bytes > sidegate_policy::SET_BYTES {
+            return Err(too_much(policies, "bytes", sidegate_policy::SET_BYTES));
+        }
+        texts.push((path, text));
+    }
+    Ok(texts)
+}
+
+fn too_much(policies: &Path, what: &str, most: usize) -> FilesError {
+    let cause = io::Error::other(format!("it holds more than {most} {what}"));
+    FilesError::Unreadable { path: policies.to_owned(), cause, code: Code::PolicyTooLarge }
+}
+
 /// Every `*.yaml` and `*.yml` directly inside a folder, by name; or the one file.
 fn policy_files(path: &Path) -> Result<Vec<PathBuf>, FilesError> {
     let unreadable =
@@ -369,6 +401,9 @@ fn policy_files(path: &Path) -> Result<Vec<PathBuf>, FilesError> {
         let is_hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if is_yaml && !is_hidden {
             files.push(file);
+        }
+        if files.len() > sidegate_policy::SET_FILES {
+            return Err(too_much(path, "files", sidegate_policy::SET_FILES));
         }
     }
     files.sort();

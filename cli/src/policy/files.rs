@@ -257,7 +257,7 @@ pub(crate) fn text(path: &Path) -> Result<String, Failure> {
 }
 
 /// One byte over what the parsers take.
-pub(crate) const MOST_BYTES: u64 = (4 << 20) + 1;
+pub(crate) const MOST_BYTES: u64 = sidegate_policy::FILE_BYTES as u64 + 1;
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(Exit::Usage, "a file cannot be read", error.to_string(), "check the path")

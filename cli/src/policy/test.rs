@@ -142,7 +142,7 @@ fn got(explanation: &Explanation<'_>) -> String {
 }
 
 fn run_refused(refused: &Refused) -> Option<Miss> {
-    let error = match Policies::check(&refused.text) {
+    let error = match Policies::check(&refused.text()) {
         Ok(()) => "it loads".to_owned(),
         Err(error) if refused.want.is_met_by(&error) => return None,
         Err(error) => error.to_string(),

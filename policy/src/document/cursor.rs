@@ -28,8 +28,8 @@ impl<'d> Cursor<'d> {
         Self { file, path: String::new(), node }
     }
 
-    pub(crate) fn line(&self) -> Option<u32> {
-        self.node.at.line
+    pub(crate) fn at(&self) -> Position {
+        self.node.at
     }
 
     /// An error at this place.

@@ -3,7 +3,7 @@
 
 use sidegate_codes::Code;
 
-use super::{RuleLines, metadata, mode, rules, selector};
+use super::{Places, metadata, mode, rules, selector};
 use crate::{
     PolicyError,
     document::{Cursor, Fields},
@@ -15,18 +15,18 @@ use crate::{
 pub(super) fn policy(
     fields: &Fields<'_>,
     default_namespace: Option<&str>,
-) -> Result<(EgressPolicy, RuleLines), PolicyError> {
+) -> Result<(EgressPolicy, Places), PolicyError> {
     let metadata = metadata(&fields.required("metadata")?, default_namespace)?;
-    let (spec, lines) = spec(&fields.required("spec")?)?;
-    Ok((EgressPolicy { metadata, spec }, lines))
+    let (spec, places) = spec(&fields.required("spec")?)?;
+    Ok((EgressPolicy { metadata, spec }, places))
 }
 
-fn spec(cursor: &Cursor<'_>) -> Result<(EgressSpec, RuleLines), PolicyError> {
+fn spec(cursor: &Cursor<'_>) -> Result<(EgressSpec, Places), PolicyError> {
     let fields = cursor.fields(&["selector", "mode", "rules"])?;
     let selector = fields.optional("selector").map(|cursor| selector(&cursor)).transpose()?;
     let mode = mode(&fields)?;
-    let (rules, lines) = rules(&fields, rule, |rule| &rule.name)?;
-    Ok((EgressSpec { selector, mode, rules }, lines))
+    let (rules, places) = rules(&fields, rule, |rule| &rule.name)?;
+    Ok((EgressSpec { selector, mode, rules }, places))
 }
 
 fn rule(cursor: &Cursor<'_>, position: usize) -> Result<EgressRule, PolicyError> {

@@ -121,6 +121,54 @@ fn a_rule_that_asks_a_tcp_port_for_http_is_refused_and_the_last_good_set_stays()
     }
 }
 
+/// A file of this length, all of it zeros.
+fn zeros(path: &Path, length: u64) {
+    std::fs::File::create(path).unwrap().set_len(length).unwrap();
+}
+
+#[test]
+fn a_policies_file_is_read_no_further_than_its_parser_needs_to_refuse_it() {
+    let mut sidecar = Sidecar::of(&Root::new());
+    sidecar.applied();
+    let path = sidecar.folder.path().join("policies.yaml");
+    // A terabyte, none of which is on the disk.
+    zeros(&path, 1 << 40);
+    assert_eq!(sidecar.apply().refused.unwrap().code(), Code::PolicyTooLarge);
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+    assert_eq!(sidecar.apply().refused.unwrap().code(), Code::PolicyTooLarge);
+    assert!(sidecar.snapshot().is_complete, "the last good set stays");
+}
+
+#[test]
+fn policies_of_more_than_a_set_may_have_refuse_the_folder() {
+    let mut sidecar = Sidecar::of(&Root::new());
+    let folder = sidecar.folder.path().join("policies");
+    std::fs::create_dir(&folder).unwrap();
+    let text = CONFIG.replace("policies.yaml", "policies");
+    sidecar.config = Config::parse(&sidecar.folder.path().join("proxy.yaml"), &text).unwrap();
+    std::fs::write(folder.join("a.yaml"), POLICY).unwrap();
+    sidecar.applied();
+    let each = sidegate_policy::FILE_BYTES;
+    for number in 0..=sidegate_policy::SET_BYTES / each {
+        zeros(&folder.join(format!("b{number}.yaml")), each as u64);
+    }
+    let refused = sidecar.apply().refused.unwrap();
+    assert_eq!(refused.code(), Code::PolicyTooLarge);
+    assert!(refused.to_string().contains("it holds more than 67108864 bytes"), "{refused}");
+    assert!(sidecar.snapshot().is_complete, "the last good set stays");
+}
+
+#[test]
+fn a_certificate_of_more_than_a_file_may_have_is_not_read() {
+    let mut sidecar = Sidecar::of(&Root::new());
+    sidecar.applied();
+    zeros(&sidecar.folder.path().join("bundle.pem"), 1 << 40);
+    let refused = sidecar.apply().refused.unwrap();
+    assert!(refused.to_string().contains("it is larger than 4194304 bytes"), "{refused}");
+    assert!(sidecar.snapshot().secured.is_some(), "the last good bundle stays");
+}
+
 #[test]
 fn a_root_that_is_taken_out_is_trusted_no_longer_even_if_a_policy_cannot_be_read() {
     let (own, other) = (Root::new(), Root::new());

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::Path};
 
 use serde::{Deserialize, Deserializer, de};
 use sidegate_identity::{SpiffeId, TrustDomain};
-use sidegate_policy::{Claims, Decision, Http, PolicyError, Request, Source, Verdict, Workload};
+use sidegate_policy::{Claims, Decision, FILE_BYTES, Http, PolicyError, Request, Source, Verdict, Workload};
 
 use super::{
     super::files::{self, Policies},
@@ -112,8 +112,17 @@ enum Word {
 #[serde(deny_unknown_fields)]
 pub(super) struct Refused {
     pub(super) name: String,
-    pub(super) text: String,
+    text: String,
+    fill: Option<Fill>,
     pub(super) want: WantError,
+}
+
+/// What stands in the text in place of `FILL`: a text, repeated.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fill {
+    with: String,
+    times: usize,
 }
 
 #[derive(Deserialize)]
@@ -121,6 +130,7 @@ pub(super) struct Refused {
 pub(super) struct WantError {
     code: String,
     line: Option<u32>,
+    column: Option<u32>,
     field: Option<String>,
     says: Option<String>,
 }
@@ -247,10 +257,20 @@ impl fmt::Display for Want {
     }
 }
 
+impl Refused {
+    /// What must not load. More than any file may have is not made.
+    pub(super) fn text(&self) -> String {
+        let Some(Fill { with, times }) = &self.fill else { return self.text.clone() };
+        let most = FILE_BYTES / with.len().max(1) + 1;
+        self.text.replace("FILL", &with.repeat((*times).min(most)))
+    }
+}
+
 impl WantError {
     pub(super) fn is_met_by(&self, error: &PolicyError) -> bool {
         error.code.id() == self.code
             && (self.line.is_none() || self.line == error.line)
+            && (self.column.is_none() || self.column == error.column)
             && (self.field.is_none() || self.field == error.field)
             && self.says.as_ref().is_none_or(|says| error.message.contains(says))
     }
@@ -262,6 +282,9 @@ impl fmt::Display for WantError {
         write!(f, "{}", self.code)?;
         if let Some(line) = self.line {
             write!(f, " at line {line}")?;
+        }
+        if let Some(column) = self.column {
+            write!(f, ", column {column}")?;
         }
         match &self.field {
             Some(field) => write!(f, " in {field}"),
