@@ -103,11 +103,13 @@ pub(crate) enum Command {
     /// Explain a call from the policies' files: would it be let in, who decides it, and what to change.
     ///
     /// Judged by the sidecar's own evaluator; nothing is asked of a running mesh. Without `--method`, `--path`,
-    /// `--host`, `--header` and `--claim` it is an opaque connection. Exit code 4 when the call is denied.
+    /// `--host`, `--header` and `--claim` it is an opaque connection. Where DST is outside of the mesh, policies of egress
+    /// are asked whether SRC may leave for it. Exit code 4 when the call is denied.
     #[command(after_long_help = "Examples:
   sidegate explain shop/orders shop/payments --method POST --path /charge --mesh mesh.yaml
   sidegate explain shop/orders shop/payments --port 5432 --policies policies/ --trust-domain shop.test
-  sidegate explain spiffe://partner.test/batch shop/payments --path /export --mesh mesh.yaml -o json")]
+  sidegate explain spiffe://partner.test/batch shop/payments --path /export --mesh mesh.yaml -o json
+  sidegate explain shop/payments api.cards.test:443 --as sni --mesh mesh.yaml")]
     Explain(explain_call::Args),
 
     /// Check and test policies on files, before they are in force.

@@ -1,7 +1,7 @@
 //! `sidegate explain`: would this call be let in, who decides it, and what to change. Judged by the sidecar's own
 //! evaluator, on files. Refuses to answer where the answer depends on what was not said.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use sidegate_policy::{
     Claims, Condition, Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source, Sourced,
@@ -15,11 +15,13 @@ use crate::{
     policy::{
         called::{Called, label},
         files::{self, Around},
+        outside::{As, Target},
     },
     table::{self, Format},
 };
 
 mod answer;
+mod outside;
 
 use answer::{Answer, rule_at};
 
@@ -29,7 +31,7 @@ pub(crate) struct Args {
     /// Who calls: namespace/account, or a SPIFFE ID.
     #[arg(value_name = "SRC")]
     source: String,
-    /// Who is called: namespace/account, or a SPIFFE ID.
+    /// Who is called: namespace/account, or a SPIFFE ID. Or a destination outside of the mesh: HOST:PORT, ADDRESS:PORT.
     #[arg(value_name = "DST")]
     destination: String,
     /// The HTTP method; GET if only a path or a host is given.
@@ -51,6 +53,12 @@ pub(crate) struct Args {
     /// Of an opaque connection: the server name of the application's own TLS, in lower case.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["method", "path", "host", "header", "claim"])]
     sni: Option<String>,
+    /// Of a host outside: how it is asked for. Left out: the answer must be the same either way.
+    #[arg(long = "as", value_name = "WHAT")]
+    how: Option<As>,
+    /// Of a host outside: the address that its name has. Left out: any address of the public Internet.
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
     /// The application's port; left out: the one that `mesh.yaml` gives the service, if it does.
     #[arg(long)]
     port: Option<u16>,
@@ -62,7 +70,7 @@ pub(crate) struct Args {
     policies: Option<PathBuf>,
     #[command(flatten)]
     around: Around,
-    /// A label of DST as key=value, where there is no `mesh.yaml`; app=ACCOUNT if none is given.
+    /// A label of DST as key=value, where there is no `mesh.yaml`; app=ACCOUNT if none is given. If DST is outside, of SRC.
     #[arg(long, value_name = "LABEL", value_parser = label, conflicts_with = "mesh")]
     label: Vec<(String, String)>,
     #[command(flatten)]
@@ -71,6 +79,10 @@ pub(crate) struct Args {
 
 /// Exit code 4 when the call is denied.
 pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    if let Some(target) = Target::of(&args.destination) {
+        return outside::run(args, &target?);
+    }
+    args.refuse_what_is_asked_outside()?;
     let mesh = args.around.read()?;
     let called = Called::of(&args.destination, &mesh, &args.label)?;
     let source = files::identity(&args.source, Some(&called.trust_domain))?;
@@ -98,7 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
         source: &source,
         called: &called,
         asked: asked(request.http, port),
-        nearest_at: explanation.nearest.as_deref().and_then(|nearest| rule_at(nearest, &selecting)),
+        nearest_at: explanation.nearest.as_deref().and_then(|nearest| rule_at(nearest, named(&selecting))),
         explanation,
     };
     match args.output.output {
@@ -136,6 +148,19 @@ impl Args {
                 "say whose token it is with --claim iss=ISSUER, and whom it is for with --claim aud=AUDIENCE";
             Failure::new(Exit::Usage, "the claims make no token", error.to_string(), next)
         })
+    }
+
+    fn refuse_what_is_asked_outside(&self) -> Result<(), Failure> {
+        let given = [("--as", self.how.is_some()), ("--address", self.address.is_some())];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some((option, _)) => {
+                let why =
+                    format!("{} is a workload of the mesh, where no rule asks for it", self.destination);
+                let next = "leave it out; a destination outside is HOST:PORT";
+                Err(Failure::new(Exit::Usage, format!("{option} says nothing here"), why, next))
+            }
+        }
     }
 
     /// A rule that asks for what was not given makes every answer a guess.
@@ -179,6 +204,14 @@ fn explain_on_any_port<'p>(
         }
     }
     Ok(explanation)
+}
+
+/// Policy and name of each rule, and where it is written.
+fn named<'p>(selecting: &[&'p Sourced]) -> impl Iterator<Item = (&'p str, &'p str, &'p Arc<str>)> {
+    let rules = selecting.iter().flat_map(|sourced| {
+        sourced.rules().map(move |(rule, at)| (&**sourced.name(), rule.name.as_str(), at))
+    });
+    rules.collect::<Vec<_>>().into_iter()
 }
 
 /// What is asked, in a line.

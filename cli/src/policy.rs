@@ -7,6 +7,7 @@ pub(crate) mod files;
 mod import;
 mod lint;
 mod observed;
+pub(crate) mod outside;
 mod reach;
 mod simulate;
 mod suggest;
@@ -48,7 +49,7 @@ A test file:
     - {from: shop/orders, http: {method: POST, path: /refund}, want: {verdict: Deny, code: SG0202}}")]
     Test(test::Args),
 
-    /// Show what one set of policies lets in and another does not, each difference with an example request.
+    /// Show what one set of policies lets in, or out of the mesh, and another does not, each difference with an example.
     ///
     /// One request of each kind that either set tells apart is judged in both by the sidecar's own evaluator. Where there is
     /// no difference and the answer does not say that something was left out, there is none for any request. Exit code 1
@@ -82,7 +83,8 @@ A test file:
   sidegate policy unused policies/ --edges edges.jsonl -o json")]
     Unused(unused::Args),
 
-    /// List the callers that a workload lets in, each with an example call and the rule that lets it in.
+    /// List the callers that a workload lets in, each with an example call and the rule that lets it in. Of a destination outside
+    /// of the mesh: the services that may leave for it.
     ///
     /// Callers are the services of `mesh.yaml` and the identities that policies name; the calls tried are those that
     /// Allow rules describe. Each line was judged by the sidecar's own evaluator. Rules that are open to callers
@@ -92,11 +94,13 @@ A test file:
         after_long_help = "Examples:
   sidegate policy who-can-reach shop/payments --mesh mesh.yaml
   sidegate policy who-can-reach shop/payments --method DELETE --path /charge --mesh mesh.yaml
+  sidegate policy who-can-reach api.cards.test:443 --mesh mesh.yaml
   sidegate policy who-can-reach shop/payments policies/ --trust-domain shop.test -o json"
     )]
     Callers(reach::WhoArgs),
 
-    /// List the services that let an identity in, each with an example call and the rule that lets it in.
+    /// List the services that let an identity in, each with an example call and the rule that lets it in; and the
+    /// destinations outside of the mesh that it may leave for.
     #[command(
         name = "what-can",
         after_long_help = "Examples:
@@ -133,6 +137,6 @@ pub(crate) fn run(what: &What) -> Result<Exit, Failure> {
 }
 
 /// Seconds since the Unix epoch; before it nothing has expired either.
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default()
 }

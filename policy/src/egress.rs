@@ -18,7 +18,7 @@ use crate::{
 
 mod address;
 
-pub use address::is_public;
+pub use address::{address_kinds, is_public};
 
 /// Where one workload may go outside of the mesh. The default is nowhere.
 #[derive(Debug, Default)]

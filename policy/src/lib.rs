@@ -77,7 +77,7 @@ pub use analyse::{Finding, Lint, Service, Severity, Surroundings};
 pub use claims::Claims;
 pub use compile::Policies;
 pub use condition::{Condition, Headers};
-pub use egress::{Egress, Named, Outside, is_public};
+pub use egress::{Egress, Named, Outside, address_kinds, is_public};
 pub use error::PolicyError;
 pub use explain::Explanation;
 pub use fetch::may_fetch_from;

@@ -76,14 +76,16 @@ impl Document {
         }
     }
 
-    pub(crate) fn metadata(&self) -> &Metadata {
+    /// What it is called.
+    pub fn metadata(&self) -> &Metadata {
         match self {
             Self::Authorization(sourced) => &sourced.policy.metadata,
             Self::Egress(sourced) => &sourced.policy.metadata,
         }
     }
 
-    pub(crate) fn selector(&self) -> Option<&BTreeMap<String, String>> {
+    /// Labels that a workload must all have to be selected.
+    pub fn selector(&self) -> Option<&BTreeMap<String, String>> {
         match self {
             Self::Authorization(sourced) => sourced.policy.spec.selector.as_ref(),
             Self::Egress(sourced) => sourced.policy.spec.selector.as_ref(),

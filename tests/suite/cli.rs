@@ -2,6 +2,7 @@
 
 mod control_plane;
 mod import;
+mod leaving;
 mod manifests;
 mod policies;
 mod recorded;

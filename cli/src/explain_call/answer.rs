@@ -5,7 +5,7 @@ use std::{fmt::Write, sync::Arc};
 use serde_json::json;
 use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Decision, Explanation, Request, Sourced, Verdict};
+use sidegate_policy::{Decision, Explanation, Request, Verdict};
 
 use crate::{
     policy::{called::Called, files::Policies},
@@ -40,9 +40,6 @@ impl Answer<'_> {
             shadow_policy,
             shadow_rule,
         } = self.decision();
-        let word = |verdict: Verdict| {
-            if verdict == Verdict::Allow { "Allow" } else { "Deny" }
-        };
         let headers = request.http.map(|http| {
             let mut fields = Vec::new();
             http.headers.visit(&mut |name, value| {
@@ -87,7 +84,7 @@ impl Answer<'_> {
             ("called", Some(self.called.to_string()), None),
             ("decided by", Some(self.decided_by()), source),
             ("nearest", nearest, self.nearest_at.as_ref()),
-            ("shadow", self.shadow(), None),
+            ("shadow", shadow(self.decision()), None),
             ("to allow", self.change(), None),
         ];
         for (label, value, place) in lines {
@@ -106,20 +103,6 @@ impl Answer<'_> {
             (None, Some(policy)) => format!("policy {policy}, none of whose rules matches"),
             _ => code.map_or("no rule", Code::title).to_owned(),
         }
-    }
-
-    /// What the policies in `mode: Shadow` would make of it, if that differs.
-    fn shadow(&self) -> Option<String> {
-        let Decision { verdict, shadow, shadow_policy, shadow_rule, .. } = *self.decision();
-        let would = match shadow.filter(|shadow| *shadow != verdict)? {
-            Verdict::Allow => "would be allowed",
-            Verdict::Deny => "would be denied",
-        };
-        let rule = shadow_rule.map_or_else(String::new, |rule| format!("rule {rule} of "));
-        Some(match shadow_policy {
-            Some(policy) => format!("{would} by {rule}{policy}"),
-            None => would.to_owned(),
-        })
     }
 
     /// What to change for the call to be let in.
@@ -159,14 +142,35 @@ impl Answer<'_> {
     }
 }
 
-/// Where the rule is written with which a nearest miss begins.
-pub(super) fn rule_at(nearest: &str, selecting: &[&Sourced]) -> Option<Arc<str>> {
-    let names = |sourced: &Sourced, rule: &str| {
-        let rest = nearest.strip_prefix(&format!("rule {rule} of {}", sourced.name()));
+pub(super) fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "Allow",
+        Verdict::Deny => "Deny",
+    }
+}
+
+/// What the policies in `mode: Shadow` would make of it, if that differs.
+pub(super) fn shadow(decision: &Decision<'_>) -> Option<String> {
+    let Decision { verdict, shadow, shadow_policy, shadow_rule, .. } = *decision;
+    let would = match shadow.filter(|shadow| *shadow != verdict)? {
+        Verdict::Allow => "would be allowed",
+        Verdict::Deny => "would be denied",
+    };
+    let rule = shadow_rule.map_or_else(String::new, |rule| format!("rule {rule} of "));
+    Some(match shadow_policy {
+        Some(policy) => format!("{would} by {rule}{policy}"),
+        None => would.to_owned(),
+    })
+}
+
+/// Where the rule is written with which a nearest miss begins: one of `rules`, by policy and name.
+pub(super) fn rule_at<'r>(
+    nearest: &str,
+    mut rules: impl Iterator<Item = (&'r str, &'r str, &'r Arc<str>)>,
+) -> Option<Arc<str>> {
+    let begins = |policy: &str, rule: &str| {
+        let rest = nearest.strip_prefix(&format!("rule {rule} of {policy}"));
         rest.is_some_and(|rest| rest.starts_with(' ') || rest.starts_with(':'))
     };
-    selecting.iter().find_map(|sourced| {
-        let mut rules = sourced.rules();
-        rules.find(|(rule, _)| names(sourced, rule.name.as_str())).map(|(_, source)| Arc::clone(source))
-    })
+    rules.find(|(policy, rule, _)| begins(policy, rule)).map(|(_, _, source)| Arc::clone(source))
 }

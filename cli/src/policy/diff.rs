@@ -1,5 +1,7 @@
-//! `sidegate policy diff A B`: what the one set lets in and the other does not, by trying one request of each kind that
-//! either tells apart. Everything listed was judged twice by the sidecar's own evaluator.
+//! `sidegate policy diff A B`: what the one set lets in, or out of the mesh, and the other does not, by trying one request of each
+//! kind that either tells apart. Everything listed was judged twice by the sidecar's own evaluator.
+
+mod outside;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -66,6 +68,8 @@ struct Report {
 /// A workload whose policies are compared.
 struct Place {
     name: String,
+    /// Of a service; of whatever a selector selects it is not known.
+    identity: Option<SpiffeId>,
     host: String,
     namespace: String,
     labels: BTreeMap<String, String>,
@@ -79,6 +83,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let mut report = Report { changes: Vec::new(), tried: 0, complete: true };
     for place in places(&mesh, [&before.set, &after.set])? {
         report.compare(&place, &mesh, &before.set, &after.set);
+        outside::compare(&mut report, &place, &mesh, &before.set, &after.set);
     }
     report.changes.sort_by(|a, b| (a.newly, &a.called, &a.caller).cmp(&(b.newly, &b.called, &b.caller)));
     match args.output.output {
@@ -149,6 +154,7 @@ fn places(mesh: &Mesh, sets: [&PolicySet; 2]) -> Result<Vec<Place>, Failure> {
     if let Some(services) = &mesh.services {
         let place = |it: &sidegate_control_plane::config::Service| Place {
             name: format!("{}/{}", it.name.namespace, it.name.name),
+            identity: Some(it.identity.clone()),
             host: it.name.name.clone(),
             namespace: it.name.namespace.clone(),
             labels: it.labels.clone(),
@@ -157,16 +163,16 @@ fn places(mesh: &Mesh, sets: [&PolicySet; 2]) -> Result<Vec<Place>, Failure> {
         return Ok(services.iter().map(place).collect());
     }
     let mut selected: BTreeSet<(String, BTreeMap<String, String>)> = BTreeSet::new();
-    for policy in sets.iter().flat_map(|set| set.iter()).map(sidegate_policy::Sourced::policy) {
-        let namespace = policy.metadata.namespace.to_string();
+    for document in sets.iter().flat_map(|set| set.documents()) {
+        let namespace = document.metadata().namespace.to_string();
         // A workload without labels, and one with those that are asked for.
         selected.insert((namespace.clone(), BTreeMap::new()));
-        selected.extend(policy.spec.selector.clone().map(|labels| (namespace, labels)));
+        selected.extend(document.selector().cloned().map(|labels| (namespace, labels)));
     }
     let place = |(namespace, labels): (String, BTreeMap<String, String>)| {
         let shown: Vec<String> = labels.iter().map(|(key, value)| format!("{key}: {value}")).collect();
         let (name, host) = (format!("{namespace} {{{}}}", shown.join(", ")), "workload".to_owned());
-        Place { name, host, namespace, labels, trust_domain: trust_domain.clone() }
+        Place { name, identity: None, host, namespace, labels, trust_domain: trust_domain.clone() }
     };
     Ok(selected.into_iter().map(place).collect())
 }

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sidegate_control_plane::config::{Config, Service};
+use sidegate_control_plane::config::{Config, EgressDefault, Service};
 use sidegate_identity::{SpiffeId, TrustDomain};
 use sidegate_policy::{PolicyError, PolicySet, parse_yaml};
 
@@ -50,6 +50,8 @@ pub(crate) enum Form {
 pub(crate) struct Mesh {
     pub(crate) trust_domain: Option<TrustDomain>,
     pub(crate) root_namespace: Option<String>,
+    /// What becomes of what wants to leave and no rule names.
+    pub(crate) egress: EgressDefault,
     /// `None` without a `mesh.yaml`.
     pub(crate) services: Option<Vec<Service>>,
     policies: Option<PathBuf>,
@@ -68,6 +70,7 @@ impl Around {
             return Ok(Mesh {
                 trust_domain: self.trust_domain.clone(),
                 root_namespace: self.root_namespace.clone(),
+                egress: EgressDefault::Deny,
                 services: None,
                 policies: None,
             });
@@ -78,6 +81,7 @@ impl Around {
         Ok(Mesh {
             trust_domain: Some(config.trust_domain),
             root_namespace: config.root_namespace,
+            egress: config.egress,
             services: Some(config.services),
             policies: Some(config.policies),
         })

@@ -1,6 +1,8 @@
 //! `sidegate policy who-can-reach` and `what-can`: calls that the policies let in, found by trying what their Allow
-//! rules describe. Everything listed was allowed by the evaluator; a call that no rule describes is not tried.
+//! rules describe, and ways out of the mesh, by what rules of egress name. Everything listed was allowed by the evaluator;
+//! a call that no rule describes is not tried.
 
+mod outside;
 mod sample;
 
 use std::{
@@ -18,6 +20,7 @@ use self::sample::{Sample, samples};
 use super::{
     called::{Called, label},
     files::{self, Around, Mesh, Policies},
+    outside::Target,
 };
 use crate::{
     args::Output,
@@ -30,7 +33,7 @@ use crate::{
 /// Arguments of `sidegate policy who-can-reach`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct WhoArgs {
-    /// Who is called: namespace/account, or a SPIFFE ID.
+    /// Who is called: namespace/account, or a SPIFFE ID. Or a destination outside of the mesh: HOST[:PORT], ADDRESS[:PORT].
     #[arg(value_name = "SVC")]
     service: String,
     #[command(flatten)]
@@ -86,14 +89,22 @@ struct Open {
     at: Arc<str>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Report {
     ways: Vec<Way>,
+    /// Ways out of the mesh.
+    outside: Vec<Way>,
     open: BTreeSet<Open>,
+    /// Whether what no rule names leaves the mesh as well, if it goes to the public Internet.
+    #[serde(rename = "egressByDefault")]
+    egress_by_default: bool,
 }
 
 /// Lists the callers of a workload.
 pub(super) fn who(args: &WhoArgs) -> Result<Exit, Failure> {
+    if let Some(target) = Target::of(&args.service) {
+        return who_outside(args, &target?);
+    }
     let mesh = args.rest.around.read()?;
     let called = Called::of(&args.service, &mesh, &args.label)?;
     let read = mesh.policies(args.rest.policies.as_deref(), Some(&called.namespace))?;
@@ -103,29 +114,70 @@ pub(super) fn who(args: &WhoArgs) -> Result<Exit, Failure> {
     let report = Report {
         ways: args.rest.ways(&callers, &called, &read, &mesh),
         open: allowing(&selecting).filter_map(open).collect(),
+        ..Report::default()
     };
+    args.rest.print("WhoCanReach", &report)
+}
+
+fn who_outside(args: &WhoArgs, target: &Target) -> Result<Exit, Failure> {
+    let mesh = args.rest.around.read()?;
+    let read = args.rest.read(&mesh)?;
+    let mut report = Report { egress_by_default: outside::is_open(&mesh), ..Report::default() };
+    for identity in identities(&mesh)? {
+        let caller = Called::of(identity.as_str(), &mesh, &[])?;
+        report.outside.extend(outside::ways_to(target, &caller, &read, &mesh));
+    }
     args.rest.print("WhoCanReach", &report)
 }
 
 /// Lists what an identity can call.
 pub(super) fn what(args: &WhatArgs) -> Result<Exit, Failure> {
     let mesh = args.rest.around.read()?;
+    let identities = identities(&mesh)?;
+    let asked = files::identity(&args.identity, mesh.trust_domain.as_ref())?;
+    let read = args.rest.read(&mesh)?;
+    let mut report = Report::default();
+    // Only a service of this mesh has a sidecar that a policy of egress could select.
+    if identities.contains(&asked) {
+        let workload = Called::of(asked.as_str(), &mesh, &[])?;
+        report.outside = outside::ways(&workload, &read, &mesh, &args.rest);
+        report.egress_by_default = outside::is_open(&mesh);
+    }
+    let callers = BTreeSet::from([asked]);
+    for identity in &identities {
+        let called = Called::of(identity.as_str(), &mesh, &[])?;
+        report.ways.extend(args.rest.ways(&callers, &called, &read, &mesh));
+    }
+    args.rest.print("WhatCan", &report)
+}
+
+/// Those of all services.
+fn identities(mesh: &Mesh) -> Result<BTreeSet<SpiffeId>, Failure> {
     let services = mesh.services.as_ref().ok_or_else(|| {
         let why = "which services there are is written in mesh.yaml";
         Failure::new(Exit::Usage, "the services are unknown", why, "add --mesh mesh.yaml")
     })?;
-    let callers = BTreeSet::from([files::identity(&args.identity, mesh.trust_domain.as_ref())?]);
-    let read = mesh.policies(args.rest.policies.as_deref(), None)?;
-    let mut ways = Vec::new();
-    let identities: BTreeSet<&SpiffeId> = services.iter().map(|service| &service.identity).collect();
-    for identity in identities {
-        let called = Called::of(identity.as_str(), &mesh, &[])?;
-        ways.extend(args.rest.ways(&callers, &called, &read, &mesh));
+    Ok(services.iter().map(|service| service.identity.clone()).collect())
+}
+
+impl Way {
+    /// Whether it is between the same ends, by the same rule and in the same way.
+    fn is_as(&self, other: &Self) -> bool {
+        (&self.caller, &self.called, &self.example) == (&other.caller, &other.called, &other.example)
+            && (&self.policy, &self.rule) == (&other.policy, &other.rule)
     }
-    args.rest.print("WhatCan", &Report { ways, open: BTreeSet::new() })
 }
 
 impl Rest {
+    fn read(&self, mesh: &Mesh) -> Result<Policies, Failure> {
+        mesh.policies(self.policies.as_deref(), None)
+    }
+
+    /// Whether only requests are asked for.
+    fn is_http(&self) -> bool {
+        self.method.is_some() || self.path.is_some()
+    }
+
     /// One way for each caller and rule that lets it in.
     fn ways(&self, callers: &BTreeSet<SpiffeId>, called: &Called, read: &Policies, mesh: &Mesh) -> Vec<Way> {
         let policies = read.set.compile(&called.workload(mesh.root_namespace.as_deref()));
@@ -172,7 +224,7 @@ fn text(report: &Report, wide: bool) -> String {
     let end = |id: &str| {
         if wide { id.to_owned() } else { short::identity(Some(id)) }
     };
-    let rows = report.ways.iter().map(|way| {
+    let rows = report.ways.iter().chain(&report.outside).map(|way| {
         [
             end(&way.caller),
             end(&way.called),
@@ -184,6 +236,11 @@ fn text(report: &Report, wide: bool) -> String {
     let mut text = table::columns(["CALLER", "CALLED", "EXAMPLE", "RULE", "AT"], rows);
     for Open { policy, rule, at } in &report.open {
         let _ = writeln!(text, "rule {rule} of {policy} ({at}) may let in callers that are not listed here");
+    }
+    if report.egress_by_default {
+        text.push_str(
+            "egress: Allow lets every service leave for any other address of the public Internet as well\n",
+        );
     }
     text
 }

@@ -274,7 +274,7 @@ fn patterns(operations: &[&Operation]) -> BTreeSet<String> {
 }
 
 /// A host of each pattern, as few others match it as can be, and one that none matches.
-fn hosts<'h>(patterns: impl Iterator<Item = &'h HostPattern>) -> Vec<String> {
+pub(super) fn hosts<'h>(patterns: impl Iterator<Item = &'h HostPattern>) -> Vec<String> {
     let patterns: Vec<&HostPattern> = patterns.collect();
     let mut hosts: BTreeSet<String> =
         patterns.iter().map(|pattern| pattern.to_string().replacen('*', ANYBODY, 1)).collect();
@@ -286,7 +286,7 @@ fn hosts<'h>(patterns: impl Iterator<Item = &'h HostPattern>) -> Vec<String> {
 }
 
 /// Names that a policy would have to mean on purpose.
-const ANYBODY: &str = "anybody-else";
+pub(super) const ANYBODY: &str = "anybody-else";
 const ANYWHERE: &str = "anywhere-else";
 const STRANGE_DOMAIN: &str = "another-domain.invalid";
 /// What is asked of one caller at one port.

@@ -2,7 +2,10 @@
 //! can reach it: the host itself, a cloud's metadata, a neighbour. A wide block, or a name whose answer somebody else
 //! gives, does not mean those.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -11,6 +14,22 @@ use crate::values::IpBlock;
 /// Whether anybody in the world means the same host by it.
 pub fn is_public(ip: IpAddr) -> bool {
     special(ip.to_canonical()).is_none()
+}
+
+/// One address of each kind that rules with these blocks tell apart. Blocks nest, so that where one begins, or where one
+/// has just ended, lies every region there is of them and of the special ranges.
+pub fn address_kinds(blocks: impl IntoIterator<Item = IpBlock>) -> BTreeSet<IpAddr> {
+    let special = V4.iter().map(|range| IpNet::V4(*range)).chain(V6.iter().map(|range| IpNet::V6(*range)));
+    let ranges = blocks.into_iter().map(IpBlock::range).chain(special);
+    let edges = ranges.flat_map(|range| [Some(range.network()), after(range)]);
+    edges.flatten().chain([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]).collect()
+}
+
+fn after(range: IpNet) -> Option<IpAddr> {
+    match range.broadcast() {
+        IpAddr::V4(last) => last.to_bits().checked_add(1).map(|next| Ipv4Addr::from_bits(next).into()),
+        IpAddr::V6(last) => last.to_bits().checked_add(1).map(|next| Ipv6Addr::from_bits(next).into()),
+    }
 }
 
 /// Whether the block holds the address and, where that is not public, nothing that is.
@@ -109,6 +128,24 @@ mod tests {
         assert!(is_meant_by(ip("10.1.2.3"), &"10.0.0.0/8".parse().unwrap()));
         assert!(is_meant_by(ip("fd00::7"), &"fd00::/8".parse().unwrap()));
         assert!(!is_meant_by(ip("10.1.2.3"), &"10.1.2.4".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_address_of_each_kind_lies_in_every_region_of_nested_blocks() {
+        let blocks = ["8.0.0.0/7", "8.8.8.0/24", "8.8.8.8", "10.0.0.0/7", "2000::/3"];
+        let blocks: Vec<IpBlock> = blocks.iter().map(|text| text.parse().unwrap()).collect();
+        let kinds = address_kinds(blocks.iter().copied());
+        let kind = |ip: IpAddr| {
+            let held: Vec<bool> = blocks.iter().map(|block| block.contains(ip)).collect();
+            (ip.is_ipv4(), is_public(ip), held)
+        };
+        let found: BTreeSet<_> = kinds.iter().map(|ip| kind(*ip)).collect();
+        for some in [
+            "8.8.8.8", "8.8.8.9", "8.9.0.1", "11.2.3.4", "10.2.3.4", "77.0.0.1", "2a00::1", "2002::1",
+            "fd00::1",
+        ] {
+            assert!(found.contains(&kind(ip(some))), "{some}: {kinds:?}");
+        }
     }
 
     #[test]

@@ -17,6 +17,10 @@ impl IpBlock {
         self.0.contains(&ip.to_canonical())
     }
 
+    pub(crate) fn range(self) -> IpNet {
+        self.0
+    }
+
     /// Whether every address of the block is in `range`.
     pub(crate) fn is_within(&self, range: IpNet) -> bool {
         range.contains(&self.0)

@@ -22,7 +22,7 @@ spec:
     to: [{ports: [9090]}]
 "#;
 
-const MESH: &str = r#"apiVersion: sidegate.dev/v1alpha1
+pub(super) const MESH: &str = r#"apiVersion: sidegate.dev/v1alpha1
 kind: Mesh
 trustDomain: shop.test
 rootNamespace: sidegate
@@ -35,10 +35,10 @@ services:
 "#;
 
 /// A folder with `mesh.yaml` and policies.
-struct Mesh(TempDir);
+pub(super) struct Mesh(TempDir);
 
 impl Mesh {
-    fn with(policies: &str) -> Self {
+    pub(super) fn with(policies: &str) -> Self {
         let folder = TempDir::new().expect("a folder");
         fs::create_dir(folder.path().join("policies")).expect("a folder");
         fs::write(folder.path().join("mesh.yaml"), MESH).expect("a file");
@@ -46,11 +46,16 @@ impl Mesh {
         Self(folder)
     }
 
-    fn path(&self, name: &str) -> String {
+    /// Another file beside them.
+    pub(super) fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).expect("a file");
+    }
+
+    pub(super) fn path(&self, name: &str) -> String {
         self.0.path().join(name).display().to_string()
     }
 
-    fn run(&self, arguments: &[&str]) -> std::process::Output {
+    pub(super) fn run(&self, arguments: &[&str]) -> std::process::Output {
         sidegate(&[arguments, &["--mesh", &self.path("mesh.yaml")]].concat())
     }
 }

@@ -1,13 +1,14 @@
-//! What a workload wants from outside of the mesh, and what it must get: judged as its sidecar does, by the name first,
-//! where there is one, and then by the address.
+//! What a workload wants from outside of the mesh, and what it must get.
 
 use std::{fmt, net::IpAddr};
 
 use serde::Deserialize;
+use sidegate_control_plane::config::EgressDefault;
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Decision, Egress, Named, Outside, Verdict};
+use sidegate_policy::{Decision, Egress, Verdict};
 
 use super::document::{Want, moment};
+use crate::policy::outside::{As, Destination};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -30,37 +31,34 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
+    /// By the rules alone, whatever becomes of what they do not name.
     pub(super) fn judged<'e>(
         &self,
         egress: &'e Egress,
         identity: &SpiffeId,
     ) -> (Decision<'e>, Option<String>) {
-        let host = self.host.as_deref().map(Named::Host);
-        let outside = Outside {
-            identity: Some(identity),
-            name: host.or(self.sni.as_deref().map(Named::ServerName)),
-            port: self.port,
-            // Before 1970 nothing has expired either.
-            now: u64::try_from(self.at.unix_timestamp()).unwrap_or_default(),
-        };
-        let by_name = outside.name.map(|_| egress.judge_name(&outside));
-        let decision = by_name
-            .filter(|decision| decision.verdict == Verdict::Deny)
-            .unwrap_or_else(|| egress.judge_address(&outside, self.ip, self.in_mesh));
-        let nearest = (decision.verdict == Verdict::Deny)
-            .then(|| egress.nearest(&outside, Some(self.ip), self.in_mesh))
-            .flatten();
+        let (destination, now) = (self.destination(), self.now());
+        let decision = destination.judge(egress, EgressDefault::Deny, identity, now).decision;
+        let nearest =
+            (decision.verdict == Verdict::Deny).then(|| destination.nearest(egress, identity, now)).flatten();
         (decision, nearest)
+    }
+
+    fn destination(&self) -> Destination {
+        let named = |how, name: &Option<String>| name.clone().map(|name| (how, name));
+        let name = named(As::Host, &self.host).or_else(|| named(As::Sni, &self.sni));
+        Destination { name, ip: self.ip, port: self.port, in_mesh: self.in_mesh }
+    }
+
+    /// Before 1970 nothing has expired either.
+    fn now(&self) -> u64 {
+        u64::try_from(self.at.unix_timestamp()).unwrap_or_default()
     }
 }
 
 impl fmt::Display for Leaving {
-    /// `shop/orders  to api.test at 8.8.8.8 port 443`
+    /// `shop/orders  TLS to api.test port 443  at 8.8.8.8`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  to ", self.from)?;
-        if let Some(name) = self.host.as_ref().or(self.sni.as_ref()) {
-            write!(f, "{name} at ")?;
-        }
-        write!(f, "{} port {}", self.ip, self.port)
+        write!(f, "{}  {}", self.from, self.destination())
     }
 }
