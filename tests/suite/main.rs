@@ -25,6 +25,7 @@ mod jwt;
 mod limits;
 mod local_users;
 mod mesh;
+mod observed;
 mod opaque;
 mod outbound;
 mod own_app;

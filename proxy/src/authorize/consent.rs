@@ -21,7 +21,7 @@ use crate::{
 /// Nobody objects, or nobody is to be asked.
 #[derive(Debug)]
 pub(crate) struct Consent {
-    /// Who was to be asked.
+    /// Who was asked.
     external: Option<Arc<External>>,
     /// An objection that is recorded and not applied.
     observed: Option<Objection>,
@@ -76,9 +76,10 @@ impl Asker<'_> {
         snapshot: &Snapshot,
     ) -> Result<(Consent, Changes), Error> {
         let consent = |observed| Consent { external: Some(Arc::clone(external)), observed };
-        // Under `Observe` a denial of policy is recorded, and nobody is asked about what would not have been permitted.
+        // Under `Observe` a denial of policy is recorded, and nobody is asked about what would not have been permitted. Nor
+        // has anybody consented: it is open for as long as nothing is enforced.
         if admission.judgement().verdict != Verdict::Allowed {
-            return Ok((consent(None), Changes::default()));
+            return Ok((Consent::needless(), Changes::default()));
         }
         // On the heap, so that a request about which nobody is asked has no room for it.
         let asking = Box::pin(self.worker.external.ask(external, question, snapshot, &self.worker.metrics));
@@ -97,8 +98,9 @@ impl Consent {
         Self { external: None, observed: None }
     }
 
+    /// Who has consented. Whoever objected has not, though that is recorded only.
     pub(crate) fn external(&self) -> Option<&Arc<External>> {
-        self.external.as_ref()
+        self.external.as_ref().filter(|_| self.observed.is_none())
     }
 
     /// What is left of policy's admission: nothing if somebody else is to be asked by now.
