@@ -1,7 +1,7 @@
 //! What leaves the mesh, through a forward proxy: what a rule of an `EgressPolicy` names, and nothing else. `localhost` is
 //! the one name that every machine knows, and its address one that a rule has to mean.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Instant};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::mesh::{App, Authority, PATIENCE, Port, Sidecar};
+use crate::mesh::{App, Authority, ControlPlane, Member, PATIENCE, Port, Sidecar};
 
 /// A policy of egress for `orders` with these rules.
 fn rules(rules: &str) -> String {
@@ -39,6 +39,10 @@ fn proxy(policies: &str, more: &str) -> Sidecar {
 /// The status of the answer to a request with this target, and the connection.
 async fn ask(proxy: &Sidecar, method: &str, target: &str, host: &str) -> (u16, TcpStream) {
     let mut tcp = TcpStream::connect(proxy.outbound()).await.unwrap();
+    (ask_on(&mut tcp, method, target, host).await, tcp)
+}
+
+async fn ask_on(tcp: &mut TcpStream, method: &str, target: &str, host: &str) -> u16 {
     let head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     tcp.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -46,7 +50,7 @@ async fn ask(proxy: &Sidecar, method: &str, target: &str, host: &str) -> (u16, T
         answer.push(timeout(PATIENCE, tcp.read_u8()).await.unwrap().expect("a whole head"));
     }
     let answer = String::from_utf8(answer).unwrap();
-    (answer.split(' ').nth(1).unwrap().parse().unwrap(), tcp)
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 async fn get(proxy: &Sidecar, authority: &str) -> u16 {
@@ -165,6 +169,94 @@ async fn an_open_tunnel_is_cut_when_its_rule_goes_and_a_rule_for_another_workloa
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
     proxy.accessed(|line| line["code"] == "SG0207");
     assert_eq!(ask(&proxy, "CONNECT", &authority, &authority).await.0, 403);
+}
+
+#[tokio::test]
+async fn an_open_answer_is_cut_and_the_next_request_refused_when_their_rule_goes() {
+    let (app, slow) = (App::start().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (quick, slow_port) = (app.address.port(), slow.local_addr().unwrap().port());
+    let rule = |ports: &str| rules(&format!("  - {{to: [{{ipBlocks: [127.0.0.1], ports: [{ports}]}}]}}"));
+    let proxy = proxy(&rule(&format!("{quick}, {slow_port}")), "");
+    let target = |port: u16| (format!("http://127.0.0.1:{port}/x"), format!("127.0.0.1:{port}"));
+    let (url, host) = target(quick);
+    let (status, mut kept) = ask(&proxy, "GET", &url, &host).await;
+    assert_eq!((status, app.seen().len()), (200, 1));
+    let answering = tokio::spawn(async move {
+        let (mut outside, _) = slow.accept().await.unwrap();
+        assert_ne!(outside.read(&mut [0; 1024]).await.unwrap(), 0);
+        outside
+            .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\ntick\r\n")
+            .await
+            .unwrap();
+        // Whatever comes of it, the answer has no end.
+        outside.read(&mut [0; 1024]).await
+    });
+    let (slow_url, slow_host) = target(slow_port);
+    let (status, mut open) = ask(&proxy, "GET", &slow_url, &slow_host).await;
+    assert_eq!(status, 200);
+
+    proxy.replace("policies.yaml", &rule("1"));
+    let mut rest = Vec::new();
+    let end = timeout(PATIENCE, open.read_to_end(&mut rest)).await.expect("the answer is still open");
+    assert!(end.is_err() || !rest.ends_with(b"0\r\n\r\n"), "{end:?} {}", rest.escape_ascii());
+    proxy.accessed(|line| line["code"] == "SG0207");
+    let reached = timeout(PATIENCE, answering).await.expect("the host outside is still connected").unwrap();
+    assert!(matches!(reached, Ok(0) | Err(_)), "{reached:?}");
+    assert_eq!(ask_on(&mut kept, "GET", &url, &host).await, 403);
+    assert_eq!(app.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn policies_of_egress_come_from_the_control_plane_and_so_do_their_change_and_their_end() {
+    let (app, outside) = (App::start().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (http, tcp) = (app.address.port(), outside.local_addr().unwrap().port());
+    let none = NONE.replace("name: callers", "name: callers, namespace: shop");
+    let egress = |ports: &str| {
+        let text = rules(&format!("  - {{name: out, to: [{{ipBlocks: [127.0.0.1], ports: [{ports}]}}]}}"));
+        format!("{none}---\n{}", text.replace("name: out}\n", "name: out, namespace: shop}\n"))
+    };
+    let control_plane = ControlPlane::start("100ms", &egress(&format!("{http}, {tcp}")));
+    let orders = Member::start(
+        "orders",
+        &control_plane,
+        "outbound: [{listen: '127.0.0.1:0', proxy: [shop/payments]}]",
+    );
+    let proxy = orders.address("outbound");
+    let (url, host) = (format!("http://127.0.0.1:{http}/x"), format!("127.0.0.1:{http}"));
+    let until = async |status: u16| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut connection = TcpStream::connect(proxy).await.unwrap();
+            let answered = ask_on(&mut connection, "GET", &url, &host).await;
+            if answered == status {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{answered} and never {status}");
+        }
+    };
+    until(200).await;
+    let recorded = control_plane.edge(|edge| edge["rule"] == "out").await;
+    assert_eq!(
+        (&recorded["verdict"], &recorded["tls"]),
+        (&"allowed".into(), &"plaintext".into()),
+        "{recorded}"
+    );
+    let mut tunnel = TcpStream::connect(proxy).await.unwrap();
+    let database = format!("127.0.0.1:{tcp}");
+    assert_eq!(ask_on(&mut tunnel, "CONNECT", &database, &database).await, 200);
+    let (mut reached, _) = timeout(PATIENCE, outside.accept()).await.unwrap().unwrap();
+    tunnel.write_all(b"ping").await.unwrap();
+    timeout(PATIENCE, reached.read_exact(&mut [0; 4])).await.unwrap().unwrap();
+
+    control_plane.policies(&egress(&http.to_string()));
+    let end = timeout(PATIENCE, reached.read(&mut [0; 4])).await.expect("the tunnel is still open");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    until(200).await;
+    let mut refused = TcpStream::connect(proxy).await.unwrap();
+    assert_eq!(ask_on(&mut refused, "CONNECT", &database, &database).await, 403);
+
+    control_plane.policies(&none);
+    until(404).await;
 }
 
 #[tokio::test]
