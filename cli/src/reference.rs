@@ -134,7 +134,7 @@ fn policy() -> String {
                 Schema that `sidegate reference policy -o json` prints: with the YAML language server, save it as\n\
                 `policy.schema.json` and begin a file with `# yaml-language-server: $schema=policy.schema.json`.\n\n\
                 <!-- Generated: sidegate reference policy > docs/reference/policy.md -->\n";
-    let kinds = ["AuthorizationPolicy", "EgressPolicy"];
+    let kinds = ["AuthorizationPolicy", "EgressPolicy", "PlaintextException"];
     page.to_owned() + &schema::sections_of(&kinds, sidegate_policy::schema().as_value())
 }
 

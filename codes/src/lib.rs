@@ -103,8 +103,8 @@ macro_rules! codes {
 codes! {
     PlaintextRefused = "SG0101", Exposure,
         "plaintext on a port that takes only mutual TLS",
-        "The first bytes of an inbound connection were not a TLS ClientHello. The sidecar closes such a connection before a byte reaches the application.",
-        "Call the service through a sidecar, or with a client that presents an SVID of the mesh.";
+        "The first bytes of an inbound connection were not a TLS ClientHello, and no PlaintextException is for its address and port. The sidecar closes such a connection before a byte reaches the application.",
+        "Call the service through a sidecar, or with a client that presents an SVID of the mesh. For who cannot, write a PlaintextException.";
     CaptureDiffers = "SG0102", Exposure,
         "the kernel's capture rules are not the configured ones",
         "Something changed or removed them, or they were never applied. Traffic may pass beside the sidecar; `verify` names each rule that differs.",
@@ -191,8 +191,8 @@ codes! {
         "The log line's `nearest` field says what is missing. Declare the port's protocol as http or write the rule without HTTP conditions; ask `\"name\" in request.headers` before a header that may be missing.";
     NoVerifiedPeer = "SG0206", Policy,
         "denied: the peer has no verified identity",
-        "Authorization needs a peer identity verified by mutual TLS; there was none.",
-        "Call through a sidecar, or with a client that presents an SVID of the mesh.";
+        "Authorization needs a peer identity verified by mutual TLS; there was none, and no PlaintextException is for what was asked.",
+        "Call through a sidecar, or with a client that presents an SVID of the mesh. The log line's `nearest` field names the closest exception and what kept it from matching.";
     CutByPolicy = "SG0207", Policy,
         "connection cut: a new policy set no longer permits it",
         "Open connections are judged again whenever policies change; this one would not be admitted now.",

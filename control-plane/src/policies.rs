@@ -10,7 +10,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Document, PolicySet, Workload};
+use sidegate_policy::{Document, PolicyError, PolicySet, Workload};
 use sidegate_proto::v1::Resource;
 
 use crate::{
@@ -97,8 +97,9 @@ impl Parser {
             return Err(problems);
         }
         let documents = written.iter().map(|policy| policy.document.clone()).collect();
-        let set = PolicySet::new(documents)
-            .map_err(|errors| errors.into_iter().map(Problem::from).collect::<Vec<_>>())?;
+        let problems = |errors: Vec<PolicyError>| errors.into_iter().map(Problem::from).collect::<Vec<_>>();
+        let set = PolicySet::new(documents).map_err(problems)?;
+        set.refuse_lasting_exceptions(clock::now_ms() / 1_000).map_err(problems)?;
         Ok(LoadedPolicies::of(set, written))
     }
 

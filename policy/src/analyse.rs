@@ -22,11 +22,12 @@ mod conflict;
 mod cover;
 mod egress;
 mod mesh;
+mod plaintext;
 mod subtree;
 
 use candidates::Candidates;
 use conflict::Guardrail;
-use cover::{Form, Scope};
+use cover::{Form, Reach, Scope};
 use mesh::Residents;
 use subtree::Paths;
 
@@ -77,6 +78,12 @@ pub enum Lint {
     PrefixWithoutBoundary,
     /// A rule of egress for every address.
     EgressAnywhere,
+    /// An exception to mutual TLS for every address.
+    PlaintextAnywhere,
+    /// An exception to mutual TLS for more than a network, or for every path.
+    PlaintextWide,
+    /// An exception that will be over in a few days.
+    ExceptionEndsSoon,
     /// A policy for no service of the mesh.
     SelectsNothing,
     /// A source that names no service of the mesh.
@@ -143,6 +150,7 @@ impl PolicySet {
         let residents = Residents::of(known);
         let mut findings = mesh::selecting_nothing(self, known);
         findings.extend(egress::findings(self, known));
+        findings.extend(plaintext::findings(self, &entries, known));
         findings.extend(conflict::contradicting(&guardrails, known));
         for (position, entry) in entries.iter().enumerate() {
             let redundancy = redundancy(position, entry, &entries, &candidates, known);
@@ -268,7 +276,7 @@ impl Entry<'_> {
     fn covers(&self, narrow: &Self, scope: Scope<'_>) -> bool {
         self.is_enforced()
             && narrow.is_enforced()
-            && scope.holds_wherever(self.sourced.policy(), narrow.sourced.policy())
+            && scope.holds_wherever(Reach::from(self.sourced.policy()), Reach::from(narrow.sourced.policy()))
             && self.outlasts(narrow)
             && self.form.covers(&narrow.form)
     }
@@ -313,7 +321,7 @@ impl Finding {
 
 impl Lint {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::CoveredByDeny,
         Self::DuplicateRule,
         Self::ShadowedRule,
@@ -324,6 +332,9 @@ impl Lint {
         Self::WholeDomain,
         Self::PrefixWithoutBoundary,
         Self::EgressAnywhere,
+        Self::PlaintextAnywhere,
+        Self::PlaintextWide,
+        Self::ExceptionEndsSoon,
         Self::SelectsNothing,
         Self::UnknownPrincipal,
         Self::NotCompared,
@@ -342,6 +353,9 @@ impl Lint {
             Self::WholeDomain => "whole-domain",
             Self::PrefixWithoutBoundary => "prefix-without-boundary",
             Self::EgressAnywhere => "egress-anywhere",
+            Self::PlaintextAnywhere => "plaintext-anywhere",
+            Self::PlaintextWide => "plaintext-wide",
+            Self::ExceptionEndsSoon => "exception-ends-soon",
             Self::SelectsNothing => "selects-nothing",
             Self::UnknownPrincipal => "unknown-principal",
             Self::NotCompared => "not-compared",
@@ -363,6 +377,9 @@ impl Lint {
             }
             Self::PrefixWithoutBoundary => "a Deny on one path, and another that begins alike is let in",
             Self::EgressAnywhere => "a rule of egress is for every address, whatever its name",
+            Self::PlaintextAnywhere => "an exception to mutual TLS is for every address",
+            Self::PlaintextWide => "an exception to mutual TLS is for more than a network, or for every path",
+            Self::ExceptionEndsSoon => "an exception to mutual TLS is over in a few days",
             Self::SelectsNothing => "the policy selects no service of the mesh",
             Self::UnknownPrincipal => "the source names what no service of the mesh is",
             Self::NotCompared => "more rules than can be compared with one another",

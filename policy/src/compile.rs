@@ -9,7 +9,7 @@ use crate::{
     Sourced,
     http_ports::{HttpPorts, NamedPorts},
     index::RuleIndex,
-    model::{Action, Mode, Rule},
+    model::{Action, Mode, PlaintextException, Rule},
 };
 
 /// The policies of one workload, compiled. The default is no policy: everything is denied.
@@ -30,6 +30,8 @@ pub(crate) struct Stages {
     /// One per Require policy: each must be met by itself.
     pub(crate) require: Vec<Requirement>,
     pub(crate) allow: RuleIndex,
+    /// What may come without TLS. Nothing here is about anybody who has an identity.
+    pub(crate) plaintext: RuleIndex,
     pub(crate) http_ports: HttpPorts,
     pub(crate) named_ports: NamedPorts,
 }
@@ -55,15 +57,25 @@ pub(crate) struct CompiledRule {
 }
 
 impl Policies {
-    /// Compiles policies that all select the workload, given in the order of their names.
-    pub(crate) fn compile<'p>(selected: impl Iterator<Item = &'p Sourced>, trust_domain: &str) -> Self {
+    /// Compiles policies and exceptions that all select the workload, given in the order of their names.
+    pub(crate) fn compile<'p>(
+        selected: impl Iterator<Item = &'p Sourced>,
+        exceptions: impl Iterator<Item = &'p Sourced<PlaintextException>>,
+        trust_domain: &str,
+    ) -> Self {
         // A text that is no trust domain has no identities, so nothing local matches.
         let local = TrustDomain::parse(trust_domain).ok();
         let selected: Vec<&Sourced> = selected.collect();
         let is_enforced = |sourced: &&Sourced| sourced.policy().spec.mode == Mode::Enforce;
-        let enforced = Stages::of(selected.iter().copied().filter(is_enforced), local.as_ref());
+        let mut enforced = Stages::of(selected.iter().copied().filter(is_enforced), local.as_ref());
         let shadowed = !selected.iter().all(is_enforced);
-        let trial = shadowed.then(|| Stages::of(selected.iter().copied(), local.as_ref()));
+        let mut trial = shadowed.then(|| Stages::of(selected.iter().copied(), local.as_ref()));
+        for exception in exceptions {
+            enforced.except(exception, local.as_ref());
+            if let Some(trial) = &mut trial {
+                trial.except(exception, local.as_ref());
+            }
+        }
         Self { enforced, trial, trust_domain: trust_domain.into() }
     }
 }

@@ -83,18 +83,19 @@ enum PortTest {
 enum Doubt<'c> {
     Opaque,
     Identity(&'static str),
+    NoIdentity,
     /// The header, and what is the matter with it.
     Header(&'c str, &'static str),
 }
 
 impl Condition {
     /// Whether the condition holds.
-    pub(crate) fn judge(&self, caller: &SpiffeId, request: &Request<'_>) -> Outcome {
+    pub(crate) fn judge(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Outcome {
         self.root.judge(caller, request)
     }
 
     /// What kept the condition from holding, for people.
-    pub(crate) fn miss(&self, caller: &SpiffeId, request: &Request<'_>) -> Option<String> {
+    pub(crate) fn miss(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Option<String> {
         match self.judge(caller, request) {
             Outcome::Yes => None,
             Outcome::No => Some(format!("when [{self}] does not hold")),
@@ -198,7 +199,7 @@ impl Outcome {
 }
 
 impl Node {
-    fn judge(&self, caller: &SpiffeId, request: &Request<'_>) -> Outcome {
+    fn judge(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Outcome {
         match self {
             Self::All(nodes) => decided_by(Outcome::No, nodes, caller, request),
             Self::Any(nodes) => decided_by(Outcome::Yes, nodes, caller, request),
@@ -208,7 +209,7 @@ impl Node {
     }
 
     /// The first doubt in it.
-    fn doubt<'c>(&'c self, caller: &SpiffeId, request: &Request<'_>) -> Option<Doubt<'c>> {
+    fn doubt<'c>(&'c self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Option<Doubt<'c>> {
         match self {
             Self::All(nodes) | Self::Any(nodes) => nodes.iter().find_map(|node| node.doubt(caller, request)),
             Self::Not(node) => node.doubt(caller, request),
@@ -238,7 +239,12 @@ impl Node {
 }
 
 /// Kleene's strong logic, which is CEL's: one `decisive` answer is enough, and without one a doubt remains a doubt.
-fn decided_by(decisive: Outcome, nodes: &[Node], caller: &SpiffeId, request: &Request<'_>) -> Outcome {
+fn decided_by(
+    decisive: Outcome,
+    nodes: &[Node],
+    caller: Option<&SpiffeId>,
+    request: &Request<'_>,
+) -> Outcome {
     let mut seen = decisive.not();
     for node in nodes {
         match node.judge(caller, request) {
@@ -251,7 +257,7 @@ fn decided_by(decisive: Outcome, nodes: &[Node], caller: &SpiffeId, request: &Re
 }
 
 impl Test {
-    fn judge<'c>(&'c self, caller: &SpiffeId, request: &Request<'_>) -> Result<Outcome, Doubt<'c>> {
+    fn judge<'c>(&'c self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Result<Outcome, Doubt<'c>> {
         let holds = match self {
             Self::HasHeader(name) => match headers::reading(http(request)?.headers, name) {
                 Reading::Missing => false,
@@ -284,14 +290,22 @@ impl Test {
 }
 
 impl Attribute {
-    fn value<'r>(self, caller: &'r SpiffeId, request: &Request<'r>) -> Result<&'r str, Doubt<'static>> {
+    fn value<'r>(
+        self,
+        caller: Option<&'r SpiffeId>,
+        request: &Request<'r>,
+    ) -> Result<&'r str, Doubt<'static>> {
         match self {
             Self::Method => Ok(http(request)?.method),
             Self::Path => Ok(http(request)?.path),
-            Self::Principal => Ok(caller.as_str()),
-            Self::TrustDomain => Ok(caller.trust_domain()),
-            Self::Namespace => caller.namespace().ok_or(Doubt::Identity("namespace")),
-            Self::ServiceAccount => caller.service_account().ok_or(Doubt::Identity("service account")),
+            Self::Principal => Ok(caller.ok_or(Doubt::NoIdentity)?.as_str()),
+            Self::TrustDomain => Ok(caller.ok_or(Doubt::NoIdentity)?.trust_domain()),
+            Self::Namespace => {
+                caller.ok_or(Doubt::NoIdentity)?.namespace().ok_or(Doubt::Identity("namespace"))
+            }
+            Self::ServiceAccount => {
+                caller.ok_or(Doubt::NoIdentity)?.service_account().ok_or(Doubt::Identity("service account"))
+            }
         }
     }
 }
@@ -315,6 +329,7 @@ impl fmt::Display for Doubt<'_> {
         match self {
             Self::Opaque => f.write_str("an opaque connection has no method, path, host or headers"),
             Self::Identity(what) => write!(f, "the caller's identity has no {what}"),
+            Self::NoIdentity => f.write_str("a caller without TLS has no identity"),
             Self::Header(name, why) => write!(f, "header {name} {why}"),
         }
     }

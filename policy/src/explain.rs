@@ -43,8 +43,9 @@ impl Policies {
     }
 
     fn nearest(&self, decision: &Decision<'_>, request: &Request<'_>) -> Option<String> {
-        let caller = request.source.identity?;
+        let caller = request.source.identity;
         let rules = match decision.code? {
+            Code::NoVerifiedPeer => &self.enforced.plaintext,
             Code::NoRuleMatched => &self.enforced.allow,
             Code::RequirementNotMet => &self.requirement(decision.policy?)?.rules,
             Code::Undecidable => return self.undecided(decision, caller, request),
@@ -61,7 +62,12 @@ impl Policies {
     }
 
     /// The rule that decided by being in doubt, with what left it there.
-    fn undecided(&self, decision: &Decision<'_>, caller: &SpiffeId, request: &Request<'_>) -> Option<String> {
+    fn undecided(
+        &self,
+        decision: &Decision<'_>,
+        caller: Option<&SpiffeId>,
+        request: &Request<'_>,
+    ) -> Option<String> {
         let policy = decision.policy?;
         let rules = self.requirement(policy).map_or(&self.enforced.deny, |requirement| &requirement.rules);
         let is_it = |rule: &&CompiledRule| rule.policy == *policy && Some(&rule.name) == decision.rule;
@@ -73,7 +79,7 @@ impl Policies {
         self.enforced.require.iter().find(|requirement| requirement.policy == *policy)
     }
 
-    fn compare(&self, rule: &CompiledRule, caller: &SpiffeId, request: &Request<'_>) -> Match {
+    fn compare(&self, rule: &CompiledRule, caller: Option<&SpiffeId>, request: &Request<'_>) -> Match {
         let mut seen = Match::default();
         if let Some(peers) = &rule.rule.from {
             seen.add(nearest_of(peers, |peer| self.compare_peer(peer, caller, request)));
@@ -96,7 +102,7 @@ impl Policies {
         seen
     }
 
-    fn compare_peer(&self, peer: &Peer, caller: &SpiffeId, request: &Request<'_>) -> Match {
+    fn compare_peer(&self, peer: &Peer, caller: Option<&SpiffeId>, request: &Request<'_>) -> Match {
         let mut seen = Match::default();
         if peer.names_identity() {
             let miss = self.identity_miss(peer, caller);
@@ -108,7 +114,10 @@ impl Policies {
         seen
     }
 
-    fn identity_miss(&self, peer: &Peer, caller: &SpiffeId) -> Option<String> {
+    fn identity_miss(&self, peer: &Peer, caller: Option<&SpiffeId>) -> Option<String> {
+        let Some(caller) = caller else {
+            return Some("a caller without TLS is nobody whom it names".to_owned());
+        };
         let domain = caller.trust_domain();
         let miss =
             |what: &str, list: String| Some(format!("caller {} is not in {what} {list}", shown(caller)));
@@ -144,7 +153,7 @@ impl Policies {
 }
 
 impl Peer {
-    fn names_identity(&self) -> bool {
+    pub(crate) fn names_identity(&self) -> bool {
         self.principals.is_some() || self.trust_domains.is_some() || self.is_local()
     }
 

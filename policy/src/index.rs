@@ -75,7 +75,7 @@ impl RuleIndex {
     /// Shows `visit` every list that can hold a match of the request, each in the order of candidates.
     pub(crate) fn visit_matches<'i>(
         &'i self,
-        caller: &SpiffeId,
+        caller: Option<&SpiffeId>,
         request: &Request<'_>,
         mut visit: impl FnMut(&'i [Candidate]),
     ) {
@@ -88,7 +88,7 @@ impl RuleIndex {
     /// Shows `visit` every list whose clauses an opaque connection leaves in doubt.
     pub(crate) fn visit_doubtful<'i>(
         &'i self,
-        caller: &SpiffeId,
+        caller: Option<&SpiffeId>,
         port: u16,
         mut visit: impl FnMut(&'i [Candidate]),
     ) {
@@ -100,7 +100,7 @@ impl RuleIndex {
     /// Some rules, those that are near to matching first; a rule may come twice.
     pub(crate) fn near<'i>(
         &'i self,
-        caller: &SpiffeId,
+        caller: Option<&SpiffeId>,
         request: &Request<'_>,
     ) -> impl Iterator<Item = &'i CompiledRule> {
         let mut matched = Vec::new();
@@ -111,6 +111,11 @@ impl RuleIndex {
         // Then those for this caller on any port and path, then all there are.
         let own = self.of(caller).flat_map(|ports| &ports.rules);
         matched.into_iter().chain(own).chain(&self.rules).map(|rule| &**rule)
+    }
+
+    /// All of them, in their order.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &CompiledRule> {
+        self.rules.iter().map(|rule| &**rule)
     }
 
     /// How many rules there are.
@@ -140,11 +145,11 @@ impl RuleIndex {
         self.rules.push(rule);
     }
 
-    fn of(&self, caller: &SpiffeId) -> impl Iterator<Item = &PortIndex> {
-        self.exact.get(caller).into_iter().chain([&self.open])
+    fn of(&self, caller: Option<&SpiffeId>) -> impl Iterator<Item = &PortIndex> {
+        caller.and_then(|caller| self.exact.get(caller)).into_iter().chain([&self.open])
     }
 
-    fn at(&self, caller: &SpiffeId, port: u16) -> impl Iterator<Item = &PathIndex> {
+    fn at(&self, caller: Option<&SpiffeId>, port: u16) -> impl Iterator<Item = &PathIndex> {
         self.of(caller).flat_map(move |ports| ports.by_port.get(&port).into_iter().chain([&ports.any]))
     }
 }

@@ -1,5 +1,5 @@
 //! Receives a request whose peer is verified and whose path is normalised; hands on the verdict of the first stage
-//! that decides: verified peer → Deny → Require → Allow → denied. Allocates nothing, but for `rego`.
+//! that decides: verified peer, or an exception → Deny → Require → Allow → denied. Allocates nothing, but for `rego`.
 //!
 //! A condition on HTTP cannot be answered for an opaque connection, nor one on a server name where none is known, nor a
 //! `jwt` or `when` that asks for what is missing. Such doubt denies: it fires a Deny, fails a Require, and is no match for an
@@ -38,7 +38,7 @@ pub struct Request<'a> {
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// The identity verified by mutual TLS.
+    /// The identity verified by mutual TLS; `None` for what came without.
     pub identity: Option<&'a SpiffeId>,
     /// The address from which the connection comes.
     pub ip: IpAddr,
@@ -93,7 +93,7 @@ pub struct Decision<'p> {
 }
 
 /// What decides a stage.
-enum Found<'p> {
+pub(crate) enum Found<'p> {
     Match(&'p Clause),
     /// Nothing matches for certain, this perhaps.
     Doubt(&'p Clause),
@@ -118,9 +118,10 @@ impl Policies {
 
 impl Stages {
     pub(crate) fn judge(&self, request: &Request<'_>) -> Decision<'_> {
-        let Some(caller) = request.source.identity else {
-            return Decision::denied(Code::NoVerifiedPeer);
-        };
+        let caller = request.source.identity;
+        if caller.is_none() {
+            return self.judge_plaintext(request);
+        }
         if !self.selected {
             return Decision::denied(Code::NoPolicy);
         }
@@ -129,7 +130,7 @@ impl Stages {
             .unwrap_or_else(|| self.permitted(caller, request))
     }
 
-    fn forbidden(&self, caller: &SpiffeId, request: &Request<'_>) -> Option<Decision<'_>> {
+    pub(crate) fn forbidden(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Option<Decision<'_>> {
         match self.deny.find(caller, request) {
             Found::Match(clause) => Some(Decision::denied(Code::DeniedByRule).by(clause)),
             Found::Doubt(clause) => Some(Decision::undecided(clause)),
@@ -137,7 +138,7 @@ impl Stages {
         }
     }
 
-    fn unmet(&self, caller: &SpiffeId, request: &Request<'_>) -> Option<Decision<'_>> {
+    pub(crate) fn unmet(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Option<Decision<'_>> {
         self.require.iter().find_map(|requirement| match requirement.rules.find(caller, request) {
             Found::Match(_) => None,
             Found::Doubt(clause) => Some(Decision::undecided(clause)),
@@ -145,7 +146,7 @@ impl Stages {
         })
     }
 
-    fn permitted(&self, caller: &SpiffeId, request: &Request<'_>) -> Decision<'_> {
+    fn permitted(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Decision<'_> {
         match self.allow.find(caller, request) {
             Found::Match(clause) => Decision::ALLOWED.by(clause),
             Found::Doubt(_) | Found::Nothing => Decision::denied(Code::NoRuleMatched),
@@ -155,7 +156,7 @@ impl Stages {
 
 impl RuleIndex {
     /// The first rule that matches, or else the first that cannot be decided.
-    fn find(&self, caller: &SpiffeId, request: &Request<'_>) -> Found<'_> {
+    pub(crate) fn find(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Found<'_> {
         if self.is_empty() {
             return Found::Nothing;
         }
@@ -174,7 +175,7 @@ impl RuleIndex {
 
 /// Of all candidates offered, the first that matches, and the first that cannot be decided.
 struct First<'r, 'p> {
-    caller: &'r SpiffeId,
+    caller: Option<&'r SpiffeId>,
     request: &'r Request<'r>,
     found: Option<&'p Candidate>,
     doubt: Option<&'p Candidate>,
@@ -201,7 +202,7 @@ impl<'p> First<'_, 'p> {
 }
 
 impl Candidate {
-    fn outcome(&self, caller: &SpiffeId, request: &Request<'_>) -> Outcome {
+    fn outcome(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Outcome {
         let takes_peer = |test: &Arc<PeerTest>| test.takes(caller, request.source.ip);
         let clause = &self.clause;
         if !self.peer.as_ref().is_none_or(takes_peer)
@@ -266,7 +267,7 @@ impl<'p> Decision<'p> {
         Self { path_pattern: None, ..Self::denied(Code::Undecidable).by(clause) }
     }
 
-    fn by(self, clause: &'p Clause) -> Self {
+    pub(crate) fn by(self, clause: &'p Clause) -> Self {
         let CompiledRule { policy, mode, name, source, .. } = &*clause.rule;
         let is_shadow = *mode == Mode::Shadow;
         Self {

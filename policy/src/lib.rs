@@ -66,6 +66,7 @@ mod judge;
 mod jwt;
 mod limits;
 mod model;
+mod plaintext;
 mod read;
 mod rego;
 mod schema;
@@ -87,7 +88,8 @@ pub use jwt::{ClaimTest, ClaimValue, Jwt};
 pub use limits::{FILE_BYTES, SET_BYTES, SET_FILES};
 pub use model::{
     Action, AuthorizationPolicy, EgressDestination, EgressPolicy, EgressRule, EgressSource, EgressSpec, Grpc,
-    Metadata, Mode, OneOf, Operation, Peer, Rule, Spec,
+    Metadata, Mode, OneOf, Operation, Peer, PlaintextException, PlaintextOperation, PlaintextSource,
+    PlaintextSpec, Rule, Spec,
 };
 pub use read::{Document, Sourced, parse_json, parse_yaml};
 pub use rego::Rego;
@@ -95,5 +97,5 @@ pub use schema::schema;
 pub use set::{PolicySet, Workload};
 pub use values::{
     ClaimName, ClaimText, Date, GrpcMethod, GrpcService, HostPattern, InvalidValue, IpBlock, Method, Name,
-    PathPattern, ServiceAccount,
+    PathPattern, Reason, ServiceAccount,
 };

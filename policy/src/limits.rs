@@ -49,6 +49,10 @@ pub(crate) const EXPLAINED_RULES: usize = 256;
 /// Rules that a lint compares with others, over all rules: it answers in a second or two whatever it is given, and says so
 /// where it did not compare all.
 pub(crate) const COMPARED_RULES: usize = 20_000_000;
+/// Days for which an exception to mutual TLS may hold from now on: what is needed for longer is to be said again.
+pub(crate) const EXCEPTION_DAYS: u32 = 90;
+/// Bytes of the reason for one.
+pub(crate) const REASON_BYTES: usize = 512;
 /// Bytes of a `when`: what bounds the tests in it, and so what one judgement costs.
 pub(crate) const CONDITION_BYTES: usize = 1024;
 /// Bytes of a module in Rego.

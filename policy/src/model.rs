@@ -20,8 +20,10 @@ use crate::{
 };
 
 mod egress;
+mod plaintext;
 
 pub use egress::{EgressDestination, EgressPolicy, EgressRule, EgressSource, EgressSpec};
+pub use plaintext::{PlaintextException, PlaintextOperation, PlaintextSource, PlaintextSpec};
 
 /// The `apiVersion` of every document of the language.
 pub(crate) const API_VERSION: &str = "sidegate.dev/v1alpha1";
@@ -29,6 +31,8 @@ pub(crate) const API_VERSION: &str = "sidegate.dev/v1alpha1";
 pub(crate) const KIND: &str = "AuthorizationPolicy";
 /// The `kind` of an egress policy.
 pub(crate) const EGRESS_KIND: &str = "EgressPolicy";
+/// The `kind` of an exception to mutual TLS.
+pub(crate) const PLAINTEXT_KIND: &str = "PlaintextException";
 
 /// Who may do what to the workloads that it selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +112,7 @@ pub struct Rule {
     /// Unique in its policy; `rule-1`, `rule-2`, … by position if left out.
     #[schemars(with = "Option<Name>")]
     pub name: Name,
-    /// Who calls. Left out: any verified peer.
+    /// Who calls. Left out: any verified peer, and in a Deny or Require whoever comes without TLS too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<OneOf<Peer>>,
     /// What is asked. Left out: any operation.
@@ -224,13 +228,14 @@ impl<T> Deref for OneOf<T> {
     }
 }
 
-/// A policy of either kind: only ever a type in a schema, never a value.
+/// A policy of any kind: only ever a type in a schema, never a value.
 #[derive(JsonSchema)]
 #[schemars(untagged, title = "A policy of a Sidegate mesh")]
 #[expect(dead_code, reason = "the schema of all kinds is that of this type")]
 pub(crate) enum AnyForm<'p> {
     Authorization(Form<'p>),
     Egress(egress::Form<'p>),
+    Plaintext(plaintext::Form<'p>),
 }
 
 /// Who may do what to the workloads that it selects. A field that is not listed here is an error.

@@ -12,12 +12,13 @@ use crate::{
     limits,
     model::{
         API_VERSION, Action, AuthorizationPolicy, EGRESS_KIND, EgressPolicy, EgressRule, Grpc, KIND,
-        Metadata, Mode, OneOf, Operation, Peer, Rule, Spec,
+        Metadata, Mode, OneOf, Operation, PLAINTEXT_KIND, Peer, PlaintextException, Rule, Spec,
     },
     values::Name,
 };
 
 mod egress;
+mod plaintext;
 
 /// A document of a policies file.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub enum Document {
     Authorization(Sourced),
     /// Where a workload may go outside of the mesh.
     Egress(Sourced<EgressPolicy>),
+    /// Who may reach a workload without TLS.
+    Plaintext(Sourced<PlaintextException>),
 }
 
 /// A policy, and where it is written.
@@ -49,6 +52,7 @@ impl Document {
         match self {
             Self::Authorization(sourced) => sourced.name(),
             Self::Egress(sourced) => sourced.name(),
+            Self::Plaintext(sourced) => sourced.name(),
         }
     }
 
@@ -57,6 +61,7 @@ impl Document {
         match self {
             Self::Authorization(sourced) => sourced.source(),
             Self::Egress(sourced) => sourced.source(),
+            Self::Plaintext(sourced) => sourced.source(),
         }
     }
 
@@ -65,6 +70,7 @@ impl Document {
         match self {
             Self::Authorization(sourced) => sourced.to_json(),
             Self::Egress(sourced) => sourced.to_json(),
+            Self::Plaintext(sourced) => sourced.to_json(),
         }
     }
 
@@ -72,7 +78,7 @@ impl Document {
     pub fn into_authorization(self) -> Option<Sourced> {
         match self {
             Self::Authorization(sourced) => Some(sourced),
-            Self::Egress(_) => None,
+            Self::Egress(_) | Self::Plaintext(_) => None,
         }
     }
 
@@ -81,6 +87,7 @@ impl Document {
         match self {
             Self::Authorization(sourced) => &sourced.policy.metadata,
             Self::Egress(sourced) => &sourced.policy.metadata,
+            Self::Plaintext(sourced) => &sourced.policy.metadata,
         }
     }
 
@@ -89,6 +96,7 @@ impl Document {
         match self {
             Self::Authorization(sourced) => sourced.policy.spec.selector.as_ref(),
             Self::Egress(sourced) => sourced.policy.spec.selector.as_ref(),
+            Self::Plaintext(sourced) => sourced.policy.spec.selector.as_ref(),
         }
     }
 
@@ -97,6 +105,7 @@ impl Document {
         match self {
             Self::Authorization(sourced) => sourced.policy.spec.rules.len(),
             Self::Egress(sourced) => sourced.policy.spec.rules.len(),
+            Self::Plaintext(_) => 1,
         }
     }
 
@@ -105,6 +114,7 @@ impl Document {
         match self {
             Self::Authorization(sourced) => sourced.error(code, field, message),
             Self::Egress(sourced) => sourced.error(code, field, message),
+            Self::Plaintext(sourced) => sourced.error(code, field, message),
         }
     }
 }
@@ -203,6 +213,7 @@ type Places = Vec<Position>;
 enum Kind {
     Authorization,
     Egress,
+    Plaintext,
 }
 
 /// Reads one authorization policy.
@@ -240,7 +251,8 @@ fn read(file: &str, node: &Node, default_namespace: Option<&str>) -> Result<Docu
     let root = Cursor::root(file, node);
     let fields = root.fields(&FIELDS)?;
     fields.required("apiVersion")?.word(&[(API_VERSION, ())])?;
-    match fields.required("kind")?.word(&[(KIND, Kind::Authorization), (EGRESS_KIND, Kind::Egress)])? {
+    let kinds = [(KIND, Kind::Authorization), (EGRESS_KIND, Kind::Egress), (PLAINTEXT_KIND, Kind::Plaintext)];
+    match fields.required("kind")?.word(&kinds)? {
         Kind::Authorization => {
             let (policy, places) = authorization(&fields, default_namespace)?;
             let name = full_name(&policy.metadata);
@@ -250,6 +262,12 @@ fn read(file: &str, node: &Node, default_namespace: Option<&str>) -> Result<Docu
             let (policy, places) = egress::policy(&fields, default_namespace)?;
             let name = full_name(&policy.metadata);
             Ok(Document::Egress(sourced(file, &root, policy, name, places)))
+        }
+        Kind::Plaintext => {
+            let policy = plaintext::policy(&fields, default_namespace)?;
+            let name = full_name(&policy.metadata);
+            // It is a rule by itself, and written where that is.
+            Ok(Document::Plaintext(sourced(file, &root, policy, name, vec![root.at()])))
         }
     }
 }

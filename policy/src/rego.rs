@@ -28,7 +28,7 @@ mod engine {
         }
 
         #[expect(clippy::unused_self, reason = "the signature of the engine that there is with the feature")]
-        pub(super) fn judge(&self, _: &SpiffeId, _: &Request<'_>) -> Outcome {
+        pub(super) fn judge(&self, _: Option<&SpiffeId>, _: &Request<'_>) -> Outcome {
             Outcome::Unknown
         }
     }
@@ -47,12 +47,12 @@ pub struct Rego {
 
 impl Rego {
     /// Whether `allow` is true.
-    pub(crate) fn judge(&self, caller: &SpiffeId, request: &Request<'_>) -> Outcome {
+    pub(crate) fn judge(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Outcome {
         self.engine.judge(caller, request)
     }
 
     /// What kept it from being true, for people.
-    pub(crate) fn miss(&self, caller: &SpiffeId, request: &Request<'_>) -> Option<String> {
+    pub(crate) fn miss(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Option<String> {
         match self.judge(caller, request) {
             Outcome::Yes => None,
             Outcome::No => Some("rego: allow is false".to_owned()),

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, js
 
 use crate::{
     ClaimName, ClaimTest, ClaimText, ClaimValue, Condition, Date, GrpcMethod, GrpcService, HostPattern,
-    IpBlock, Method, Name, PathPattern, ServiceAccount, limits,
+    IpBlock, Method, Name, PathPattern, Reason, ServiceAccount, limits,
     model::{AnyForm, OneOf},
 };
 
@@ -136,6 +136,7 @@ kind!(
     "realm_access[roles]"
 );
 kind!(Date, "date", "A day, from 00:00 UTC of which something is over.", "2027-01-31");
+kind!(Reason, "reason", "A text for people, of up to 512 bytes.", "Probes of the load balancer (OPS-411)");
 
 impl JsonSchema for Condition {
     fn schema_name() -> Cow<'static, str> {
@@ -244,7 +245,7 @@ mod tests {
         ] {
             assert_eq!(fields(&schema["$defs"][kind]), known_at(&text), "{kind}");
         }
-        for kind in ["AuthorizationPolicy", "EgressPolicy"] {
+        for kind in ["AuthorizationPolicy", "EgressPolicy", "PlaintextException"] {
             assert_eq!(fields(&schema["$defs"][kind]), known_at("zzzzzz: 1\n"), "{kind}");
         }
         let egress = |spec: &str| {
@@ -259,6 +260,18 @@ mod tests {
             ("egress-destination", "{rules: [{to: [{zzzzzz: 1}]}]}"),
         ] {
             assert_eq!(fields(&schema["$defs"][kind]), known_at(&egress(spec)), "{kind}");
+        }
+        let exception = |spec: &str| {
+            format!(
+                "apiVersion: sidegate.dev/v1alpha1\nkind: PlaintextException\nmetadata: {{name: a, namespace: b}}\nspec: {spec}\n"
+            )
+        };
+        for (kind, spec) in [
+            ("plaintext-spec", "{zzzzzz: 1}"),
+            ("plaintext-source", "{from: [{zzzzzz: 1}]}"),
+            ("plaintext-operation", "{from: [{ipBlocks: [10.0.0.7]}], to: [{zzzzzz: 1}]}"),
+        ] {
+            assert_eq!(fields(&schema["$defs"][kind]), known_at(&exception(spec)), "{kind}");
         }
     }
 
@@ -303,12 +316,15 @@ mod tests {
         let schema = schema.as_value();
         assert!(!schema.to_string().contains("null"), "{schema}");
         let required = |kind: &str| schema["$defs"][kind]["required"].to_string();
-        for kind in ["AuthorizationPolicy", "EgressPolicy"] {
+        for kind in ["AuthorizationPolicy", "EgressPolicy", "PlaintextException"] {
             assert_eq!(required(kind), r#"["apiVersion","kind","metadata","spec"]"#);
         }
         assert_eq!(required("egress-spec"), r#"["rules"]"#);
         assert_eq!(required("egress-rule"), r#"["to"]"#);
         assert_eq!(required("egress-destination"), r#"["ports"]"#);
+        assert_eq!(required("plaintext-spec"), r#"["from","to","expires","reason"]"#);
+        assert_eq!(required("plaintext-source"), r#"["ipBlocks"]"#);
+        assert_eq!(required("plaintext-operation"), r#"["ports"]"#);
         assert_eq!(required("metadata"), r#"["name"]"#);
         assert_eq!(required("spec"), r#"["action","rules"]"#);
         assert_eq!(required("rule"), "null");

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use sidegate_codes::Code;
 
-use crate::{Document, Egress, Policies, PolicyError, Sourced, egress, index, limits};
+use crate::{Document, Egress, Policies, PolicyError, Sourced, egress, index, limits, plaintext};
 
 /// Policies that were checked as a whole: names are unique, limits hold. In the order of their names, so that the
 /// order of files and documents never decides anything.
@@ -82,21 +82,25 @@ impl PolicySet {
     /// Refuses rules for the workload that ask one of its `opaque` ports by name for something of HTTP, which no
     /// connection there could ever answer. Rules that name no port may be meant for others.
     pub fn refuse_http_on(&self, workload: &Workload<'_>, opaque: &[u16]) -> Result<(), Vec<PolicyError>> {
-        let errors: Vec<_> =
-            self.selecting(workload).flat_map(|sourced| asking_http_of(sourced, opaque)).collect();
+        let of = |document: &Document| match document {
+            Document::Authorization(sourced) => asking_http_of(sourced, opaque),
+            Document::Plaintext(sourced) => plaintext::asking_http_of(sourced, opaque),
+            Document::Egress(_) => Vec::new(),
+        };
+        let errors: Vec<_> = self.documents_selecting(workload).flat_map(of).collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     /// What the set means for one workload, ready to judge its requests.
     pub fn compile(&self, workload: &Workload<'_>) -> Policies {
-        Policies::compile(self.selecting(workload), workload.trust_domain)
+        Policies::compile(self.selecting(workload), self.exceptions(workload), workload.trust_domain)
     }
 
     /// Where the set lets one workload go outside of the mesh.
     pub fn compile_egress(&self, workload: &Workload<'_>) -> Egress {
         let selecting = self.documents_selecting(workload).filter_map(|document| match document {
             Document::Egress(sourced) => Some(sourced),
-            Document::Authorization(_) => None,
+            Document::Authorization(_) | Document::Plaintext(_) => None,
         });
         Egress::compile(selecting, workload.trust_domain)
     }
@@ -143,7 +147,7 @@ impl Namespace {
 fn authorization(document: &Document) -> Option<&Sourced> {
     match document {
         Document::Authorization(sourced) => Some(sourced),
-        Document::Egress(_) => None,
+        Document::Egress(_) | Document::Plaintext(_) => None,
     }
 }
 
@@ -162,16 +166,21 @@ fn asking_http_of(sourced: &Sourced, opaque: &[u16]) -> Vec<PolicyError> {
         let asks_token = written.jwt.is_some();
         for (position, operation) in operations.filter(|(_, operation)| asks_token || operation.asks_http()) {
             let ports = operation.ports.iter().flat_map(|ports| ports.iter());
-            errors.extend(ports.filter(|port| opaque.contains(port)).map(|port| {
-                let message = format!(
-                    "port {port} is declared tcp and has no method, path, host, gRPC method or token; take it out of \
-                     `ports`, or declare it http"
-                );
-                sourced.operation_error(rule, position, message)
-            }));
+            errors.extend(
+                ports
+                    .filter(|port| opaque.contains(port))
+                    .map(|port| sourced.operation_error(rule, position, declared_tcp(*port))),
+            );
         }
     }
     errors
+}
+
+pub(crate) fn declared_tcp(port: u16) -> String {
+    format!(
+        "port {port} is declared tcp and has no method, path, host, gRPC method or token; take it out of `ports`, or \
+         declare it http"
+    )
 }
 
 fn duplicates(policies: &[Arc<Document>]) -> impl Iterator<Item = PolicyError> {
@@ -196,6 +205,7 @@ fn over_index(policies: &[Arc<Document>]) -> Option<PolicyError> {
     let size = |document: &Document| match document {
         Document::Authorization(sourced) => sum(sourced.policy().spec.rules.iter().map(index::size_of)),
         Document::Egress(sourced) => sum(sourced.policy().spec.rules.iter().map(egress::size_of)),
+        Document::Plaintext(sourced) => index::size_of(&sourced.policy().rule()),
     };
     let all = sum(policies.iter().map(|document| size(document)));
     let widest =

@@ -11,6 +11,7 @@ mod ip;
 mod method;
 mod name;
 mod path;
+mod reason;
 
 pub use claim::{ClaimName, ClaimText};
 pub use date::Date;
@@ -21,6 +22,7 @@ pub use method::Method;
 pub use name::{Name, ServiceAccount};
 pub use path::PathPattern;
 pub(crate) use path::Segment;
+pub use reason::Reason;
 
 /// Text that is not what its place in a policy asks for. Says what would be; the place is added by who knows it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,5 +65,6 @@ serialize_as_text!(
     Method,
     Name,
     PathPattern,
+    Reason,
     ServiceAccount
 );

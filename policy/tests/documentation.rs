@@ -34,6 +34,12 @@ fn every_example_of_the_page_loads_and_decides_as_written() {
                     verdicts += 1;
                 }
             }
+            "plaintext" => {
+                for line in text.lines() {
+                    check_without_tls(&policies, line);
+                    verdicts += 1;
+                }
+            }
             "text" => {}
             other => panic!("the page has a block that nothing tests: {other:?}"),
         }
@@ -106,6 +112,20 @@ fn check(policies: &Policies, line: &str) {
     let source = Source { identity: Some(&caller), ip: IpAddr::from([10, 0, 0, 7]) };
     let Decision { code, rule: decided, .. } =
         policies.judge(&Request { source, port: 8080, http: Some(http), sni: None, now: 1_780_000_000 });
+    assert_eq!(code.map_or("Allow", |code| code.id()), *wanted, "{line}");
+    assert_eq!(decided.map(|rule| &**rule), rule.first().copied(), "{line}");
+}
+
+/// `ADDRESS METHOD PATH = Allow RULE`, or a code instead of `Allow`.
+fn check_without_tls(policies: &Policies, line: &str) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [ip, method, path, "=", wanted, rule @ ..] = &words[..] else {
+        panic!("not a verdict on plaintext: {line:?}");
+    };
+    let source = Source { identity: None, ip: ip.parse().expect("the page has valid addresses") };
+    let http = Http { method, host: "payments.shop.test", path, headers: &(), claims: None };
+    let request = Request { source, port: 8080, http: Some(http), sni: None, now: 1_780_000_000 };
+    let Decision { code, rule: decided, .. } = policies.judge(&request);
     assert_eq!(code.map_or("Allow", |code| code.id()), *wanted, "{line}");
     assert_eq!(decided.map(|rule| &**rule), rule.first().copied(), "{line}");
 }

@@ -9,6 +9,11 @@ use sidegate_policy::{
 
 /// Whoever is of the mesh may call, as far as `module` does not object.
 fn policies(module: &str) -> Result<Policies, PolicyError> {
+    policies_beside("", module)
+}
+
+/// The same beside another document.
+fn policies_beside(other: &str, module: &str) -> Result<Policies, PolicyError> {
     let module = module.replace('\n', "\n      ");
     let text = format!(
         "apiVersion: sidegate.dev/v1alpha1
@@ -26,9 +31,11 @@ spec:
     rego: |
       package sidegate
       {module}
-"
+---
+{other}"
     );
-    let set = PolicySet::new(parse_yaml("guard.yaml", &text, None)?).unwrap();
+    let text = text.trim_end_matches("---\n");
+    let set = PolicySet::new(parse_yaml("guard.yaml", text, None)?).unwrap();
     let labels = [].into();
     let workload =
         Workload { namespace: "shop", labels: &labels, trust_domain: "shop.test", root_namespace: None };
@@ -111,6 +118,33 @@ fn an_opaque_connection_is_judged_without_a_request() {
     let asks = policies("allow if input.request.method == \"GET\"").unwrap();
     assert_eq!(judged(&asks, None), Err("SG0205".to_owned()));
     assert!(asks.http_rule(8080).is_some(), "so that nobody chooses to be judged by less");
+}
+
+/// What comes without TLS has no identity that a module could compare with anything, be it to find that it is another.
+#[test]
+fn what_a_module_asks_of_an_identity_is_undefined_for_a_caller_without_one() {
+    let exception = "apiVersion: sidegate.dev/v1alpha1\nkind: PlaintextException\nmetadata: {name: x, namespace: shop}\n\
+                     spec: {from: [{ipBlocks: [10.0.0.7]}], to: [{ports: [8080]}], expires: 2099-12-31, reason: a test}\n";
+    let judged = |module: &str| {
+        let guarded = policies_beside(exception, module).unwrap();
+        let none = Vec::new();
+        let source = Source { identity: None, ip: [10, 0, 0, 7].into() };
+        let http = Some(get(&none, None));
+        // On a busy machine a decision may be out of time, and another one is not.
+        (0..50).any(|_| {
+            let request = Request { source, port: 8080, http, sni: None, now: 1_780_000_000 };
+            guarded.judge(&request).verdict == Verdict::Allow
+        })
+    };
+    for asks in [
+        "allow if input.source.namespace != \"bank\"",
+        "allow if input.source.principal == null",
+        "allow if input.source.trustDomain != \"evil.test\"",
+        "allow if input.source.serviceAccount != \"web\"",
+    ] {
+        assert!(!judged(asks), "{asks}");
+    }
+    assert!(judged("allow if input.source.ip == \"10.0.0.7\""));
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! The verdict: takes a verified peer and what it asks for, hands on a [`Permit`] that owns exactly that, or refuses
-//! with a [`Denial`] that names policy and rule. A permit can be made nowhere else, and the application's side of
-//! `upstream` accepts nothing without one.
+//! The verdict: takes a client, verified or excepted from that by policy, and what it asks for, hands on a [`Permit`] that
+//! owns exactly that, or refuses with a [`Denial`] that names policy and rule. A permit can be made nowhere else, and the
+//! application's side of `upstream` accepts nothing without one.
 
 mod consent;
 mod open;
@@ -28,7 +28,7 @@ use crate::{
     error::Error,
     external::External,
     http::Checked,
-    identity::Peer,
+    identity::Client,
     jwt::{Token, Verified},
     snapshot::{Enforcement, Reader, Snapshot},
     telemetry::{Judgement, Verdict},
@@ -37,7 +37,7 @@ use crate::{
 /// Where a request or connection comes from and which of the application's ports it goes to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller<'a> {
-    pub(crate) peer: &'a Peer,
+    pub(crate) client: &'a Client,
     pub(crate) ip: IpAddr,
     /// The application's port.
     pub(crate) port: u16,
@@ -87,7 +87,7 @@ pub(crate) fn request<B: Body>(
 ) -> Result<Permit<Checked<B>>, Error> {
     let admission =
         consent.limit(judge_request(caller, &request, token, snapshot)?, caller.port, snapshot)?;
-    Ok(Permit::new(request, caller.peer.id().clone(), admission))
+    Ok(Permit::new(request, caller.client.id().cloned(), admission))
 }
 
 /// Judges one opaque connection, before a byte of it is forwarded.
@@ -98,7 +98,7 @@ pub(crate) fn connection<S>(
     snapshot: &Snapshot,
 ) -> Result<Permit<S>, Error> {
     let admission = consent.limit(judge(caller, None, snapshot)?, caller.port, snapshot)?;
-    Ok(Permit::new(stream, caller.peer.id().clone(), admission))
+    Ok(Permit::new(stream, caller.client.id().cloned(), admission))
 }
 
 fn judge_request<B: Body>(
@@ -116,7 +116,13 @@ fn judge_request<B: Body>(
         claims: token.verified().and_then(|token| token.claims(now())),
     };
     match token {
-        Token::Refused(refusal) => refused(refusal.code(), refusal.to_string(), snapshot.enforcement),
+        Token::Refused(refusal) => {
+            if caller.client.id().is_none() {
+                // Without an identity an exception has to be for it, whatever is only observed.
+                judge(caller, Some(http), snapshot)?;
+            }
+            refused(refusal.code(), refusal.to_string(), snapshot.enforcement)
+        }
         Token::None | Token::Verified(_) => judge(caller, Some(http), snapshot),
     }
 }
@@ -148,7 +154,7 @@ fn judge(
     snapshot: &Snapshot,
 ) -> Result<Admission, Error> {
     let request = policy::Request {
-        source: policy::Source { identity: Some(caller.peer.id()), ip: caller.ip },
+        source: policy::Source { identity: caller.client.id(), ip: caller.ip },
         port: caller.port,
         http,
         sni: caller.sni,
@@ -157,8 +163,11 @@ fn judge(
     let decision = undowngraded(snapshot.policies.judge(&request), caller, &request, &snapshot.policies);
     match (decision.verdict, snapshot.enforcement) {
         (policy::Verdict::Allow, _) => Ok(admission(&decision, Verdict::Allowed)),
-        (policy::Verdict::Deny, Enforcement::Observe) => Ok(admission(&decision, Verdict::WouldDeny)),
-        (policy::Verdict::Deny, Enforcement::Enforce) => {
+        // What no exception is for is not let in to be observed: it would be plaintext that no policy names.
+        (policy::Verdict::Deny, Enforcement::Observe) if decision.code != Some(Code::NoVerifiedPeer) => {
+            Ok(admission(&decision, Verdict::WouldDeny))
+        }
+        (policy::Verdict::Deny, Enforcement::Enforce | Enforcement::Observe) => {
             Err(Error::Denied(Box::new(denial(&decision, &snapshot.policies, &request))))
         }
     }

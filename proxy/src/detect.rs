@@ -33,6 +33,15 @@ pub enum Detected {
     Opaque,
 }
 
+/// What the first byte of an inbound connection begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// A TLS handshake.
+    Tls,
+    /// Anything else; the byte.
+    Other(u8),
+}
+
 /// What the first bytes of either side said.
 #[derive(Debug)]
 pub(crate) struct Heard<S, U> {
@@ -42,15 +51,16 @@ pub(crate) struct Heard<S, U> {
     pub(crate) upstream: Option<Rewound<U>>,
 }
 
-/// Waits for the first byte of an inbound connection: it must begin a TLS handshake record (RFC 8446 §5.1).
-pub(crate) async fn tls(tcp: &TcpStream, limit: Duration) -> Result<(), Error> {
+/// Waits for the first byte of an inbound connection: it should begin a TLS handshake record (RFC 8446 §5.1), and what does
+/// is TLS to everybody from here on.
+pub(crate) async fn first(tcp: &TcpStream, limit: Duration) -> Result<First, Error> {
     let mut first = [0];
     match timeout(limit, tcp.peek(&mut first)).await {
         Err(_) => Err(Error::DetectTimeout),
         Ok(Err(error)) => Err(Error::Downstream(error.to_string())),
         Ok(Ok(0)) => Err(Error::Downstream("closed before its first byte".to_owned())),
-        Ok(Ok(_)) if first == [TLS_HANDSHAKE] => Ok(()),
-        Ok(Ok(_)) => Err(Error::Plaintext { first: first[0] }),
+        Ok(Ok(_)) if first == [TLS_HANDSHAKE] => Ok(First::Tls),
+        Ok(Ok(_)) => Ok(First::Other(first[0])),
     }
 }
 

@@ -14,8 +14,8 @@ pub(crate) enum Error {
     /// A policy decided so.
     #[error("{0}")]
     Denied(Box<Denial>),
-    /// The peer spoke something other than TLS to a port that takes only mutual TLS. The peer's fault, or a probe.
-    #[error("the first byte is {first:#04x}, not a TLS handshake")]
+    /// The peer spoke something other than TLS to a port that takes only mutual TLS from it. The peer's fault, or a probe.
+    #[error("the first byte is {first:#04x}, not a TLS handshake, and no PlaintextException is for it")]
     Plaintext {
         /// The byte that was seen.
         first: u8,

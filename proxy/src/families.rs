@@ -365,7 +365,7 @@ const VERDICT: Label = Label {
 };
 const TLS: Label = Label {
     name: "tls",
-    values: "`mutual`; `plaintext`: refused as such, or out of the mesh by an EgressPolicy; `failed`: no link came about",
+    values: "`mutual`; `plaintext`: let in by a PlaintextException, out of the mesh by an EgressPolicy, or refused as such; `failed`: no link came about",
 };
 const CODE: Label = Label { name: "code", values: "why not, as in `SG0202`; `none`: it was admitted" };
 const POLICY: Label =

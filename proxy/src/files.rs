@@ -25,6 +25,7 @@ use sidegate_policy::{PolicyError, PolicySet, Workload, parse_yaml};
 use zeroize::Zeroizing;
 
 use crate::{
+    authorize,
     config::{Config, Files, Identity, IdentityFiles, Protocol},
     identity::vouches_for,
     snapshot::{Enforcement, MeshState, Own, Publisher},
@@ -341,6 +342,7 @@ fn policy_set(config: &Config, texts: &[(PathBuf, Vec<u8>)]) -> Result<PolicySet
         root_namespace: None,
     };
     set.refuse_http_on(&workload, &opaque_ports(config)).map_err(FilesError::Policies)?;
+    set.refuse_lasting_exceptions(authorize::now()).map_err(FilesError::Policies)?;
     Ok(set)
 }
 

@@ -1,12 +1,14 @@
 //! The peer of a connection: takes the certificates of a finished handshake, hands on a [`Peer`], and tells when the
-//! peer stops being one. Nobody looks at the certificates again after this stage.
+//! peer stops being one. Nobody looks at the certificates again after this stage. What comes without TLS is a [`Client`] without
+//! an identity where a policy makes an exception for it, and refused where none does.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use sidegate_identity::{SpiffeId, SvidLimits, TrustBundles, Usage, VerifiedSvid, tls::Credentials, verify};
 
 use crate::{
+    authorize,
     error::Error,
     snapshot::{Reader, Snapshot},
 };
@@ -20,6 +22,56 @@ pub(crate) struct Peer {
     usage: Usage,
     /// What it was verified against.
     trust: Arc<TrustBundles>,
+}
+
+/// Who speaks on an inbound connection.
+#[derive(Debug)]
+pub(crate) enum Client {
+    /// Whom its certificate proves it to be.
+    Proven(Peer),
+    /// Nobody knows who: it came without TLS, and an exception may be for it.
+    Unproven,
+}
+
+impl Client {
+    /// What has begun with `first`, which begins no TLS, on a connection to the application's `port`. Whether an exception is
+    /// for what it turns out to ask is for `authorize` to say.
+    pub(crate) fn without_tls(
+        first: u8,
+        downstream: SocketAddr,
+        port: u16,
+        snapshot: &Snapshot,
+    ) -> Result<Self, Error> {
+        if snapshot.policies.takes_plaintext(port, downstream.ip(), authorize::now()) {
+            Ok(Self::Unproven)
+        } else {
+            Err(Error::Plaintext { first })
+        }
+    }
+
+    /// Its SPIFFE ID, if it has proven one.
+    pub(crate) fn id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Proven(peer) => Some(peer.id()),
+            Self::Unproven => None,
+        }
+    }
+
+    /// How long a server may take new requests of it.
+    pub(crate) fn time_to_begin(&self) -> Duration {
+        match self {
+            Self::Proven(peer) => peer.time_to_begin(),
+            Self::Unproven => Duration::MAX,
+        }
+    }
+
+    /// Ends when it is no longer whom it has proven to be. Of who has proven nothing, each judgement says whether it may go on.
+    pub(crate) async fn until_untrusted(&self, changes: Reader) -> Error {
+        match self {
+            Self::Proven(peer) => peer.until_untrusted(changes, |_| true).await,
+            Self::Unproven => std::future::pending().await,
+        }
+    }
 }
 
 impl Peer {

@@ -3,27 +3,32 @@
 //! ```text
 //! accept → detect → tls (terminate) → identity → authorize → [http: normalize → authorize → route] → upstream (app)
 //! ```
+//!
+//! What begins no TLS skips that stage if an exception of policy may be for it, has no identity, and is judged like the rest.
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::{Request, Version};
 use sidegate_codes::Code;
 use sidegate_identity::Usage;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use crate::{
-    accept::Accepted,
+    accept::{Accepted, Place},
     authorize::{self, Asked, Asker, Caller},
     config::{Inbound, Limits, Protocol},
-    detect::{self, Detected, Heard, NotHttp, Rewound},
+    detect::{self, Detected, First, Heard, NotHttp, Rewound},
     error::Error,
     http::{self as http_stage, Checked, RequestBody, Rules},
-    identity::Peer,
+    identity::{Client, Peer},
     orig_dst::OrigDst,
     snapshot::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Snapshot},
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
     tls::{self, Terminated},
-    upstream::{self, Answer, app::Candidate},
+    upstream::{self, Answer, OverTcp, app::Candidate},
     worker::{Link, Worker},
 };
 
@@ -31,23 +36,56 @@ use crate::{
 pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) -> Result<(), Error> {
     let Accepted { tcp, downstream, place } = accepted;
     let snapshot = worker.mesh.snapshot();
-    let inbound = &snapshot.inbound[port];
+    let arrival = Arrival { downstream, place, port, snapshot: &snapshot };
 
-    detect::tls(&tcp, worker.limits.detect_timeout).await?;
-    let stream = terminate(tcp, &snapshot, worker).await?;
-    let peer = Rc::new(Peer::of(stream.get_ref().1.peer_certificates(), Usage::Client, &snapshot.trust)?);
-    let ends = Ends { source: Some(peer.id().clone()), destination: snapshot.own_id() };
-    let link = Link { ends, tls: TlsState::Mutual, place: Some(place) };
+    match detect::first(&tcp, worker.limits.detect_timeout).await? {
+        First::Tls => {
+            let stream = terminate(tcp, &snapshot, worker).await?;
+            let certificates = stream.get_ref().1.peer_certificates();
+            let client = Client::Proven(Peer::of(certificates, Usage::Client, &snapshot.trust)?);
+            let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+            serve_client(stream, alpn.as_deref(), client, arrival, worker).await
+        }
+        First::Other(first) => {
+            let app = snapshot.inbound[port].forward.port();
+            let client = Client::without_tls(first, downstream, app, &snapshot)?;
+            serve_client(tcp, None, client, arrival, worker).await
+        }
+    }
+}
+
+/// A connection that came in.
+struct Arrival<'a> {
+    downstream: SocketAddr,
+    place: Place,
+    /// Of the listener.
+    port: usize,
+    snapshot: &'a Snapshot,
+}
+
+/// One connection whose client is known, to its end.
+async fn serve_client<S: Downstream>(
+    stream: S,
+    alpn: Option<&[u8]>,
+    client: Client,
+    arrival: Arrival<'_>,
+    worker: &Rc<Worker>,
+) -> Result<(), Error> {
+    let Arrival { downstream, place, port, snapshot } = arrival;
+    let (inbound, client) = (&snapshot.inbound[port], Rc::new(client));
+    let tls = if client.id().is_some() { TlsState::Mutual } else { TlsState::Plaintext };
+    let ends = Ends { source: client.id().cloned(), destination: snapshot.own_id() };
+    let link = Link { ends, tls, place: Some(place) };
     let exchange = Rc::new(worker.exchange(Direction::Inbound, downstream, inbound.forward.port(), link));
     worker.connected(&exchange);
 
-    let caller = caller(&peer, downstream, inbound);
-    let ended = match protocol(stream, caller, inbound, worker).await {
+    let caller = caller(&client, downstream, inbound);
+    let ended = match protocol(stream, alpn, caller, inbound, worker).await {
         Err(error) => Err(error),
         Ok((Carries::Opaque(candidate), stream)) => {
-            return opaque(stream, candidate, &peer, &exchange, inbound, worker).await;
+            return opaque(stream, candidate, &client, &exchange, inbound, worker).await;
         }
-        Ok((Carries::Http(version), stream)) => http(stream, version, &peer, &exchange, port, worker).await,
+        Ok((Carries::Http(version), stream)) => http(stream, version, &client, &exchange, port, worker).await,
     };
     Record::ended(&exchange, ended);
     Ok(())
@@ -72,7 +110,7 @@ async fn forward(
     record: &mut Record,
     connection: &Connection,
 ) -> Result<Answer, Error> {
-    let Connection { peer, downstream, port, worker } = connection;
+    let Connection { client, downstream, port, worker } = connection;
     let version = request.version();
     let snapshot = worker.mesh.snapshot();
     let inbound = &snapshot.inbound[*port];
@@ -87,18 +125,18 @@ async fn forward(
     let mut checked = Checked::new(request, rules)?;
     let token = snapshot.issuers.check(&mut checked, &worker.tokens, authorize::now).await;
     let opening = checked.opening().cloned();
-    let caller_then = caller(peer, *downstream, inbound);
+    let caller_then = caller(client, *downstream, inbound);
     let consent = Asker { caller: caller_then, worker }.about_request(&mut checked, &token, version).await?;
     let asked = Asked::of(&checked, &token, &consent);
     // Keys, or whoever decides beside policy, may have been waited for.
     let snapshot = worker.mesh.snapshot();
     let inbound = &snapshot.inbound[*port];
-    let caller = caller(peer, *downstream, inbound);
+    let caller = caller(client, *downstream, inbound);
     let permit = authorize::request(caller, checked, &token, consent, &snapshot)?;
     record.admitted(permit.admission());
-    snapshot.rates[*port].admit(peer.id(), &permit.subject().asking(), &worker.metrics)?;
+    snapshot.rates[*port].admit(client.id(), &permit.subject().asking(), &worker.metrics)?;
     let flow = Rc::clone(record.flow());
-    record.judged_again_at(worker.open.enter(caller, peer, asked, Rc::clone(&flow)));
+    record.judged_again_at(worker.open.enter(caller, client, asked, Rc::clone(&flow)));
     record.upstream(&inbound.forward);
     tokio::select! {
         // First, so that a cut is told as a cut.
@@ -111,16 +149,16 @@ async fn forward(
 }
 
 /// An HTTP connection: its requests are judged one by one, and those that are open again at each change of policy.
-async fn http(
-    stream: Rewound<Terminated>,
+async fn http<S: Downstream>(
+    stream: Rewound<S>,
     version: Version,
-    peer: &Rc<Peer>,
+    client: &Rc<Client>,
     exchange: &Rc<Exchange>,
     port: usize,
     worker: &Rc<Worker>,
 ) -> Result<(), Error> {
     let connection = Connection {
-        peer: Rc::clone(peer),
+        client: Rc::clone(client),
         downstream: exchange.downstream,
         port,
         worker: Rc::clone(worker),
@@ -128,13 +166,13 @@ async fn http(
     let closing = async {
         tokio::select! {
             () = worker.drain.begun() => {}
-            () = tokio::time::sleep(peer.time_to_begin()) => {}
+            () = tokio::time::sleep(client.time_to_begin()) => {}
         }
     };
     tokio::select! {
         // First, so that a cut is told as a cut.
         biased;
-        ended = peer.until_untrusted(worker.mesh.clone(), |_| true) => {
+        ended = client.until_untrusted(worker.mesh.clone()) => {
             exchange.cut(&ended);
             Err(ended)
         }
@@ -143,10 +181,10 @@ async fn http(
 }
 
 /// An opaque connection: judged once before its first byte is forwarded, and again whenever policy changes.
-async fn opaque(
-    stream: Rewound<Terminated>,
+async fn opaque<S: Downstream>(
+    stream: Rewound<S>,
     candidate: Option<Rewound<Candidate>>,
-    peer: &Peer,
+    client: &Client,
     exchange: &Rc<Exchange>,
     inbound: &Inbound,
     worker: &Worker,
@@ -157,7 +195,7 @@ async fn opaque(
     let changes = worker.mesh.clone();
     let result = async {
         let (sni, stream) = server_name(stream, inbound, worker).await?;
-        let caller = Caller { sni: sni.as_deref(), ..caller(peer, exchange.downstream, inbound) };
+        let caller = Caller { sni: sni.as_deref(), ..caller(client, exchange.downstream, inbound) };
         let stream = match inbound.protocol {
             Protocol::Tcp => NotHttp::unwatched(stream),
             Protocol::Auto | Protocol::Http | Protocol::Http2 => NotHttp::new(stream),
@@ -170,7 +208,7 @@ async fn opaque(
         tokio::select! {
             // Cuts first, so that each is told as what it is.
             biased;
-            ended = peer.until_untrusted(worker.mesh.clone(), |_| true) => Err(ended),
+            ended = client.until_untrusted(worker.mesh.clone()) => Err(ended),
             denied = authorize::until_denied(caller, external.as_ref(), changes) => Err(denied),
             result = upstream::app::forward(permit, candidate, &inbound.forward, &worker.pool, &carried) => {
                 result
@@ -184,11 +222,11 @@ async fn opaque(
 
 /// The server name of the application's own TLS, waited for only where a policy asks for it: of whoever speaks second,
 /// nothing comes.
-async fn server_name(
-    stream: Rewound<Terminated>,
+async fn server_name<S: Downstream>(
+    stream: Rewound<S>,
     inbound: &Inbound,
     worker: &Worker,
-) -> Result<(Option<String>, Rewound<Terminated>), Error> {
+) -> Result<(Option<String>, Rewound<S>), Error> {
     if !worker.mesh.load().policies.asks_sni(inbound.forward.port()) {
         return Ok((None, stream));
     }
@@ -205,6 +243,13 @@ fn captured_for(tcp: &TcpStream, worker: &Worker) -> Result<(usize, u16), Error>
     Ok((index, port))
 }
 
+/// What comes in: TLS that was ended here, or the connection itself.
+trait Downstream: AsyncRead + AsyncWrite + OverTcp + Send + Unpin + 'static {}
+
+impl Downstream for Terminated {}
+
+impl Downstream for TcpStream {}
+
 /// What a connection carries, after its protocol is known.
 enum Carries {
     Http(Version),
@@ -215,7 +260,7 @@ enum Carries {
 /// What the requests of one connection share.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    peer: Rc<Peer>,
+    client: Rc<Client>,
     downstream: SocketAddr,
     /// Of the listener.
     port: usize,
@@ -224,7 +269,7 @@ pub(crate) struct Connection {
 
 impl http_stage::Handler for Connection {
     async fn until_ended(&self) -> Error {
-        self.peer.until_untrusted(self.worker.mesh.clone(), |_| true).await
+        self.client.until_untrusted(self.worker.mesh.clone()).await
     }
 
     /// It would carry bytes that no policy judges.
@@ -238,9 +283,9 @@ impl http_stage::Handler for Connection {
 }
 
 /// The port that policy judges is always that of the `inbound` that is forwarded to.
-fn caller<'a>(peer: &'a Peer, downstream: SocketAddr, inbound: &Inbound) -> Caller<'a> {
+fn caller<'a>(client: &'a Client, downstream: SocketAddr, inbound: &Inbound) -> Caller<'a> {
     let (port, protocol) = (inbound.forward.port(), inbound.protocol);
-    Caller { peer, ip: downstream.ip(), port, protocol, sni: None }
+    Caller { client, ip: downstream.ip(), port, protocol, sni: None }
 }
 
 /// Handshakes in flight are bounded: the rest waits, each within its own time.
@@ -257,15 +302,15 @@ async fn terminate(tcp: TcpStream, snapshot: &Snapshot, worker: &Worker) -> Resu
 }
 
 /// What the link negotiated, or what the first bytes say where nothing was negotiated; never other than declared.
-async fn protocol(
-    stream: Terminated,
+async fn protocol<S: Downstream>(
+    stream: S,
+    alpn: Option<&[u8]>,
     caller: Caller<'_>,
     inbound: &Inbound,
     worker: &Worker,
-) -> Result<(Carries, Rewound<Terminated>), Error> {
-    let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+) -> Result<(Carries, Rewound<S>), Error> {
     let fresh = |detected, stream| Heard { detected, downstream: Rewound::fresh(stream), upstream: None };
-    let Heard { detected, downstream, upstream } = match (alpn.as_deref(), inbound.protocol) {
+    let Heard { detected, downstream, upstream } = match (alpn, inbound.protocol) {
         (Some(ALPN_HTTP2), _) => fresh(Detected::Http2, stream),
         (Some(ALPN_HTTP1), _) => fresh(Detected::Http1, stream),
         (Some(ALPN_TCP), _) | (None, Protocol::Tcp) => fresh(Detected::Opaque, stream),
@@ -287,12 +332,12 @@ async fn protocol(
 
 /// What the first bytes of a link say that negotiated nothing. An application that may speak first is listened to if the caller
 /// would be admitted with an opaque connection.
-async fn unnamed(
-    stream: Terminated,
+async fn unnamed<S: Downstream>(
+    stream: S,
     caller: Caller<'_>,
     inbound: &Inbound,
     worker: &Worker,
-) -> Result<Heard<Terminated, Candidate>, Error> {
+) -> Result<Heard<S, Candidate>, Error> {
     let Limits { detect_timeout, quiet_timeout, .. } = *worker.limits;
     if inbound.protocol != Protocol::Auto {
         let (detected, downstream) = detect::protocol(stream, detect_timeout).await?;

@@ -69,7 +69,7 @@ impl PortRates {
     /// Takes a token of every limit that counts a request of `caller`, or of none.
     pub(crate) fn admit(
         &self,
-        caller: &SpiffeId,
+        caller: Option<&SpiffeId>,
         asking: &Asking<'_>,
         metrics: &Metrics,
     ) -> Result<(), Error> {
@@ -87,7 +87,7 @@ impl PortRates {
                         limiter.give_back(caller);
                     }
                 }
-                return Err(limiter.refuse(why, Some(caller), metrics));
+                return Err(limiter.refuse(why, caller, metrics));
             }
         }
         Ok(())
@@ -112,14 +112,14 @@ impl Limiter {
             .map_err(|wait| self.refuse(NoToken::Until(wait), None, metrics))
     }
 
-    fn take(&self, caller: &SpiffeId, now: Instant) -> Result<(), NoToken> {
+    fn take(&self, caller: Option<&SpiffeId>, now: Instant) -> Result<(), NoToken> {
         match &self.buckets {
             Buckets::Shared(bucket) => bucket.take(self.pace, self.at(now)).map_err(NoToken::Until),
             Buckets::PerCaller(callers) => callers.take(caller, self.pace, self.at(now)),
         }
     }
 
-    fn give_back(&self, caller: &SpiffeId) {
+    fn give_back(&self, caller: Option<&SpiffeId>) {
         match &self.buckets {
             Buckets::Shared(bucket) => bucket.give_back(self.pace),
             Buckets::PerCaller(callers) => callers.give_back(caller, self.pace),
@@ -170,8 +170,8 @@ impl std::fmt::Display for Place {
 }
 
 /// Whether `limit` is about this request.
-fn counts(limit: &RateLimit, caller: &SpiffeId, asking: &Asking<'_>) -> bool {
-    (limit.callers.is_empty() || limit.callers.contains(caller))
+fn counts(limit: &RateLimit, caller: Option<&SpiffeId>, asking: &Asking<'_>) -> bool {
+    (limit.callers.is_empty() || caller.is_some_and(|caller| limit.callers.contains(caller)))
         && route::is_matched(&limit.hostnames, &limit.matches, asking)
 }
 

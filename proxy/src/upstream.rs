@@ -26,7 +26,7 @@ pub(crate) use dial::{Carries, Dialer};
 pub(crate) use leased::Leased;
 pub(crate) use names::Names;
 pub(crate) use pool::{Bounds, Pool, chain};
-pub(crate) use stream::{Carried, carry_upgraded};
+pub(crate) use stream::{Carried, OverTcp, carry_upgraded};
 
 /// An upstream's answer, and who it proved to be.
 #[derive(Debug)]

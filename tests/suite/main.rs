@@ -29,6 +29,7 @@ mod observed;
 mod opaque;
 mod outbound;
 mod own_app;
+mod plaintext;
 mod quarantine;
 mod rates;
 mod resilience;

@@ -236,7 +236,7 @@ pub(super) struct Policies {
 #[derive(Serialize)]
 struct Policy {
     name: String,
-    /// Of an egress policy, which has none: `Egress`.
+    /// Of the kinds that have none: `Egress`, `Plaintext`.
     action: &'static str,
     mode: Mode,
     source: String,
@@ -272,6 +272,10 @@ impl Policy {
             Document::Egress(sourced) => {
                 let spec = &sourced.policy().spec;
                 ("Egress", spec.mode, spec.rules.iter().map(|rule| rule.name.to_string()).collect())
+            }
+            Document::Plaintext(sourced) => {
+                // A rule by itself, always in force.
+                ("Plaintext", Mode::Enforce, vec![sourced.policy().metadata.name.to_string()])
             }
         };
         Self {

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{Entry, Finding, Lint, Surroundings, cover::Scope};
+use super::{
+    Entry, Finding, Lint, Surroundings,
+    cover::{Reach, Scope},
+};
 use crate::{Sourced, model::Action};
 
 /// A Require policy that is in force, with those of its rules that can still satisfy it.
@@ -29,7 +32,7 @@ impl<'e, 's> Guardrail<'e, 's> {
 
     /// Whether it refuses whatever the rule lets in, wherever that holds.
     fn refuses(&self, entry: &Entry<'_>, scope: Scope<'_>) -> bool {
-        scope.holds_wherever(self.sourced.policy(), entry.sourced.policy())
+        scope.holds_wherever(Reach::from(self.sourced.policy()), Reach::from(entry.sourced.policy()))
             && self.rules.iter().all(|rule| rule.form.is_apart(&entry.form))
     }
 }

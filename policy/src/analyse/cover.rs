@@ -1,20 +1,27 @@
 //! Whether one rule matches whatever another matches. "Yes" is certain; "no" may only mean that it is not obvious.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sidegate_identity::{SpiffeId, TrustDomain};
 
 use super::{Surroundings, candidates::literal_prefix};
 use crate::{
     Condition, Jwt,
-    model::{AuthorizationPolicy, OneOf, Operation, Peer, Rule},
-    values::{HostPattern, IpBlock, PathPattern},
+    model::{AuthorizationPolicy, OneOf, Operation, Peer, PlaintextException, Rule},
+    values::{HostPattern, IpBlock, Name, PathPattern},
 };
 
 /// Where policies hold.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     root_namespace: Option<&'a str>,
+}
+
+/// What a policy selects.
+#[derive(Clone, Copy)]
+pub(super) struct Reach<'p> {
+    namespace: &'p Name,
+    selector: Option<&'p BTreeMap<String, String>>,
 }
 
 /// A rule, prepared for many comparisons.
@@ -48,11 +55,11 @@ impl<'a> Scope<'a> {
     }
 
     /// Whether `wide` selects every workload that `narrow` selects.
-    pub(super) fn holds_wherever(self, wide: &AuthorizationPolicy, narrow: &AuthorizationPolicy) -> bool {
-        let of_narrow = narrow.spec.selector.as_ref();
+    pub(super) fn holds_wherever(self, wide: Reach<'_>, narrow: Reach<'_>) -> bool {
+        let of_narrow = narrow.selector;
         let is_met = |(key, value): (&String, &String)| of_narrow.and_then(|it| it.get(key)) == Some(value);
-        (wide.metadata.namespace == narrow.metadata.namespace || self.is_root(wide))
-            && wide.spec.selector.iter().flatten().all(is_met)
+        (wide.namespace == narrow.namespace || self.is_root(wide.namespace))
+            && wide.selector.into_iter().flatten().all(is_met)
     }
 
     /// Whether a workload can be selected by both.
@@ -61,12 +68,25 @@ impl<'a> Scope<'a> {
         let agrees = |(key, value): (&String, &String)| {
             of_other.and_then(|it| it.get(key)).is_none_or(|other| other == value)
         };
-        (one.metadata.namespace == other.metadata.namespace || self.is_root(one) || self.is_root(other))
+        let (own, others) = (&one.metadata.namespace, &other.metadata.namespace);
+        (own == others || self.is_root(own) || self.is_root(others))
             && one.spec.selector.iter().flatten().all(agrees)
     }
 
-    fn is_root(self, policy: &AuthorizationPolicy) -> bool {
-        self.root_namespace == Some(policy.metadata.namespace.as_str())
+    fn is_root(self, namespace: &Name) -> bool {
+        self.root_namespace == Some(namespace.as_str())
+    }
+}
+
+impl<'p> From<&'p AuthorizationPolicy> for Reach<'p> {
+    fn from(policy: &'p AuthorizationPolicy) -> Self {
+        Self { namespace: &policy.metadata.namespace, selector: policy.spec.selector.as_ref() }
+    }
+}
+
+impl<'p> From<&'p PlaintextException> for Reach<'p> {
+    fn from(policy: &'p PlaintextException) -> Self {
+        Self { namespace: &policy.metadata.namespace, selector: policy.spec.selector.as_ref() }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
 pub(super) fn findings(set: &PolicySet, known: &Surroundings<'_>) -> Vec<Finding> {
     let policies = set.documents().filter_map(|document| match document {
         Document::Egress(sourced) => Some(sourced),
-        Document::Authorization(_) => None,
+        Document::Authorization(_) | Document::Plaintext(_) => None,
     });
     let rules = policies.flat_map(|sourced| sourced.rules().map(move |(rule, at)| (sourced, rule, at)));
     rules.flat_map(|(sourced, rule, at)| of_rule(sourced, rule, at, known)).collect()

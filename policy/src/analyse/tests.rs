@@ -279,3 +279,91 @@ fn identifiers_are_unique() {
     let ids: std::collections::BTreeSet<_> = Lint::ALL.iter().map(|lint| lint.id()).collect();
     assert_eq!(ids.len(), Lint::ALL.len());
 }
+
+/// `id policy`, one per finding about exceptions, each `(name, spec)`, beside other policies.
+fn lint_exceptions(exceptions: &[(&str, &str)], policies: &[(&str, &str)]) -> Vec<String> {
+    let exceptions = exceptions.iter().map(|(name, spec)| {
+        format!(
+            "apiVersion: sidegate.dev/v1alpha1\nkind: PlaintextException\nmetadata: {{name: {name}}}\n\
+             spec: {{{spec}, reason: a test}}\n---\n"
+        )
+    });
+    let policies = policies.iter().map(|(name, spec)| policy(name, spec));
+    let text: String = exceptions.chain(policies).collect();
+    let findings = lint_with(&text, None).into_iter().filter(|it| it.policy.starts_with("shop/x"));
+    findings.map(|it| format!("{} {}", it.lint.id(), it.policy)).collect()
+}
+
+const PROBES: &str = "from: [{ipBlocks: [10.0.0.7]}], to: [{ports: [80], methods: [GET], paths: [/healthz]}]";
+
+#[test]
+fn an_exception_is_told_when_it_is_over_and_when_it_soon_will_be() {
+    for (day, found) in [
+        ("2027-01-31", &["expired-rule shop/x"][..]),
+        ("2027-02-01", &["exception-ends-soon shop/x"]),
+        ("2027-02-14", &["exception-ends-soon shop/x"]),
+        ("2027-02-15", &[]),
+    ] {
+        let spec = format!("{PROBES}, expires: {day}");
+        assert_eq!(lint_exceptions(&[("x", &spec)], &[]), found, "{day}");
+    }
+}
+
+#[test]
+fn an_exception_from_everywhere_or_for_everything_is_too_wide() {
+    for (from, found) in [
+        ("0.0.0.0/0", &["plaintext-anywhere shop/x"][..]),
+        ("128.0.0.0/1", &["plaintext-anywhere shop/x"]),
+        ("\"::/0\"", &["plaintext-anywhere shop/x"]),
+        ("10.0.0.0/15", &["plaintext-wide shop/x"]),
+        ("\"fd00::/8\"", &["plaintext-wide shop/x"]),
+        ("10.0.0.0/16", &[]),
+        ("\"fd00:1:2::/48\"", &[]),
+    ] {
+        let spec = format!(
+            "from: [{{ipBlocks: [10.9.9.9, {from}]}}], to: [{{ports: [80], paths: [/a]}}], expires: 2027-03-31"
+        );
+        assert_eq!(lint_exceptions(&[("x", &spec)], &[]), found, "{from}");
+    }
+    let http =
+        ("p", "{action: Allow, rules: [{from: [{namespaces: [shop]}], to: [{ports: [80], paths: [/a]}]}]}");
+    for (to, found) in [
+        ("{ports: [80], methods: [GET]}", true),
+        ("{ports: [80], paths: [\"/**\"]}", true),
+        ("{ports: [80]}", true),
+        ("{ports: [81]}", false),
+        ("{ports: [80], paths: [/a, \"/b/**\"]}", false),
+    ] {
+        let spec = format!("from: [{{ipBlocks: [10.0.0.7]}}], to: [{to}], expires: 2027-03-31");
+        let wide = ["plaintext-wide shop/x"];
+        assert_eq!(lint_exceptions(&[("x", &spec)], &[http]), if found { &wide[..] } else { &[] }, "{to}");
+    }
+}
+
+#[test]
+fn an_exception_that_another_policy_makes_useless_is_found() {
+    let lasting = format!("{PROBES}, expires: 2027-03-31");
+    let one = [("x", &*lasting)];
+    for (spec, found) in [
+        ("{action: Deny, rules: [{to: [{paths: [/healthz]}]}]}", "covered-by-deny shop/x"),
+        ("{action: Deny, rules: [{from: [{ipBlocks: [10.0.0.0/8]}]}]}", "covered-by-deny shop/x"),
+        ("{action: Require, rules: [{from: [{trustDomains: [shop.test]}]}]}", "unreachable-rule shop/x"),
+    ] {
+        assert_eq!(lint_exceptions(&one, &[("p", spec)]), [found], "{spec}");
+    }
+    for spec in [
+        "{action: Deny, rules: [{from: [{trustDomains: [shop.test]}]}]}",
+        "{action: Deny, mode: Shadow, rules: [{to: [{paths: [/healthz]}]}]}",
+        "{action: Deny, rules: [{to: [{paths: [/a]}]}]}",
+        "{action: Require, rules: [{from: [{trustDomains: [shop.test]}]}, {to: [{paths: [/healthz]}]}]}",
+        "{action: Require, mode: Shadow, rules: [{from: [{trustDomains: [shop.test]}]}]}",
+        "{action: Require, selector: {app: a}, rules: [{from: [{trustDomains: [shop.test]}]}]}",
+    ] {
+        assert_eq!(lint_exceptions(&one, &[("p", spec)]), NOTHING, "{spec}");
+    }
+    let wider = "from: [{ipBlocks: [10.0.0.0/24]}], to: [{ports: [80, 81], paths: [\"/healthz\", /metrics]}], expires: ";
+    let (longer, shorter) = (format!("{wider}2027-04-30"), format!("{wider}2027-03-30"));
+    assert_eq!(lint_exceptions(&[("x", &lasting), ("xx", &longer)], &[]), ["shadowed-rule shop/x"]);
+    assert_eq!(lint_exceptions(&[("x", &lasting), ("xx", &shorter)], &[]), NOTHING);
+    assert_eq!(lint_exceptions(&[("x", &lasting), ("xx", &lasting)], &[]), ["duplicate-rule shop/xx"]);
+}

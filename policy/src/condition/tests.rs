@@ -17,7 +17,7 @@ fn judge(text: &str, headers: &[(&str, &str)]) -> Outcome {
         headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     text.parse::<Condition>()
         .unwrap_or_else(|error| panic!("{text}: {error}"))
-        .judge(&id, &asked(&id, &headers))
+        .judge(Some(&id), &asked(&id, &headers))
 }
 
 #[derive(Debug)]
@@ -85,8 +85,8 @@ fn a_header_that_can_be_read_in_two_ways_has_no_value() {
     }
     let id = SpiffeId::parse("spiffe://shop.test/ns/shop/sa/web").unwrap();
     let condition: Condition = is_a.parse().unwrap();
-    assert_eq!(condition.judge(&id, &asked(&id, &Bytes(b"\xff"))), Outcome::Unknown);
-    assert_eq!(condition.judge(&id, &asked(&id, &Bytes(b"a"))), Outcome::Yes);
+    assert_eq!(condition.judge(Some(&id), &asked(&id, &Bytes(b"\xff"))), Outcome::Unknown);
+    assert_eq!(condition.judge(Some(&id), &asked(&id, &Bytes(b"a"))), Outcome::Yes);
 }
 
 #[test]

@@ -75,9 +75,12 @@ impl PeerTest {
         }
     }
 
-    pub(crate) fn takes(&self, caller: &SpiffeId, ip: IpAddr) -> bool {
+    /// Whoever has no identity is nobody whom a test of identities takes.
+    pub(crate) fn takes(&self, caller: Option<&SpiffeId>, ip: IpAddr) -> bool {
         let holds = |blocks: &Arc<[IpBlock]>| blocks.iter().any(|block| block.contains(ip));
-        self.ip_blocks.as_ref().is_none_or(holds) && self.takes_identity(caller)
+        let is_any = self.trust_domains.is_none() && self.namespaces.is_none();
+        self.ip_blocks.as_ref().is_none_or(holds)
+            && caller.map_or(is_any, |caller| self.takes_identity(caller))
     }
 
     fn takes_identity(&self, id: &SpiffeId) -> bool {

@@ -27,7 +27,7 @@ impl Engine {
             .map_err(|error| InvalidValue::from(format!("{ENTRY}: {error}")))
     }
 
-    pub(super) fn judge(&self, caller: &SpiffeId, request: &Request<'_>) -> Outcome {
+    pub(super) fn judge(&self, caller: Option<&SpiffeId>, request: &Request<'_>) -> Outcome {
         let Some(input) = input(caller, request) else { return Outcome::Unknown };
         match self.0.eval_with_input(input.into()) {
             Ok(Value::Bool(is_allowed)) => Outcome::of(is_allowed),
@@ -43,18 +43,18 @@ impl fmt::Debug for Engine {
 }
 
 /// By the names that `when` has. `None`: a value is no text, and would be shown as another.
-fn input(caller: &SpiffeId, request: &Request<'_>) -> Option<serde_json::Value> {
+fn input(caller: Option<&SpiffeId>, request: &Request<'_>) -> Option<serde_json::Value> {
     let mut input = Map::new();
-    input.insert(
-        "source".to_owned(),
-        json!({
-            "principal": caller.as_str(),
-            "trustDomain": caller.trust_domain(),
-            "namespace": caller.namespace(),
-            "serviceAccount": caller.service_account(),
-            "ip": request.source.ip.to_canonical().to_string(),
-        }),
-    );
+    let mut source = Map::new();
+    source.insert("ip".to_owned(), request.source.ip.to_canonical().to_string().into());
+    // Without TLS there is no identity: what asks for one is undefined, and not null, which differs from every name.
+    if let Some(caller) = caller {
+        source.insert("principal".to_owned(), caller.as_str().into());
+        source.insert("trustDomain".to_owned(), caller.trust_domain().into());
+        source.insert("namespace".to_owned(), caller.namespace().into());
+        source.insert("serviceAccount".to_owned(), caller.service_account().into());
+    }
+    input.insert("source".to_owned(), source.into());
     input.insert("destination".to_owned(), json!({"port": request.port}));
     if let Some(sni) = request.sni {
         input.insert("connection".to_owned(), json!({"sni": sni}));

@@ -15,9 +15,17 @@ pub struct Date(time::Date);
 impl Date {
     /// Whether the day has begun at `now`, in seconds since the Unix epoch.
     pub fn has_begun(self, now: u64) -> bool {
-        let start = self.0.midnight().assume_utc().unix_timestamp();
-        // A day before 1970 has always begun.
-        u64::try_from(start).map_or(true, |start| start <= now)
+        self.start() <= now
+    }
+
+    /// How many days after `now` it begins, as begun ones; 0 if it has begun.
+    pub fn days_after(self, now: u64) -> u64 {
+        self.start().saturating_sub(now).div_ceil(86_400)
+    }
+
+    /// A day before 1970 has always begun.
+    fn start(self) -> u64 {
+        u64::try_from(self.0.midnight().assume_utc().unix_timestamp()).unwrap_or(0)
     }
 }
 
@@ -52,6 +60,9 @@ mod tests {
         assert!(day.has_begun(1_801_353_600));
         assert!("1969-12-31".parse::<Date>().unwrap().has_begun(0));
         assert_eq!(day.to_string(), "2027-01-31");
+        let days = [1_801_353_600, 1_801_353_599, 1_801_353_600 - 86_400, 1_801_353_600 - 86_401]
+            .map(|now| day.days_after(now));
+        assert_eq!(days, [0, 1, 1, 2]);
     }
 
     #[test]

@@ -26,6 +26,16 @@ impl IpBlock {
         range.contains(&self.0)
     }
 
+    /// How many leading bits its addresses share.
+    pub(crate) fn prefix(&self) -> u8 {
+        self.0.prefix_len()
+    }
+
+    /// Whether its addresses are of IPv4.
+    pub(crate) fn is_v4(&self) -> bool {
+        matches!(self.0, IpNet::V4(_))
+    }
+
     /// Whether the block holds every address of another.
     pub(crate) fn covers(&self, narrow: &Self) -> bool {
         self.0.contains(&narrow.0)

@@ -147,6 +147,14 @@ impl Asked {
         Self { now: self.now + seconds, ..self }
     }
 
+    pub(crate) fn without_identity(self) -> Self {
+        Self { identity: None, ..self }
+    }
+
+    pub(crate) fn has_identity(&self) -> bool {
+        self.identity.is_some()
+    }
+
     pub(crate) fn request(&self) -> Request<'_> {
         Request {
             source: Source { identity: self.identity.as_ref(), ip: self.ip },
@@ -198,6 +206,46 @@ pub(crate) fn policies_of(actions: &'static [&'static str]) -> impl Strategy<Val
         };
         named("q", specs.into_iter().map(with).collect())
     })
+}
+
+/// Up to three exceptions to mutual TLS.
+pub(crate) fn exceptions() -> impl Strategy<Value = Vec<Document>> {
+    vec(exception(), 0..4).prop_map(|specs| {
+        let document = |(index, (namespace, spec)): (usize, (&'static str, Value))| {
+            let metadata = json!({"name": format!("x{index}"), "namespace": namespace});
+            let document = json!({
+                "apiVersion": "sidegate.dev/v1alpha1", "kind": "PlaintextException", "metadata": metadata, "spec": spec,
+            });
+            parse_json(&document.to_string(), &format!("generated:x{index}")).expect("the world has valid exceptions")
+        };
+        specs.into_iter().enumerate().map(document).collect()
+    })
+}
+
+fn exception() -> impl Strategy<Value = (&'static str, Value)> {
+    let namespace = prop_oneof![6 => Just("shop"), 2 => Just("sidegate"), 1 => Just("bank")];
+    let selector = option::weighted(0.2, select(&[r#"{"app":"pay"}"#, r#"{"app":"web"}"#]));
+    let some =
+        |chance: f64, words: &'static [&'static str]| option::weighted(chance, vec(select(words), 1..3));
+    let from = vec(vec(select(BLOCKS), 1..3).prop_map(|blocks| json!({"ipBlocks": blocks})), 1..3);
+    let operation = (vec(select(PORTS), 1..3), some(0.3, METHODS), some(0.5, PATTERNS));
+    let operation = operation.prop_map(|(ports, methods, paths)| {
+        fields([
+            ("ports", Some(ports.into())),
+            ("methods", methods.map(Value::from)),
+            ("paths", paths.map(Value::from)),
+        ])
+    });
+    let expires = prop_oneof![1 => Just("2027-01-31"), 2 => Just("2099-12-31")];
+    (namespace, selector, from, vec(operation, 1..3), expires).prop_map(
+        |(namespace, selector, from, to, expires)| {
+            let mut spec = json!({"from": from, "to": to, "expires": expires, "reason": "the small world"});
+            if let Some(selector) = selector {
+                spec["selector"] = serde_json::from_str(selector).expect("the world has valid labels");
+            }
+            (namespace, spec)
+        },
+    )
 }
 
 fn named(prefix: &str, specs: Vec<(&'static str, Value)>) -> Vec<Sourced> {

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use sidegate_codes::Code;
 use sidegate_policy::{
-    AuthorizationPolicy, Condition, Decision, Document, Mode, Policies, PolicySet, Sourced, Verdict,
-    Workload, parse_json, parse_yaml,
+    AuthorizationPolicy, Condition, Decision, Document, Mode, PlaintextException, Policies, PolicySet,
+    Sourced, Verdict, Workload, parse_json, parse_yaml,
 };
 
 mod generate;
 mod lints;
 mod naive;
+mod plaintext;
 
 use generate::{asked, policies, policies_of, when};
 use naive::{Judged, Place};
@@ -237,6 +238,10 @@ fn the_small_world_reaches_every_verdict_and_a_shadow_that_differs() {
 }
 
 fn compile(set: &[Sourced]) -> Policies {
+    compile_documents(set.iter().cloned().map(Document::from).collect())
+}
+
+fn compile_documents(documents: Vec<Document>) -> Policies {
     let labels = labels();
     let workload = Workload {
         namespace: "shop",
@@ -244,10 +249,19 @@ fn compile(set: &[Sourced]) -> Policies {
         trust_domain: "shop.test",
         root_namespace: Some("sidegate"),
     };
-    PolicySet::new(set.to_vec()).expect("names are unique").compile(&workload)
+    PolicySet::new(documents).expect("names are unique").compile(&workload)
 }
 
 fn naively(set: &[Sourced], asked: &generate::Asked, shadow_too: bool) -> Judged {
+    naively_with(set, &[], asked, shadow_too)
+}
+
+fn naively_with(
+    set: &[Sourced],
+    exceptions: &[PlaintextException],
+    asked: &generate::Asked,
+    shadow_too: bool,
+) -> Judged {
     let policies: Vec<AuthorizationPolicy> = set.iter().map(|it| it.policy().clone()).collect();
     let labels = labels();
     let place = Place {
@@ -256,7 +270,7 @@ fn naively(set: &[Sourced], asked: &generate::Asked, shadow_too: bool) -> Judged
         trust_domain: "shop.test",
         root_namespace: Some("sidegate"),
     };
-    naive::judge(&policies, &place, &asked.request(), shadow_too)
+    naive::judge(&policies, exceptions, &place, &asked.request(), shadow_too)
 }
 
 /// Whether a shadow policy selects the workload.

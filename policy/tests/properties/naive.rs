@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 mod token;
 mod when;
 
-use sidegate_policy::{Action, AuthorizationPolicy, Grpc, Mode, Operation, Peer, Request, Rule};
+use sidegate_policy::{
+    Action, AuthorizationPolicy, Grpc, Metadata, Mode, Operation, Peer, PlaintextException, Request, Rule,
+};
 
 /// A workload as the page speaks of it.
 pub(crate) struct Place<'a> {
@@ -35,22 +37,24 @@ enum Answer {
 /// "The first stage that decides wins."
 pub(crate) fn judge(
     policies: &[AuthorizationPolicy],
+    exceptions: &[PlaintextException],
     place: &Place<'_>,
     request: &Request<'_>,
     shadow_too: bool,
 ) -> Judged {
     let mut selected: Vec<&AuthorizationPolicy> = policies
         .iter()
-        .filter(|policy| selects(policy, place))
+        .filter(|policy| selects(&policy.metadata, policy.spec.selector.as_ref(), place))
         .filter(|policy| shadow_too || policy.spec.mode == Mode::Enforce)
         .collect();
-    selected.sort_by_key(|policy| full_name(policy));
+    selected.sort_by_key(|policy| full_name(&policy.metadata));
     let of = |action: Action| selected.iter().copied().filter(move |policy| policy.spec.action == action);
 
-    if request.source.identity.is_none() {
+    let excepted = matching(&excepted(exceptions, place, request), "Allow");
+    if request.source.identity.is_none() && excepted.is_none() {
         return Judged { code: "SG0206", ..Judged::default() };
     }
-    if selected.is_empty() {
+    if request.source.identity.is_some() && selected.is_empty() {
         return Judged { code: "SG0201", ..Judged::default() };
     }
     let denies: Vec<_> = of(Action::Deny).flat_map(|policy| answers(policy, place, request)).collect();
@@ -60,22 +64,54 @@ pub(crate) fn judge(
     for policy in of(Action::Require) {
         let rules = answers(policy, place, request);
         if matching(&rules, "met").is_none() {
-            let unmet = Judged { code: "SG0204", policy: Some(full_name(policy)), ..Judged::default() };
+            let policy = Some(full_name(&policy.metadata));
+            let unmet = Judged { code: "SG0204", policy, ..Judged::default() };
             return doubtful(&rules).unwrap_or(unmet);
         }
+    }
+    if request.source.identity.is_none() {
+        return excepted.expect("looked at above");
     }
     let allows: Vec<_> = of(Action::Allow).flat_map(|policy| answers(policy, place, request)).collect();
     matching(&allows, "Allow").unwrap_or(Judged { code: "SG0202", ..Judged::default() })
 }
 
-fn full_name(policy: &AuthorizationPolicy) -> String {
-    format!("{}/{}", policy.metadata.namespace, policy.metadata.name)
+/// What each exception that selects the workload says, if it is in force.
+fn excepted(exceptions: &[PlaintextException], place: &Place<'_>, request: &Request<'_>) -> Vec<Answered> {
+    let mut selected: Vec<&PlaintextException> = exceptions
+        .iter()
+        .filter(|it| selects(&it.metadata, it.spec.selector.as_ref(), place))
+        .filter(|it| !it.spec.expires.has_begun(request.now))
+        .filter(|it| {
+            let mut blocks = it.spec.from.iter().flat_map(|from| from.ip_blocks.iter());
+            blocks.any(|block| holds(&block.to_string(), request.source.ip))
+        })
+        .collect();
+    selected.sort_by_key(|it| full_name(&it.metadata));
+    let asked = |it: &PlaintextException| {
+        let operations = it.spec.to.iter().map(|to| Operation {
+            ports: Some(to.ports.clone()),
+            methods: to.methods.clone(),
+            paths: to.paths.clone(),
+            ..Operation::default()
+        });
+        let answers: Vec<Answer> = operations.map(|operation| asks(&operation, request)).collect();
+        answers.into_iter().find(|answer| matches!(answer, Answer::Yes(_))).unwrap_or(Answer::No)
+    };
+    selected
+        .into_iter()
+        .map(|it| (full_name(&it.metadata), it.metadata.name.to_string(), asked(it)))
+        .collect()
 }
 
-fn selects(policy: &AuthorizationPolicy, place: &Place<'_>) -> bool {
-    let namespace = policy.metadata.namespace.as_str();
+fn full_name(metadata: &Metadata) -> String {
+    format!("{}/{}", metadata.namespace, metadata.name)
+}
+
+fn selects(metadata: &Metadata, selector: Option<&BTreeMap<String, String>>, place: &Place<'_>) -> bool {
+    let namespace = metadata.namespace.as_str();
     let in_scope = namespace == place.namespace || Some(namespace) == place.root_namespace;
-    let labelled = match &policy.spec.selector {
+    let labelled = match selector {
         None => true,
         Some(labels) => labels.iter().all(|(key, value)| place.labels.get(key) == Some(value)),
     };
@@ -86,7 +122,7 @@ type Answered = (String, String, Answer);
 
 fn answers(policy: &AuthorizationPolicy, place: &Place<'_>, request: &Request<'_>) -> Vec<Answered> {
     let rule = |rule: &Rule| {
-        (full_name(policy), rule.name.to_string(), answer(policy.spec.action, rule, place, request))
+        (full_name(&policy.metadata), rule.name.to_string(), answer(policy.spec.action, rule, place, request))
     };
     policy.spec.rules.iter().map(rule).collect()
 }
@@ -142,8 +178,18 @@ fn answer(action: Action, rule: &Rule, place: &Place<'_>, request: &Request<'_>)
 }
 
 fn is_from(peer: &Peer, place: &Place<'_>, request: &Request<'_>) -> bool {
+    let address = peer
+        .ip_blocks
+        .as_ref()
+        .is_none_or(|list| list.iter().any(|block| holds(&block.to_string(), request.source.ip)));
     let Some(identity) = request.source.identity else {
-        return false;
+        // Who has no identity is nobody whom a source names, in whatever way.
+        let Peer { principals, service_accounts, namespaces, trust_domains, ip_blocks: _ } = peer;
+        let names = principals.is_some()
+            || service_accounts.is_some()
+            || namespaces.is_some()
+            || trust_domains.is_some();
+        return address && !names;
     };
     let id = identity.as_str();
     let domain = id.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next()).unwrap_or_default();
@@ -168,10 +214,6 @@ fn is_from(peer: &Peer, place: &Place<'_>, request: &Request<'_>) -> bool {
     let namespace = peer.namespaces.as_ref().is_none_or(|list| {
         list.iter().any(|it| account.map(|(namespace, _)| namespace) == Some(it.as_str()))
     });
-    let address = peer
-        .ip_blocks
-        .as_ref()
-        .is_none_or(|list| list.iter().any(|block| holds(&block.to_string(), request.source.ip)));
     in_domain && principal && service_account && namespace && address
 }
 

@@ -10,7 +10,7 @@ use crate::{
     egress::Leave,
     error::Error,
     http::Flow,
-    identity::Peer,
+    identity::Client,
     snapshot::{Reader, Snapshot},
 };
 
@@ -41,23 +41,29 @@ struct Admitted {
 #[derive(Debug)]
 enum What {
     /// To the application.
-    Asked { peer: Rc<Peer>, ip: std::net::IpAddr, port: u16, protocol: crate::config::Protocol, asked: Asked },
+    Asked {
+        client: Rc<Client>,
+        ip: std::net::IpAddr,
+        port: u16,
+        protocol: crate::config::Protocol,
+        asked: Asked,
+    },
     /// Out of the mesh.
     Leaving(Leave),
 }
 
 impl Open {
-    /// Watches what `peer` has just been admitted for. No await may lie between the verdict and this call: on its one thread
+    /// Watches what `client` has just been admitted for. No await may lie between the verdict and this call: on its one thread
     /// nothing can then change in between unseen.
     pub(crate) fn enter(
         self: &Rc<Self>,
         caller: Caller<'_>,
-        peer: &Rc<Peer>,
+        client: &Rc<Client>,
         asked: Asked,
         flow: Rc<Flow>,
     ) -> Place {
         let Caller { ip, port, protocol, .. } = caller;
-        let what = What::Asked { peer: Rc::clone(peer), ip, port, protocol, asked };
+        let what = What::Asked { client: Rc::clone(client), ip, port, protocol, asked };
         self.take(Admitted { what, flow })
     }
 
@@ -102,11 +108,11 @@ impl Open {
 
 impl Admitted {
     fn denial(&self, snapshot: &Snapshot) -> Option<Denial> {
-        let (peer, ip, port, protocol, asked) = match &self.what {
+        let (client, ip, port, protocol, asked) = match &self.what {
             What::Leaving(leave) => return leave.denial(snapshot),
-            What::Asked { peer, ip, port, protocol, asked } => (peer, ip, port, protocol, asked),
+            What::Asked { client, ip, port, protocol, asked } => (client, ip, port, protocol, asked),
         };
-        let caller = Caller { peer, ip: *ip, port: *port, protocol: *protocol, sni: None };
+        let caller = Caller { client, ip: *ip, port: *port, protocol: *protocol, sni: None };
         let judged = is_current(asked.external.as_ref(), *port, snapshot)
             .and_then(|()| judge(caller, Some(asked.http()), snapshot));
         match judged {

@@ -8,7 +8,7 @@ use crate::telemetry::Judgement;
 #[derive(Debug)]
 pub(crate) struct Permit<T> {
     subject: T,
-    peer: SpiffeId,
+    peer: Option<SpiffeId>,
     admission: Admission,
 }
 
@@ -18,7 +18,7 @@ pub(crate) struct Admission(Judgement);
 
 impl<T> Permit<T> {
     /// Visible to `authorize` and nobody else: this line is promise 1.
-    pub(super) fn new(subject: T, peer: SpiffeId, admission: Admission) -> Self {
+    pub(super) fn new(subject: T, peer: Option<SpiffeId>, admission: Admission) -> Self {
         Self { subject, peer, admission }
     }
 
@@ -32,8 +32,8 @@ impl<T> Permit<T> {
         &self.subject
     }
 
-    /// What was judged, and who asked for it.
-    pub(crate) fn redeem(self) -> (T, SpiffeId) {
+    /// What was judged, and who asked for it, if that is proven.
+    pub(crate) fn redeem(self) -> (T, Option<SpiffeId>) {
         (self.subject, self.peer)
     }
 }

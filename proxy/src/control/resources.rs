@@ -11,6 +11,7 @@ use sidegate_proto::v1::{self, resource::Kind};
 
 use super::Renewal;
 use crate::{
+    authorize,
     config::{ServiceName, Target},
     snapshot::{EgressDefault, Enforcement, MeshState},
 };
@@ -115,7 +116,11 @@ impl Resources {
             }
         }
         let settings = settings.ok_or_else(|| Refusal::new("settings", "there are none"))?;
-        let policies = PolicySet::new(policies).map_err(|errors| {
+        let policies = PolicySet::new(policies).and_then(|set| {
+            set.refuse_lasting_exceptions(authorize::now())?;
+            Ok(set)
+        });
+        let policies = policies.map_err(|errors| {
             let first = errors.into_iter().next();
             Refusal {
                 path: "policy".to_owned(),

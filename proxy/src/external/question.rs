@@ -37,7 +37,7 @@ impl Question {
             path,
             host: request.authority(),
             // Of the link; what is behind it is the application's own business.
-            scheme: "https".to_owned(),
+            scheme: if caller.client.id().is_some() { "https" } else { "http" }.to_owned(),
             size: request.length().and_then(|length| i64::try_from(length).ok()).unwrap_or(-1),
             protocol: if version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" }.to_owned(),
         };
@@ -64,7 +64,8 @@ fn check(caller: Caller<'_>, own: Option<&SpiffeId>, http: Option<wire::HttpRequ
         attributes: Some(wire::AttributeContext {
             source: Some(wire::Peer {
                 address: at(caller.ip.to_canonical().to_string(), 0),
-                principal: principal(caller.peer.id()),
+                // Empty, as Envoy has it, where none is proven.
+                principal: caller.client.id().map(principal).unwrap_or_default(),
             }),
             // The application's port is what policies mean by a port.
             destination: Some(wire::Peer {

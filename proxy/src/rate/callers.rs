@@ -1,6 +1,6 @@
-//! A bucket for each caller, by its verified identity. There is place for so many. When it is all taken, the buckets go
-//! that are full, which loses nothing; if none is, a new caller is refused. To let it pass would make a limit that ends
-//! where many callers begin, and to put out another's bucket would fill that one up again.
+//! A bucket for each caller, by its verified identity, and one for all that have none. There is place for so many. When it
+//! is all taken, the buckets go that are full, which loses nothing; if none is, a new caller is refused. To let it pass would
+//! make a limit that ends where many callers begin, and to put out another's bucket would fill that one up again.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,6 +16,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Callers {
     most: usize,
+    /// Of those without an identity: addresses are cheaper than identities.
+    nobody: Bucket,
     /// Held for a look-up and a few steps; at worst for a look at each bucket, once in [`BETWEEN_SWEEPS`].
     table: Mutex<Table>,
 }
@@ -30,11 +32,14 @@ struct Table {
 impl Callers {
     /// None yet, and `most` at most.
     pub(super) fn new(most: usize) -> Self {
-        Self { most, table: Mutex::default() }
+        Self { most, nobody: Bucket::default(), table: Mutex::default() }
     }
 
     /// Takes a token of `caller`'s.
-    pub(super) fn take(&self, caller: &SpiffeId, pace: Pace, now: u64) -> Result<(), NoToken> {
+    pub(super) fn take(&self, caller: Option<&SpiffeId>, pace: Pace, now: u64) -> Result<(), NoToken> {
+        let Some(caller) = caller else {
+            return self.nobody.take(pace, now).map_err(NoToken::Until);
+        };
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = table.buckets.get(caller) {
             return bucket.take(pace, now).map_err(NoToken::Until);
@@ -52,7 +57,8 @@ impl Callers {
     }
 
     /// Puts a token of `caller`'s back that was taken for nothing.
-    pub(super) fn give_back(&self, caller: &SpiffeId, pace: Pace) {
+    pub(super) fn give_back(&self, caller: Option<&SpiffeId>, pace: Pace) {
+        let Some(caller) = caller else { return self.nobody.give_back(pace) };
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bucket) = table.buckets.get(caller) {
             bucket.give_back(pace);

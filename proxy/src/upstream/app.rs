@@ -35,7 +35,8 @@ use crate::{
     telemetry::{Record, metrics::RetryLabels},
 };
 
-/// Sends a permitted request, with the verified caller's SPIFFE ID in `x-sidegate-peer`, and again where that is safe.
+/// Sends a permitted request, with the verified caller's SPIFFE ID in `x-sidegate-peer`, and again where that is safe. Who has
+/// none leaves that field away: whatever stood in it was removed before.
 /// `record` learns how often.
 pub(crate) async fn send(
     permit: Permit<Checked<RequestBody>>,
@@ -45,7 +46,7 @@ pub(crate) async fn send(
     record: &mut Record,
 ) -> Result<Answer, Error> {
     let (mut request, peer) = permit.redeem();
-    if let Ok(peer) = HeaderValue::from_str(peer.as_str()) {
+    if let Some(Ok(peer)) = peer.map(|peer| HeaderValue::from_str(peer.as_str())) {
         request.headers_mut().insert(PEER, peer);
     }
     let destination = pool.dialer().app(&inbound.forward).await?;

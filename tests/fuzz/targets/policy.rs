@@ -3,7 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sidegate_policy::{Claims, Document, Http, PolicySet, Request, Source, Workload, parse_json, parse_yaml};
+use sidegate_policy::{
+    Claims, Document, Http, PolicySet, Request, Source, Verdict, Workload, parse_json, parse_yaml,
+};
 
 fuzz_target!(|text: &str| {
     let claims = Claims::parse(text).ok();
@@ -41,8 +43,13 @@ fuzz_target!(|text: &str| {
             headers: &headers,
             claims: claims.as_ref(),
         });
-        let source = Source { identity: Some(&caller), ip: [10, 0, 0, 7].into() };
-        let request = Request { source, port: 80, http, sni: None, now: 1_800_000_000 };
-        assert_eq!(compiled.explain(&request).decision, compiled.judge(&request));
+        for identity in [Some(&caller), None] {
+            let source = Source { identity, ip: [10, 0, 0, 7].into() };
+            let request = Request { source, port: 80, http, sni: None, now: 1_800_000_000 };
+            let decision = compiled.judge(&request);
+            assert_eq!(compiled.explain(&request).decision, decision);
+            let is_taken = identity.is_some() || compiled.takes_plaintext(80, source.ip, request.now);
+            assert!(is_taken || decision.verdict == Verdict::Deny, "plaintext that nobody listens to");
+        }
     }
 });

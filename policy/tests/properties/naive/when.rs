@@ -71,7 +71,6 @@ fn question(text: &str, request: &Request<'_>) -> Option<bool> {
         "contains" => value.contains(&literals[0]),
         other => unreachable!("{other}"),
     };
-    let id = request.source.identity?;
     match subject {
         "request.method" => Some(meets(request.http?.method)),
         "request.path" => Some(meets(request.http?.path)),
@@ -84,10 +83,10 @@ fn question(text: &str, request: &Request<'_>) -> Option<bool> {
                 other => unreachable!("{other}"),
             })
         }
-        "source.principal" => Some(meets(id.as_str())),
-        "source.trustDomain" => Some(meets(id.trust_domain())),
-        "source.namespace" => id.namespace().map(meets),
-        "source.serviceAccount" => id.service_account().map(meets),
+        "source.principal" => Some(meets(request.source.identity?.as_str())),
+        "source.trustDomain" => Some(meets(request.source.identity?.trust_domain())),
+        "source.namespace" => request.source.identity?.namespace().map(meets),
+        "source.serviceAccount" => request.source.identity?.service_account().map(meets),
         header => {
             let name = header.strip_prefix("request.headers[").and_then(|it| it.strip_suffix(']'));
             let (lines, lookalike) = fields(literal(name.expect("the only subject left")), request)?;
