@@ -1,11 +1,10 @@
 //! `sidegate explain`: would this call be let in, who decides it, and what to change. Judged by the sidecar's own
 //! evaluator, on files. Refuses to answer where the answer depends on what was not said.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use sidegate_policy::{
-    Claims, Condition, Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source, Sourced,
-    Verdict,
+    Claims, Condition, Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source, Verdict,
 };
 
 use crate::{
@@ -22,13 +21,15 @@ use crate::{
 
 mod answer;
 mod outside;
+mod rules;
 
-use answer::{Answer, rule_at};
+use answer::Answer;
+use rules::{RuleAt, Rules};
 
 /// Arguments of `sidegate explain`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Who calls: namespace/account, or a SPIFFE ID.
+    /// Who calls: namespace/account, a SPIFFE ID, or `plaintext`: somebody without TLS.
     #[arg(value_name = "SRC")]
     source: String,
     /// Who is called: namespace/account, or a SPIFFE ID. Or a destination outside of the mesh: HOST:PORT, ADDRESS:PORT.
@@ -85,18 +86,18 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     args.refuse_what_is_asked_outside()?;
     let mesh = args.around.read()?;
     let called = Called::of(&args.destination, &mesh, &args.label)?;
-    let source = files::identity(&args.source, Some(&called.trust_domain))?;
+    let source = files::caller_of(&args.source, Some(&called.trust_domain))?;
     let read = mesh.policies(args.policies.as_deref(), Some(&called.namespace))?;
     let workload = called.workload(mesh.root_namespace.as_deref());
-    let selecting: Vec<&Sourced> = read.set.selecting(&workload).collect();
-    args.refuse_to_guess(&selecting)?;
+    let rules = Rules::of(&read.set, &workload);
+    args.refuse_to_guess(&rules)?;
     let claims = args.claims()?;
 
     let port = args.port.or(called.port);
     let host = args.host.as_deref().unwrap_or(&called.account);
     let policies = read.set.compile(&workload);
     let request = Request {
-        source: Source { identity: Some(&source), ip: args.ip.unwrap_or(IpAddr::from([0, 0, 0, 0])) },
+        source: Source { identity: source.as_ref(), ip: args.ip.unwrap_or(IpAddr::from([0, 0, 0, 0])) },
         port: port.unwrap_or_default(),
         http: args.http(host, claims.as_ref()),
         sni: args.sni.as_deref(),
@@ -104,13 +105,13 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     };
     let explanation = match port {
         Some(_) => policies.explain(&request),
-        None => explain_on_any_port(&policies, &request, &selecting)?,
+        None => explain_on_any_port(&policies, &request, &rules)?,
     };
     let answer = Answer {
-        source: &source,
+        source: source.as_ref(),
         called: &called,
         asked: asked(request.http, port),
-        nearest_at: explanation.nearest.as_deref().and_then(|nearest| rule_at(nearest, named(&selecting))),
+        nearest_at: explanation.nearest.as_deref().and_then(|nearest| rules.at(nearest)),
         explanation,
     };
     match args.output.output {
@@ -164,9 +165,9 @@ impl Args {
     }
 
     /// A rule that asks for what was not given makes every answer a guess.
-    fn refuse_to_guess(&self, selecting: &[&Sourced]) -> Result<(), Failure> {
+    fn refuse_to_guess(&self, rules: &Rules<'_>) -> Result<(), Failure> {
         let is_http = self.http("", None).is_some();
-        for (rule, source) in selecting.iter().flat_map(|sourced| sourced.rules()) {
+        for RuleAt { rule, source, .. } in rules.about(self.source == files::PLAINTEXT) {
             let asks_host = operations(rule).any(|to| to.hosts.is_some())
                 || rule.when.as_ref().is_some_and(Condition::asks_host);
             let asks_ip = rule.from.iter().flat_map(|from| from.iter()).any(|from| from.ip_blocks.is_some());
@@ -187,11 +188,10 @@ impl Args {
 fn explain_on_any_port<'p>(
     policies: &'p Policies,
     request: &Request<'_>,
-    selecting: &[&Sourced],
+    rules: &Rules<'_>,
 ) -> Result<Explanation<'p>, Failure> {
     let explanation = policies.explain(request);
-    let rules = selecting.iter().flat_map(|sourced| sourced.rules());
-    let named = rules.flat_map(|(rule, source)| {
+    let named = rules.about(request.source.identity.is_none()).flat_map(|RuleAt { rule, source, .. }| {
         let ports = operations(rule).flat_map(|to| to.ports.iter().flat_map(|ports| ports.iter().copied()));
         let asked = rule.when.as_ref().map(Condition::ports).unwrap_or_default();
         ports.chain(asked).map(move |port| (port, (&rule.name, source)))
@@ -204,14 +204,6 @@ fn explain_on_any_port<'p>(
         }
     }
     Ok(explanation)
-}
-
-/// Policy and name of each rule, and where it is written.
-fn named<'p>(selecting: &[&'p Sourced]) -> impl Iterator<Item = (&'p str, &'p str, &'p Arc<str>)> {
-    let rules = selecting.iter().flat_map(|sourced| {
-        sourced.rules().map(move |(rule, at)| (&**sourced.name(), rule.name.as_str(), at))
-    });
-    rules.collect::<Vec<_>>().into_iter()
 }
 
 /// What is asked, in a line.

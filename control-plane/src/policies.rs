@@ -182,7 +182,7 @@ mod tests {
             "apiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: {app}, namespace: shop}}\n\
              spec: {{selector: {{app: {app}}}, action: {action}, rules: [{{to: [{{ports: [80]}}]}}]}}\n"
         );
-        PolicyFile { name: name.into(), text }
+        PolicyFile { name: name.into(), text: text.into_bytes() }
     }
 
     #[test]

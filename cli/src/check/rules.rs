@@ -240,7 +240,10 @@ fn server_identities(edges: &api::Edges) -> Vec<Check> {
 
 fn plaintext(edges: &api::Edges) -> Vec<Check> {
     let seen = || edges.edges.iter().filter(|edge| edge.tls == "plaintext" && edge.direction == "inbound");
-    let (admitted, refused): (Vec<_>, Vec<_>) = seen().partition(|edge| edge.verdict == "allowed");
+    let (admitted, refused): (Vec<_>, Vec<_>) =
+        seen().partition(|edge| matches!(&*edge.verdict, "allowed" | "would_deny"));
+    let (excepted, admitted): (Vec<_>, Vec<_>) = admitted.into_iter().partition(|edge| edge.policy.is_some());
+    let is_none = excepted.is_empty() && admitted.is_empty();
     let mut checks: Vec<Check> = admitted
         .into_iter()
         .map(|edge| {
@@ -249,7 +252,16 @@ fn plaintext(edges: &api::Edges) -> Vec<Check> {
                 .code(Code::PlaintextRefused)
         })
         .collect();
-    if checks.is_empty() {
+    checks.extend(excepted.into_iter().map(|edge| {
+        let by = match edge.policy.as_deref().filter(|_| edge.verdict == "allowed") {
+            Some(policy) => format!("the exception {policy}"),
+            None => "an exception, because denials are only observed".to_owned(),
+        };
+        let what = format!("{}: plaintext, admitted {} by {by}", call(edge), times(edge.count));
+        Check::warning(SECURITY, what)
+            .why("an exception is for callers that cannot have an identity: nobody proved who called")
+    }));
+    if is_none {
         checks.push(Check::ok(SECURITY, "no plaintext was admitted in the last 10 minutes"));
     }
     checks.extend(refused.into_iter().map(|edge| {

@@ -125,7 +125,22 @@ fn each_thing_that_can_be_wrong_is_found() {
     let ends = |at: &str| set("/proxies/proxies/0/certificate/notAfter", at.into());
     assert_eq!(ends("2026-11-22T12:30:00Z"), warning(Code::RenewalFailed));
     assert_eq!(ends("2026-11-22T11:30:00Z"), failed(Code::NoCredentials));
-    assert_eq!(set("/edges/edges/0/tls", "plaintext".into()), failed(Code::PlaintextRefused));
+}
+
+#[test]
+fn admitted_plaintext_is_a_failure_unless_an_exception_let_it_in() {
+    let admitted = |verdict: &'static str, policy: serde_json::Value| {
+        findings(move |all| {
+            let edge = &mut all["edges"]["edges"][0];
+            edge["tls"] = "plaintext".into();
+            edge["verdict"] = verdict.into();
+            edge["policy"] = policy;
+        })
+    };
+    assert_eq!(admitted("allowed", serde_json::Value::Null), [(Level::Failed, Some(Code::PlaintextRefused))]);
+    for verdict in ["allowed", "would_deny"] {
+        assert_eq!(admitted(verdict, "shop/probes".into()), [(Level::Warning, None)], "{verdict}");
+    }
 }
 
 #[test]

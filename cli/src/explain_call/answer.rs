@@ -8,14 +8,18 @@ use sidegate_identity::SpiffeId;
 use sidegate_policy::{Decision, Explanation, Request, Verdict};
 
 use crate::{
-    policy::{called::Called, files::Policies},
+    policy::{
+        called::Called,
+        files::{self, Policies},
+    },
     short,
     terminal::{Charset, Paint, paint},
 };
 
 /// All that is told.
 pub(super) struct Answer<'a> {
-    pub(super) source: &'a SpiffeId,
+    /// `None`: somebody without TLS.
+    pub(super) source: Option<&'a SpiffeId>,
     pub(super) called: &'a Called,
     pub(super) asked: String,
     pub(super) explanation: Explanation<'a>,
@@ -55,7 +59,7 @@ impl Answer<'_> {
             "nearest": self.explanation.nearest, "nearestAt": self.nearest_at, "change": self.change(),
             "shadow": shadow.map(word), "shadowPolicy": shadow_policy, "shadowRule": shadow_rule,
             "request": {
-                "source": self.source.as_str(), "destination": self.called.identity.as_str(),
+                "source": self.source.map(SpiffeId::as_str), "destination": self.called.identity.as_str(),
                 "labels": self.called.labels,
                 "method": request.http.map(|http| http.method), "path": request.http.map(|http| http.path),
                 "host": request.http.map(|http| http.host), "headers": headers, "claims": claims,
@@ -64,14 +68,14 @@ impl Answer<'_> {
         })
     }
 
-    pub(super) fn text(&self, files: &Policies) -> String {
+    pub(super) fn text(&self, read: &Policies) -> String {
         let Decision { verdict, code, source, .. } = *self.decision();
         let verdict = match verdict {
             Verdict::Allow => paint(Paint::Good, "ALLOW"),
             Verdict::Deny => paint(Paint::Bad, "DENY"),
         };
-        let ends = [self.source, &self.called.identity].map(|id| short::identity(Some(id.as_str())));
-        let [from, to] = ends;
+        let (from, to) =
+            (files::caller(&self.caller()), short::identity(Some(self.called.identity.as_str())));
         let arrow = match Charset::from_env() {
             Charset::Unicode => "→",
             Charset::Ascii => "->",
@@ -80,7 +84,7 @@ impl Answer<'_> {
         let mut text = format!("{verdict}  {from} {arrow} {to}  {}{code}\n", self.asked);
         let nearest = self.explanation.nearest.clone();
         let lines = [
-            ("caller", Some(self.source.to_string()), None),
+            ("caller", Some(self.caller()), None),
             ("called", Some(self.called.to_string()), None),
             ("decided by", Some(self.decided_by()), source),
             ("nearest", nearest, self.nearest_at.as_ref()),
@@ -91,9 +95,13 @@ impl Answer<'_> {
             let Some(value) = value else { continue };
             let at = place.map_or_else(String::new, |place| format!(" ({place})"));
             let _ = writeln!(text, "  {}  {value}{at}", paint(Paint::Dim, &format!("{label:<10}")));
-            text.push_str(&place.map_or_else(String::new, |place| files.snippet(place)));
+            text.push_str(&place.map_or_else(String::new, |place| read.snippet(place)));
         }
         text
+    }
+
+    fn caller(&self) -> String {
+        self.source.map_or_else(|| files::PLAINTEXT.to_owned(), ToString::to_string)
     }
 
     fn decided_by(&self) -> String {
@@ -131,7 +139,13 @@ impl Answer<'_> {
                 Some(nearest) => {
                     format!("widen the rule at {nearest} by what it missed, or add an Allow rule")
                 }
-                None => format!("add an Allow rule for {} to a policy that selects {called}", self.source),
+                None => format!("add an Allow rule for {} to a policy that selects {called}", self.caller()),
+            },
+            Code::NoVerifiedPeer => match &self.nearest_at {
+                Some(nearest) => {
+                    format!("call with TLS, or widen the exception at {nearest} by what it missed")
+                }
+                None => format!("call with TLS, or write a PlaintextException that selects {called}"),
             },
             Code::Undecidable => format!(
                 "send what the rule{} asks for (--method, --path, --header, --claim), or let it ask for less",

@@ -14,7 +14,7 @@ use sidegate_identity::{SpiffeId, TrustDomain};
 use sidegate_policy::{Decision, PolicySet, Verdict, Workload};
 
 use super::{
-    files::{Around, Mesh},
+    files::{self, Around, Mesh},
     now,
     world::{Known, World},
 };
@@ -22,7 +22,6 @@ use crate::{
     args::Output,
     exit::Exit,
     failure::Failure,
-    short,
     table::{self, Format},
 };
 
@@ -115,7 +114,7 @@ impl Report {
                 let decided = (decided_by(&was), decided_by(&is));
                 let change = changes.entry(decided).or_insert_with(|| Change {
                     newly: if is.verdict == Verdict::Allow { "allowed" } else { "denied" },
-                    caller: caller.to_string(),
+                    caller: caller.map_or_else(|| files::PLAINTEXT.to_owned(), ToString::to_string),
                     called: place.name.clone(),
                     example: call.to_string(),
                     kinds: 0,
@@ -188,7 +187,7 @@ pub(super) fn decided_by(decision: &Decision<'_>) -> String {
 }
 
 fn text(report: &Report, wide: bool) -> String {
-    let name = |id: &str| if wide { id.to_owned() } else { short::identity(Some(id)) };
+    let name = |id: &str| if wide { id.to_owned() } else { files::caller(id) };
     let rows = report.changes.iter().map(|change| {
         [
             format!("newly {}", change.newly),

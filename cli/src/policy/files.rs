@@ -16,6 +16,7 @@ use sidegate_policy::{PolicyError, PolicySet, parse_yaml};
 use crate::{
     exit::Exit,
     failure::Failure,
+    short,
     terminal::{Charset, Paint, paint},
 };
 
@@ -105,7 +106,7 @@ impl Mesh {
                 "name the folder, or add --mesh mesh.yaml",
             )
         })?;
-        Policies::read(folder, default_namespace)
+        Policies::read(folder, default_namespace)?.lasting_no_longer_than_allowed()
     }
 }
 
@@ -120,19 +121,17 @@ impl Policies {
         Self::parse(texts, default_namespace)
     }
 
+    /// Refuses exceptions that would be refused today where they are to be in force.
+    pub(crate) fn lasting_no_longer_than_allowed(self) -> Result<Self, Failure> {
+        self.set.refuse_lasting_exceptions(super::now()).map_err(|errors| do_not_load(&errors))?;
+        Ok(self)
+    }
+
     /// Parses texts that are already read, by the names of their files.
     pub(crate) fn parse(
         texts: BTreeMap<String, String>,
         default_namespace: Option<&str>,
     ) -> Result<Self, Failure> {
-        let refused = |errors: &[PolicyError]| {
-            let next = "correct the file; docs/policy.md lists every field";
-            let failure = refused("the policies do not load", errors, next);
-            match errors.first() {
-                Some(first) => failure.coded(first.code),
-                None => failure,
-            }
-        };
         let (mut policies, mut errors) = (Vec::new(), Vec::new());
         for (name, text) in &texts {
             match parse_yaml(name, text, default_namespace) {
@@ -141,9 +140,9 @@ impl Policies {
             }
         }
         if !errors.is_empty() {
-            return Err(refused(&errors));
+            return Err(do_not_load(&errors));
         }
-        let set = PolicySet::new(policies).map_err(|errors| refused(&errors))?;
+        let set = PolicySet::new(policies).map_err(|errors| do_not_load(&errors))?;
         Ok(Self { set, texts })
     }
 
@@ -229,6 +228,28 @@ pub(crate) fn identity(text: &str, trust_domain: Option<&TrustDomain>) -> Result
     })?;
     SpiffeId::for_workload(trust_domain, namespace, account)
         .map_err(|error| unknown(error.to_string(), "as in shop/orders"))
+}
+
+/// The word for a caller without TLS, in place of an identity.
+pub(crate) const PLAINTEXT: &str = "plaintext";
+
+/// A caller as a person types it: an identity, or [`PLAINTEXT`] for none.
+pub(crate) fn caller_of(text: &str, trust_domain: Option<&TrustDomain>) -> Result<Option<SpiffeId>, Failure> {
+    if text == PLAINTEXT { Ok(None) } else { identity(text, trust_domain).map(Some) }
+}
+
+/// A caller as a table shows it.
+pub(crate) fn caller(text: &str) -> String {
+    if text == PLAINTEXT { text.to_owned() } else { short::identity(Some(text)) }
+}
+
+fn do_not_load(errors: &[PolicyError]) -> Failure {
+    let next = "correct the file; docs/policy.md lists every field";
+    let failure = refused("the policies do not load", errors, next);
+    match errors.first() {
+        Some(first) => failure.coded(first.code),
+        None => failure,
+    }
 }
 
 /// A file, or every YAML file directly in a folder.

@@ -40,7 +40,8 @@ pub(crate) struct From {
 /// A kind of call, as far as it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Call {
-    pub(crate) source: SpiffeId,
+    /// `None`: somebody without TLS.
+    pub(crate) source: Option<SpiffeId>,
     pub(crate) destination: SpiffeId,
     pub(crate) port: Option<u16>,
     pub(crate) asked: Asked,
@@ -169,10 +170,10 @@ impl Line {
             "outbound" => return Ok(()),
             other => return Err(format!("unknown direction {other:?}")),
         }
-        let (Some(source), Some(destination)) = (&self.source, &self.destination) else { return Ok(()) };
+        let Some(destination) = &self.destination else { return Ok(()) };
         let id = |text: &str| SpiffeId::parse(text).map_err(|error| format!("{text}: {error}"));
         let call = Call {
-            source: id(source)?,
+            source: self.source.as_deref().map(id).transpose()?,
             destination: id(destination)?,
             port: self.port.or_else(|| port_of(self.upstream.as_deref()?)),
             asked: self.asked()?,

@@ -161,7 +161,7 @@ pub(crate) fn selecting<'p>(
 ) -> impl Iterator<Item = &'p Sourced<EgressPolicy>> {
     set.documents_selecting(workload).filter_map(|document| match document {
         Document::Egress(sourced) => Some(sourced),
-        Document::Authorization(_) => None,
+        Document::Authorization(_) | Document::Plaintext(_) => None,
     })
 }
 

@@ -111,11 +111,9 @@ pub(super) fn who(args: &WhoArgs) -> Result<Exit, Failure> {
     let selecting = selecting(&read, &called, &mesh);
     let services = mesh.services.iter().flatten().map(|service| service.identity.clone());
     let callers: BTreeSet<SpiffeId> = services.chain(named(&selecting, &called.trust_domain)).collect();
-    let report = Report {
-        ways: args.rest.ways(&callers, &called, &read, &mesh),
-        open: allowing(&selecting).filter_map(open).collect(),
-        ..Report::default()
-    };
+    let mut ways = args.rest.ways(&callers, &called, &read, &mesh);
+    ways.extend(args.rest.without_tls(&called, &read, &mesh));
+    let report = Report { ways, open: allowing(&selecting).filter_map(open).collect(), ..Report::default() };
     args.rest.print("WhoCanReach", &report)
 }
 
@@ -185,12 +183,12 @@ impl Rest {
             .into_iter()
             .map(|sample| sample.with(self.method.as_deref(), self.path.as_ref(), &called.account))
             .collect();
-        let now = u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default();
+        let now = super::now();
         let mut ways = Vec::new();
         for caller in callers {
             let mut by_rule = BTreeMap::new();
             for sample in &samples {
-                let decision = policies.judge(&sample.request(caller, now));
+                let decision = policies.judge(&sample.request(Some(caller), now));
                 let (Some(policy), Some(rule), Some(at)) = (decision.policy, decision.rule, decision.source)
                 else {
                     continue;
@@ -211,6 +209,34 @@ impl Rest {
         ways
     }
 
+    /// One way for each exception and each of its blocks, from the first address of that.
+    fn without_tls(&self, called: &Called, read: &Policies, mesh: &Mesh) -> Vec<Way> {
+        let workload = called.workload(mesh.root_namespace.as_deref());
+        let policies = read.set.compile(&workload);
+        let now = super::now();
+        let mut ways = Vec::new();
+        for exception in read.set.exceptions(&workload) {
+            let samples = sample::of_exception(exception.policy(), &called.account).into_iter();
+            let mut seen = BTreeSet::new();
+            for (block, sample) in samples {
+                let sample = sample.with(self.method.as_deref(), self.path.as_ref(), &called.account);
+                let decision = policies.judge(&sample.request(None, now));
+                let is_by_it = decision.policy == Some(exception.name());
+                if decision.verdict == Verdict::Allow && is_by_it && seen.insert(block.clone()) {
+                    ways.push(Way {
+                        caller: format!("{} from {block}", files::PLAINTEXT),
+                        called: called.identity.to_string(),
+                        example: sample.to_string(),
+                        policy: Arc::clone(exception.name()),
+                        rule: exception.policy().metadata.name.to_string().into(),
+                        at: Arc::clone(exception.source()),
+                    });
+                }
+            }
+        }
+        ways
+    }
+
     fn print(&self, kind: &'static str, report: &Report) -> Result<Exit, Failure> {
         match self.output.output {
             Format::Json => table::print_json(kind, report)?,
@@ -226,7 +252,11 @@ fn text(report: &Report, wide: bool) -> String {
     };
     let rows = report.ways.iter().chain(&report.outside).map(|way| {
         [
-            end(&way.caller),
+            if wide || way.caller.starts_with(files::PLAINTEXT) {
+                way.caller.clone()
+            } else {
+                end(&way.caller)
+            },
             end(&way.called),
             way.example.clone(),
             format!("{}/{}", way.policy, way.rule),

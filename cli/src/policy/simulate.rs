@@ -19,7 +19,6 @@ use crate::{
     args::Output,
     exit::Exit,
     failure::Failure,
-    short,
     table::{self, Format},
 };
 
@@ -81,7 +80,7 @@ struct Report {
 /// Exit code 1 if a recorded call would be decided otherwise.
 pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let mesh = args.around.read()?;
-    let proposed = files::Policies::read(&args.policies, None)?;
+    let proposed = files::Policies::read(&args.policies, None)?.lasting_no_longer_than_allowed()?;
     let current = match (&args.current, mesh.services.is_some()) {
         (None, false) => None,
         (named, _) => Some(mesh.policies(named.as_deref(), None)?),
@@ -132,10 +131,11 @@ impl<'p> Simulation<'p> {
     }
 
     fn row(&self, call: &Call, evidence: &Evidence) -> Row {
-        let calls = self.world.calls(&call.source, known(call), MOST_TRIED).list;
+        let calls = self.world.calls(call.source.as_ref(), known(call), MOST_TRIED).list;
         let now = now();
-        let is_recorded =
-            |tried: &&super::world::Call| self.is_as_recorded(call, &tried.request(&call.source, now));
+        let is_recorded = |tried: &&super::world::Call| {
+            self.is_as_recorded(call, &tried.request(call.source.as_ref(), now))
+        };
         let mut recorded: Vec<_> = calls.iter().filter(is_recorded).collect();
         if recorded.is_empty() {
             // The policies have changed since, so nothing narrows what the record may stand for.
@@ -144,7 +144,7 @@ impl<'p> Simulation<'p> {
         let was_let_in = call.verdict == Verdict::Allowed;
         let judged: Vec<_> = recorded
             .iter()
-            .map(|tried| (*tried, self.proposed.judge(&tried.request(&call.source, now))))
+            .map(|tried| (*tried, self.proposed.judge(&tried.request(call.source.as_ref(), now))))
             .collect();
         let is_let_in = |it: &sidegate_policy::Decision<'_>| it.verdict == sidegate_policy::Verdict::Allow;
         let changed = judged.iter().filter(|(_, decision)| is_let_in(decision) != was_let_in).count();
@@ -156,7 +156,7 @@ impl<'p> Simulation<'p> {
         };
         let example = judged.iter().find(|(_, decision)| is_let_in(decision) != was_let_in);
         Row {
-            source: call.source.to_string(),
+            source: call.source.as_ref().map_or_else(|| files::PLAINTEXT.to_owned(), ToString::to_string),
             destination: call.destination.to_string(),
             port: call.port,
             asked: call.asked.to_string(),
@@ -189,7 +189,7 @@ fn known(call: &Call) -> Known<'_> {
 }
 
 fn text(report: &Report, wide: bool) -> String {
-    let name = |id: &str| if wide { id.to_owned() } else { short::identity(Some(id)) };
+    let name = |id: &str| if wide { id.to_owned() } else { files::caller(id) };
     let mut text = String::new();
     if !report.changes.is_empty() {
         let rows = report.changes.iter().map(|row| {

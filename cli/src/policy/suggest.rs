@@ -102,7 +102,10 @@ fn proposals(observed: &Observed, mesh: &Mesh, current: Option<&PolicySet>) -> V
         let called = Called::of(destination.as_str(), mesh, &[]).ok()?;
         let mut by_source: BTreeMap<&SpiffeId, Vec<(&Call, &Evidence)>> = BTreeMap::new();
         for (call, evidence) in observed.iter().filter(|(call, _)| call.destination == *destination) {
-            by_source.entry(&call.source).or_default().push((call, evidence));
+            // Who came without TLS is nobody whom a rule could name.
+            if let Some(source) = &call.source {
+                by_source.entry(source).or_default().push((call, evidence));
+            }
         }
         let rules = by_source.into_iter().flat_map(|(source, calls)| rules(source, &calls, &called, current));
         Some(Proposal {

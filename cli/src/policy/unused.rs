@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fmt::Write, path::PathBuf, sync::Arc};
 
 use serde::Serialize;
-use sidegate_policy::{Action, Mode};
+use sidegate_policy::{Action, Document, Mode, PlaintextException, Sourced};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{files::Around, observed};
@@ -41,7 +41,7 @@ struct Unused {
 #[serde(rename_all = "camelCase")]
 struct Report {
     unused: Vec<Unused>,
-    /// Allow and Deny rules in force: a Require policy that is met names no rule.
+    /// Allow and Deny rules in force, and exceptions to mutual TLS: a Require policy that is met names no rule.
     rules: usize,
     requests: u64,
     /// When the first and last of the requests were seen.
@@ -80,11 +80,26 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
             }
         }
     }
+    for exception in read.set.documents().filter_map(exception) {
+        report.rules += 1;
+        let rule = exception.policy().metadata.name.to_string();
+        if !used.contains(&(&**exception.name(), rule.as_str())) {
+            let (policy, at) = (Arc::clone(exception.name()), Arc::clone(exception.source()));
+            report.unused.push(Unused { policy, rule, action: "Plaintext", at });
+        }
+    }
     match args.output.output {
         Format::Json => table::print_json("PolicyUnused", &report)?,
         Format::Table | Format::Wide => table::print(&text(&report))?,
     }
     Ok(if report.unused.is_empty() { Exit::Ok } else { Exit::Findings })
+}
+
+fn exception(document: &Document) -> Option<&Sourced<PlaintextException>> {
+    match document {
+        Document::Plaintext(sourced) => Some(sourced),
+        Document::Authorization(_) | Document::Egress(_) => None,
+    }
 }
 
 fn text(report: &Report) -> String {

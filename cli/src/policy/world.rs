@@ -1,6 +1,7 @@
 //! The requests that a set of policies tells apart: one of each kind, so that two sets which agree on all of them agree on every
-//! request. Receives the rules that select a workload; hands on its callers, and for each of them the calls. Where there are
-//! more than are tried, or a `when` or `jwt` asks what cannot be listed, it says that not everything was.
+//! request. Where there are exceptions to mutual TLS, one of the callers is nobody. Receives the rules that select a workload;
+//! hands on its callers, and for each of them the calls. Where there are more than are tried, or a `when` or `jwt` asks what
+//! cannot be listed, it says that not everything was.
 
 mod call;
 mod paths;
@@ -19,6 +20,8 @@ pub(super) use call::{Asked, Call};
 /// What the rules for one workload name.
 pub(super) struct World<'p> {
     rules: Vec<&'p Rule>,
+    /// What may come without TLS.
+    exceptions: Vec<Rule>,
     local: TrustDomain,
     callers: Vec<SpiffeId>,
     /// The host of the workload's own, where no rule says one.
@@ -60,19 +63,26 @@ impl<'p> World<'p> {
                 callers.push(caller);
             }
         }
-        Self { rules, local: local.clone(), callers, host: host.to_owned() }
+        let exceptions = sets.iter().flat_map(|set| set.exceptions(workload));
+        let exceptions = exceptions.map(|sourced| sourced.policy().rule()).collect();
+        Self { rules, exceptions, local: local.clone(), callers, host: host.to_owned() }
     }
 
-    pub(super) fn callers(&self) -> &[SpiffeId] {
-        &self.callers
+    /// Those who have an identity, and `None` if something may come without.
+    pub(super) fn callers(&self) -> impl Iterator<Item = Option<&SpiffeId>> {
+        let nobody = (!self.exceptions.is_empty()).then_some(None);
+        self.callers.iter().map(Some).chain(nobody)
     }
 
     /// The calls of a caller, as far as rules that may be for it tell them apart. At most `most` of them.
-    pub(super) fn calls(&self, caller: &SpiffeId, known: Known<'_>, most: usize) -> Calls {
-        let may_be_for = |rule: &&&Rule| {
-            rule.from.as_ref().is_none_or(|from| from.iter().any(|peer| takes(peer, caller, &self.local)))
+    pub(super) fn calls(&self, caller: Option<&SpiffeId>, known: Known<'_>, most: usize) -> Calls {
+        let takes = |peer: &Peer| match caller {
+            Some(caller) => takes(peer, caller, &self.local),
+            None => names_nobody(peer),
         };
-        let rules: Vec<&Rule> = self.rules.iter().filter(may_be_for).copied().collect();
+        let may_be_for = |rule: &&Rule| rule.from.as_ref().is_none_or(|from| from.iter().any(takes));
+        let exceptions = self.exceptions.iter().filter(|_| caller.is_none());
+        let rules: Vec<&Rule> = self.rules.iter().copied().chain(exceptions).filter(may_be_for).collect();
         let operations: Vec<&Operation> =
             rules.iter().flat_map(|rule| rule.to.iter().flat_map(|to| to.iter())).collect();
         let conditions: Vec<&Condition> = rules.iter().filter_map(|rule| rule.when.as_ref()).collect();
@@ -207,6 +217,12 @@ fn takes(peer: &Peer, caller: &SpiffeId, local: &TrustDomain) -> bool {
                 .any(|it| namespace == Some(it.namespace.as_str()) && account == Some(it.name.as_str()))
         })
         && peer.namespaces.as_ref().is_none_or(|list| list.iter().any(|it| namespace == Some(it.as_str())))
+}
+
+/// Whether a source describes callers by their addresses alone.
+fn names_nobody(peer: &Peer) -> bool {
+    let Peer { principals, service_accounts, namespaces, trust_domains, ip_blocks: _ } = peer;
+    principals.is_none() && service_accounts.is_none() && namespaces.is_none() && trust_domains.is_none()
 }
 
 /// One address of each stretch between the ends of blocks.

@@ -238,7 +238,7 @@ fn the_small_world_reaches_every_verdict_and_a_shadow_that_differs() {
 }
 
 fn compile(set: &[Sourced]) -> Policies {
-    compile_documents(set.iter().cloned().map(Document::from).collect())
+    compile_documents(set.iter().cloned().map(Document::Authorization).collect())
 }
 
 fn compile_documents(documents: Vec<Document>) -> Policies {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{document, sarif, sidegate, stderr, stdout};
+use crate::plaintext::exception;
 
 const POLICIES: &str = r#"apiVersion: sidegate.dev/v1alpha1
 kind: AuthorizationPolicy
@@ -291,4 +292,67 @@ fn claims_that_are_given_are_those_of_a_verified_token_and_without_any_there_is_
     let output = mesh.run(&[&charge[..], &token[2..]].concat());
     assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
     assert!(stderr(&output).contains("--claim iss=ISSUER"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_call_without_tls_is_explained_by_the_exception_that_is_or_is_not_for_it() {
+    let mesh =
+        Mesh::with(&(POLICIES.to_owned() + &exception("10.0.3.7", "ports: [8080], paths: [/healthz]", 30)));
+    let explain = |more: &[&str]| {
+        let call = ["explain", "plaintext", "shop/payments", "--port", "8080"];
+        mesh.run(&[&call[..], more].concat())
+    };
+    let output = explain(&["--path", "/healthz", "--ip", "10.0.3.7"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for words in
+        ["ALLOW  plaintext → shop/payments", "rule probes of shop/probes", "kind: PlaintextException"]
+    {
+        assert!(stdout(&output).contains(words), "{words} in {}", stdout(&output));
+    }
+    let output = explain(&["--path", "/charge", "--ip", "10.0.3.7", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    let json = document(&output);
+    assert_eq!((&json["code"], &json["request"]["source"]), (&"SG0206".into(), &Value::Null));
+    assert!(
+        json["change"].as_str().is_some_and(|change| change.contains("widen the exception at")),
+        "{json}"
+    );
+    // From where it comes is all that there is to judge it by.
+    let output = explain(&["--path", "/healthz"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert!(stderr(&output).contains("add --ip"), "{}", stderr(&output));
+}
+
+#[test]
+fn who_can_reach_lists_whom_an_exception_lets_in_without_tls() {
+    let probes = exception("10.0.3.0/24", "ports: [8080], methods: [GET], paths: [/healthz]", 30);
+    let ways = |policies: &str| {
+        let json =
+            document(&Mesh::with(policies).run(&["policy", "who-can-reach", "shop/payments", "-o", "json"]));
+        let ways = json["ways"].as_array().expect("a list").clone();
+        ways.into_iter().filter(|way| way["rule"] == "probes").collect::<Vec<_>>()
+    };
+    let found = ways(&(POLICIES.to_owned() + &probes));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["caller"], "plaintext from 10.0.3.0/24");
+    assert_eq!(found[0]["example"], "GET payments/healthz  port 8080  from 10.0.3.0");
+
+    let deny = "---\napiVersion: sidegate.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+                metadata: {name: no-probes, namespace: shop}\n\
+                spec: {action: Deny, rules: [{to: [{paths: [/healthz]}]}]}\n";
+    assert_eq!(ways(&(POLICIES.to_owned() + &probes + deny)), [] as [Value; 0]);
+}
+
+#[test]
+fn an_exception_that_would_be_refused_today_is_refused() {
+    let lasting = POLICIES.to_owned() + &exception("10.0.3.7", "ports: [8080], paths: [/healthz]", 120);
+    let output = Mesh::with(&lasting).run(&["policy", "lint"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+    assert!(stderr(&output).contains("an exception lasts 90 days at most"), "{}", stderr(&output));
+    let ending = POLICIES.to_owned() + &exception("10.0.0.0/8", "ports: [8080], paths: [/healthz]", 3);
+    let output = Mesh::with(&ending).run(&["policy", "lint"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    for id in ["exception-ends-soon", "plaintext-wide"] {
+        assert!(stdout(&output).contains(id), "{id} in {}", stdout(&output));
+    }
 }

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{document, sidegate, stderr, stdout};
-use crate::mesh::{App, Connection, ControlPlane, Http, Member, id};
+use crate::{
+    mesh::{App, Connection, ControlPlane, Http, Member, id},
+    plaintext::exception,
+};
 
 const MESH: &str = r#"apiVersion: sidegate.dev/v1alpha1
 kind: Mesh
@@ -390,4 +393,35 @@ fn a_line_of_edges_that_is_not_understood_refuses_the_file_with_its_number_and_c
             }
         }
     }
+}
+
+#[test]
+fn what_an_exception_lets_in_is_compared_replayed_and_found_unused_like_any_rule() {
+    let open = CURRENT.to_owned() + &exception("10.0.3.0/24", "ports: [8080], paths: [/healthz]", 30);
+    let json = document(&Folder::with(&open, &[]).diff());
+    let changes = json["changes"].as_array().expect("a list");
+    assert_eq!(changes.len(), 1, "{json}");
+    let change = ["newly", "caller", "called", "before", "after"].map(|field| &changes[0][field]);
+    let want = ["allowed", "plaintext", "shop/payments", "no rule (SG0206)", "shop/probes/probes"];
+    assert_eq!(change, want.map(Value::from).each_ref(), "{json}");
+
+    let mut probe = edge(Some("/healthz"), "allowed", Some("probes"), 9);
+    for (field, value) in
+        [("source", Value::Null), ("policy", "shop/probes".into()), ("tls", "plaintext".into())]
+    {
+        probe[field] = value;
+    }
+    let folder = Folder::with(CURRENT, &[probe]);
+    fs::write(folder.path("current/a.yaml"), &open).expect("a file");
+    let json = document(&folder.with_edges(&["simulate", &folder.path("proposed"), "-o", "json"]));
+    let row = &json["changes"][0];
+    assert_eq!(
+        (&row["source"], &row["then"], &row["count"]),
+        (&"plaintext".into(), &"denied".into(), &9.into())
+    );
+    let names = |output: std::process::Output| document(&output)["unused"].to_string();
+    assert!(!names(folder.with_edges(&["unused", "-o", "json"])).contains("probes"));
+    let other = Folder::with(CURRENT, &[request("GET", "/charge/1")]);
+    fs::write(other.path("current/a.yaml"), &open).expect("a file");
+    assert!(names(other.with_edges(&["unused", "-o", "json"])).contains("probes"));
 }

@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use sidegate_identity::SpiffeId;
-use sidegate_policy::{Claims, Condition, Http, Jwt, Operation, PathPattern, Request, Rule, Source, Sourced};
+use sidegate_policy::{
+    Claims, Condition, Http, Jwt, Operation, PathPattern, PlaintextException, Request, Rule, Source, Sourced,
+};
 
 /// A call to try.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +33,24 @@ pub(super) fn samples(selecting: &[&Sourced], host: &str) -> BTreeSet<Sample> {
     super::allowing(selecting)
         .flat_map(|(_, rule, _)| of_rule(rule, host, port).into_iter().take(MOST))
         .collect()
+}
+
+/// The calls of an exception, each with the block that it comes from.
+pub(super) fn of_exception(exception: &PlaintextException, host: &str) -> Vec<(String, Sample)> {
+    let rule = exception.rule();
+    let operations: Vec<&Operation> = rule.to.iter().flat_map(|to| to.iter()).collect();
+    let blocks = exception.spec.from.iter().flat_map(|from| from.ip_blocks.iter()).map(ToString::to_string);
+    let mut samples = Vec::new();
+    for block in blocks {
+        let Some(ip) = first_address(&block) else { continue };
+        for operation in &operations {
+            let ports = operation.ports.iter().flat_map(|ports| ports.iter().copied());
+            let calls = calls(operation, host, &[], None);
+            let pairs = ports.flat_map(|port| calls.iter().map(move |http| (port, http.clone())));
+            samples.extend(pairs.map(|(port, http)| (block.clone(), Sample { http, sni: None, port, ip })));
+        }
+    }
+    samples
 }
 
 /// A port that no rule is about, for rules that are about none.
@@ -138,10 +158,10 @@ impl Sample {
         self
     }
 
-    pub(super) fn request<'a>(&'a self, caller: &'a SpiffeId, now: u64) -> Request<'a> {
+    pub(super) fn request<'a>(&'a self, caller: Option<&'a SpiffeId>, now: u64) -> Request<'a> {
         let http = self.http.as_ref();
         Request {
-            source: Source { identity: Some(caller), ip: self.ip },
+            source: Source { identity: caller, ip: self.ip },
             port: self.port,
             http: http.map(|Asked { method, host, path, headers, claims }| Http {
                 method,

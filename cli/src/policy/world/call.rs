@@ -30,14 +30,14 @@ pub(in super::super) enum Asked {
 }
 
 impl Call {
-    pub(in super::super) fn request<'a>(&'a self, caller: &'a SpiffeId, now: u64) -> Request<'a> {
+    pub(in super::super) fn request<'a>(&'a self, caller: Option<&'a SpiffeId>, now: u64) -> Request<'a> {
         let (http, sni) = match &self.asked {
             Asked::Opaque { sni } => (None, sni.as_deref()),
             Asked::Http { method, host, path, headers, claims } => {
                 (Some(Http { method, host, path, headers, claims: claims.as_deref() }), None)
             }
         };
-        let source = Source { identity: Some(caller), ip: self.ip };
+        let source = Source { identity: caller, ip: self.ip };
         Request { source, port: self.port, http, sni, now }
     }
 }
