@@ -85,7 +85,7 @@ fn all_bad_values_are_reported_together() {
 fn a_control_plane_is_reached_at_a_host_with_its_port_or_at_a_socket() {
     for (address, expected) in [
         ("control-plane:15110", ControlPlaneAddress::Network("control-plane:15110".into())),
-        ("'[::1]:15110'", ControlPlaneAddress::Network("[::1]:15110".into())),
+        ("[::1]:15110", ControlPlaneAddress::Network("[::1]:15110".into())),
         ("unix:/run/local.sock", ControlPlaneAddress::Socket("/run/local.sock".into())),
         ("unix:run/local.sock", ControlPlaneAddress::Socket("/etc/sidegate/run/local.sock".into())),
     ] {
@@ -93,7 +93,7 @@ fn a_control_plane_is_reached_at_a_host_with_its_port_or_at_a_socket() {
         let Source::ControlPlane(found) = config.source else { panic!("{:?}", config.source) };
         assert_eq!(found.address, expected);
     }
-    for address in ["15110", "'unix:'", "/run/local.sock", "':15110'", "localhost:0"] {
+    for address in ["15110", "unix:", "/run/local.sock", ":15110", "localhost:0"] {
         let text = WITH_CONTROL_PLANE.replace("127.0.0.1:15110", address);
         assert_eq!(faults(&text), ["controlPlane.address"], "{address}");
     }
