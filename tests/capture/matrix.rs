@@ -17,6 +17,7 @@ tests![
     an_unknown_destination_is_refused_and_named,
     only_what_a_rule_of_egress_names_leaves_in_plaintext,
     a_host_leads_to_its_own_address_and_not_to_where_the_connection_was_going,
+    a_server_name_leads_to_its_own_address_and_another_or_none_leads_nowhere,
     a_stranger_reaches_nothing_without_an_svid,
     without_its_sidecar_an_application_is_reached_by_nobody,
 ];
@@ -213,6 +214,38 @@ fn a_host_leads_to_its_own_address_and_not_to_where_the_connection_was_going(bac
     }
     // The address alone, without a name that could be read.
     assert_eq!(world.call(Of::Orders, APP, &["say", "10.77.0.9:8080", MARKER]), "closed");
+    nothing_in_plaintext(&world);
+}
+
+/// At the stranger's address, TLS to `localhost` is answered by the own host, whose certificate the caller verifies, and TLS to
+/// anybody else by nobody.
+fn a_server_name_leads_to_its_own_address_and_another_or_none_leads_nowhere(backend: Backend) {
+    let mut world = World::new(backend);
+    let path = |world: &World, port: &str| world.path(&format!("localhost-{port}.pem")).display().to_string();
+    for port in ["8443", "8444"] {
+        let words = ["tls", &format!("127.0.0.1:{port}"), &path(&world, port)];
+        world.start(&format!("own-tls-{port}"), Of::Orders, ROOT, &words);
+    }
+    let certificate = path(&world, "8443");
+    world.start("stranger-tls", Of::Stranger, APP, &["echo", "[::]:8443"]);
+    let say = |name: &str, address: &str| {
+        world.call(Of::Orders, APP, &["say-tls", name, address, &certificate, MARKER])
+    };
+
+    assert_eq!(say("localhost", "10.77.0.9:8443"), "echo PLAINTEXT");
+    world.wait_for("orders-sidecar", r#""rule":"by-server-name""#);
+    for other in ["evil.test", "localhost.evil.test"] {
+        assert_eq!(say(other, "10.77.0.9:8443"), "closed", "{other}");
+        world.wait_for("orders-sidecar", &format!("server name {other} is not in sni [localhost]"));
+    }
+    // TLS that names nobody, and no TLS.
+    assert_eq!(say("10.77.0.9", "10.77.0.9:8443"), "closed");
+    world.wait_for("orders-sidecar", "10.77.0.9:8443: rule ");
+    assert_eq!(world.call(Of::Orders, APP, &["say", "10.77.0.9:8443", MARKER]), "closed");
+    // The right name, at an address that a rule without a block does not mean.
+    assert_eq!(say("localhost", "10.77.0.9:8444"), "closed");
+    world.wait_for("orders-sidecar", ":8444: rule ");
+    assert!(!world.said("stranger-tls").contains("line"), "{}", world.said("stranger-tls"));
     nothing_in_plaintext(&world);
 }
 

@@ -5,10 +5,16 @@ use std::{
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::ExitCode,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, Stream,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
@@ -17,11 +23,15 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
         ["http", listen] => http(listen),
         ["echo", listen] => echo(listen),
         ["echo-udp", listen] => echo_udp(listen),
+        ["tls", listen, certificate] => tls(listen, certificate),
         ["sniff", marker] => sniff(marker),
         ["get", address, path] => println!("{}", told(get(address, path))),
         ["get-as", host, address, path] => println!("{}", told(get_as(host, address, path))),
         ["gets", address, path, count] => gets(address, path, count.parse().unwrap()),
         ["say", address, text] => println!("{}", told(say(address, text))),
+        ["say-tls", name, address, certificate, text] => {
+            println!("{}", told(say_tls(name, address, certificate, text)));
+        }
         ["say-udp", address, text] => println!("{}", told(say_udp(address, text))),
         ["say-raw", protocol, address, text] => {
             println!("{}", told(say_raw(protocol.parse().unwrap(), address, text)));
@@ -76,6 +86,29 @@ fn echo(listen: &str) {
     });
 }
 
+/// Says one line back over TLS of its own, as `localhost`. The certificate is written to the file for whoever is to trust it.
+fn tls(listen: &str, certificate: &str) {
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()).into();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    std::fs::write(certificate, own.cert.pem()).unwrap();
+    let config = Arc::new(config);
+    serve(listen, move |stream| {
+        let mut session = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut stream = stream;
+        let mut reader = BufReader::new(Stream::new(&mut session, &mut stream));
+        let mut line = String::new();
+        if reader.read_line(&mut line).is_ok() {
+            let _ = write!(reader.get_mut(), "echo {line}");
+        }
+    });
+}
+
 fn echo_udp(listen: &str) {
     let socket = UdpSocket::bind(listen).unwrap();
     eprintln!("listening");
@@ -86,10 +119,11 @@ fn echo_udp(listen: &str) {
     }
 }
 
-fn serve(listen: &str, answer: fn(&TcpStream)) {
+fn serve(listen: &str, answer: impl Fn(&TcpStream) + Clone + Send + 'static) {
     let listener = TcpListener::bind(listen).unwrap();
     eprintln!("listening");
     for stream in listener.incoming().map_while(Result::ok) {
+        let answer = answer.clone();
         thread::spawn(move || answer(&stream));
     }
 }
@@ -163,6 +197,27 @@ fn request_as(host: &str, stream: &mut TcpStream, path: &str) -> std::io::Result
 
 fn say(address: &str, text: &str) -> std::io::Result<String> {
     let mut stream = connected(address)?;
+    writeln!(stream, "{text}")?;
+    let mut answer = String::new();
+    match BufReader::new(stream).read_line(&mut answer)? {
+        0 => Err(ErrorKind::UnexpectedEof.into()),
+        _ => Ok(answer.trim().to_owned()),
+    }
+}
+
+/// Over TLS to `name`, which the server has to prove. An address as the name is in no `ClientHello`.
+fn say_tls(name: &str, address: &str, certificate: &str, text: &str) -> std::io::Result<String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut session = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = connected(address)?;
+    let mut stream = Stream::new(&mut session, &mut stream);
     writeln!(stream, "{text}")?;
     let mut answer = String::new();
     match BufReader::new(stream).read_line(&mut answer)? {

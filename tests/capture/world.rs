@@ -262,6 +262,8 @@ spec:
   selector: {app: orders}
   rules:
   - {name: legacy, to: [{ipBlocks: [10.77.0.9], ports: [7777]}]}
+  - {name: by-server-name, to: [{sni: [localhost], ipBlocks: [127.0.0.0/8], ports: [8443]}]}
+  - {name: by-any-address, to: [{sni: [localhost], ports: [8444]}]}
   - {name: by-name, to: [{hosts: [localhost], ipBlocks: [127.0.0.0/8], ports: [8080]}]}
 ";
 
