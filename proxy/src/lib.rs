@@ -8,6 +8,7 @@ pub mod config;
 pub mod detect;
 pub mod families;
 pub mod http;
+pub mod measured;
 
 mod accept;
 mod admin;
