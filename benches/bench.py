@@ -65,7 +65,7 @@ def one_round(number, asked, tools, folder, app):
     """Everything once. Whoever is first in one round is last in the next."""
     measured = {}
     for work in asked.works:
-        order = [peer for peer in asked.peers if work.kind in peer.kinds]
+        order = [peer for peer in asked.peers if work.is_for(peer)]
         turn = number % max(1, len(order))
         figures = {}
         for peer in order[turn:] + order[:turn]:

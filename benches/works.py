@@ -1,8 +1,10 @@
 """What is asked of each pair, and what is read off it. Every work gives its figures by name; the first is what is compared."""
 
+import contextlib
 import json
 import re
 import subprocess
+import threading
 import time
 from typing import Callable, NamedTuple
 
@@ -23,12 +25,17 @@ class Tools(NamedTuple):
 
 
 class Work(NamedTuple):
-    """`kind` of the pair that it is asked of; `figures` of one round on a fresh pair that has been warmed."""
+    """`kind` of the pair that it is asked of; `figures` of one round on a fresh pair that has been warmed. `only`: the one proxy
+    that it can be asked of."""
 
     name: str
     title: str
     kind: str
     figures: Callable
+    only: str | None = None
+
+    def is_for(self, peer):
+        return self.kind in peer.kinds and self.only in (None, peer.name)
 
 
 def requests(command):
@@ -84,6 +91,37 @@ def steady(pair, tools):
     direct = _latency(pair.ports.app, tools)
     added = {name: said[name] - direct[name] for name in ("p50", "p99")}
     return {"cpu_us": cpu * 1e6, "p50_added_us": added["p50"], "p99_added_us": added["p99"]}
+
+
+def reloaded(pair, tools):
+    """What it adds to the latency at 1,000 requests per second that both halves' rules are replaced each second."""
+    quiet = _latency(pair.ports.outbound, tools)
+    with _replacing(tools.folder / "policies.yaml") as count:
+        busy = _latency(pair.ports.outbound, tools)
+    if count() < tools.seconds / 2:
+        raise RuntimeError(f"the rules were replaced {count()} times in {tools.seconds} s")
+    return {f"{name}_added_us": busy[name] - quiet[name] for name in ("p50", "p99")}
+
+
+@contextlib.contextmanager
+def _replacing(file):
+    """Gives one policy another name each second, and how often so far."""
+    written, ended, times = file.read_text(), threading.Event(), []
+
+    def replace():
+        while not ended.wait(1):
+            new = file.with_suffix(".new")
+            new.write_text(written.replace("{name: p0}", f"{{name: p0-{len(times)}}}"))
+            new.rename(file)
+            times.append(time.monotonic())
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        yield lambda: len(times)
+    finally:
+        ended.set()
+        thread.join()
 
 
 def connections(pair, tools):
@@ -142,6 +180,7 @@ WORKS = [
     Work("http2", "HTTP/2, 8 × 32 streams, saturated", "http2", requests(_h2load())),
     Work("grpc", "gRPC unary, 8 × 32 streams, saturated", "grpc", requests(_h2load(*GRPC))),
     Work("steady", "HTTP/1.1 at 1,000 requests per second", "http1", steady),
+    Work("reload", "HTTP/1.1 at 1,000 requests per second, 1,000 rules replaced each second", "http1", reloaded, "sidegate"),
     Work("connections", "new connections, opaque, one answer each", "tcp", connections),
     Work("bulk1", "opaque bytes, one stream", "tcp", bulk(1)),
     Work("bulk8", "opaque bytes, eight streams", "tcp", bulk(8)),
