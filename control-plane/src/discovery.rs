@@ -117,6 +117,7 @@ impl DiscoveryService {
             hello,
             decided: None,
             is_due: true,
+            told_until: Instant::now(),
             gathered_at: Instant::now(),
             subscription,
             updates,
@@ -147,6 +148,8 @@ struct Conversation {
     decided: Option<Desired>,
     /// Whether the sidecar may have to be told something.
     is_due: bool,
+    /// What updates so far have used of one each `GATHER`.
+    told_until: Instant,
     /// Until then changes of endpoints are gathered.
     gathered_at: Instant,
     /// When the caller's certificate ends.
@@ -230,7 +233,8 @@ impl Conversation {
         let Some(update) = self.session.next(&desired, now) else {
             return Ok(());
         };
-        self.gathered_at = now + GATHER;
+        self.told_until = self.told_until.max(now) + GATHER;
+        self.gathered_at = self.told_until.checked_sub(GATHER * AT_ONCE).unwrap_or(now);
         self.subscription.sent(update.version);
         self.metrics.update("sent");
         // The channel holds one, and the one before was answered: it is never full.
@@ -349,8 +353,9 @@ fn quarantined(identity: &SpiffeId) -> Status {
     Status::permission_denied(format!("{}: {identity} is in quarantine", Code::IdentityQuarantined))
 }
 
-/// A change that comes alone is told at once. Changes of endpoints that follow within this are told together: when hundreds
-/// of sidecars come at once, their callers are not told of each.
+/// Changes of endpoints are told at once, up to `AT_ONCE` updates in a row, and then together for as long: when hundreds of
+/// sidecars come at once, their callers are not told of each.
 const GATHER: Duration = Duration::from_millis(500);
+const AT_ONCE: u32 = 4;
 /// The Hello follows the call at once.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
