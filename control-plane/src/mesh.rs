@@ -201,8 +201,9 @@ impl Publisher {
 
     fn publish(&self, mesh: Mesh) {
         let mesh = Arc::new(mesh);
+        // First, so that whoever has heard of a change finds it in force.
+        self.mesh.send_replace(mesh.clone());
         self.views.publish(&mesh);
-        self.mesh.send_replace(mesh);
     }
 
     fn report(&self, config: &[Problem], policy: &[Problem], loaded: Option<&LoadedPolicies>) {

@@ -122,7 +122,7 @@ mod tests {
             let set = exception(&format!("{{ports: [80]}}, {{ports: [80, 5432], {asks}}}"), "2027-01-31");
             let errors = set.refuse_http_on(&workload, &[5432]).unwrap_err();
             let shown: Vec<_> = errors.iter().map(ToString::to_string).collect();
-            assert!(shown[0].starts_with("a.yaml:1: spec.to[1]: port 5432 is declared tcp"), "{shown:?}");
+            assert!(shown[0].starts_with("a.yaml:1:1: spec.to[1]: port 5432 is declared tcp"), "{shown:?}");
             assert_eq!(shown.len(), 1, "{shown:?}");
         }
         assert!(exception("{ports: [5432]}", "2027-01-31").refuse_http_on(&workload, &[5432]).is_ok());
@@ -138,7 +138,7 @@ mod tests {
         assert!(is_taken(end - 90 * DAY) && is_taken(end) && is_taken(end + DAY));
         assert!(!is_taken(end - 90 * DAY - 1) && !is_taken(0));
         let errors = set.refuse_lasting_exceptions(end - 91 * DAY).unwrap_err();
-        let shown = "a.yaml:1: spec.expires: 2027-01-31 is 91 days away; an exception lasts 90 days at most, and can be \
+        let shown = "a.yaml:1:1: spec.expires: 2027-01-31 is 91 days away; an exception lasts 90 days at most, and can be \
                      given a new day then (SG0212)";
         assert_eq!(errors[0].to_string(), shown);
     }
