@@ -3,9 +3,10 @@
 
 pub(crate) mod client;
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write, num::NonZeroU16};
 
 use serde::{Deserialize, Serialize};
+use sidegate_control_plane::config::EgressDefault;
 use time::{OffsetDateTime, serde::rfc3339};
 
 /// `GET /v1/status`.
@@ -210,6 +211,51 @@ pub(crate) struct Policy {
     pub(crate) selects: Vec<String>,
     #[serde(default)]
     pub(crate) rules: Vec<String>,
+}
+
+/// `GET /v1/mesh`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Mesh {
+    pub(crate) trust_domain: String,
+    pub(crate) root_namespace: Option<String>,
+    /// `Enforce` or `Observe`.
+    pub(crate) enforcement: String,
+    pub(crate) egress: EgressDefault,
+    pub(crate) services: Vec<Service>,
+    /// Those of whom everything is refused.
+    pub(crate) quarantined: Vec<String>,
+    /// `None` until a set has been loaded.
+    pub(crate) policies: Option<PolicyFiles>,
+}
+
+/// A service as selectors see it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Service {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) identity: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) port: Option<NonZeroU16>,
+}
+
+/// The policy set in force, as it was read.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PolicyFiles {
+    pub(crate) digest: String,
+    #[serde(with = "rfc3339")]
+    pub(crate) loaded_at: OffsetDateTime,
+    /// Whether newer files were refused.
+    pub(crate) stale: bool,
+    pub(crate) files: Vec<PolicyFile>,
+}
+
+/// One of its files.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PolicyFile {
+    pub(crate) name: String,
+    pub(crate) text: String,
 }
 
 /// `GET /v1/edges`.

@@ -100,12 +100,14 @@ pub(crate) enum Command {
         what: What,
     },
 
-    /// Explain a call from the policies' files: would it be let in, who decides it, and what to change.
+    /// Explain a call: would it be let in, who decides it, and what to change.
     ///
-    /// Judged by the sidecar's own evaluator; nothing is asked of a running mesh. Without `--method`, `--path`,
+    /// Judged by the sidecar's own evaluator: on files where `--mesh` or `--policies` names them, or else on what is in force at
+    /// the running control plane. Without `--method`, `--path`,
     /// `--host`, `--header` and `--claim` it is an opaque connection. Where DST is outside of the mesh, policies of egress
     /// are asked whether SRC may leave for it. Exit code 4 when the call is denied.
     #[command(after_long_help = "Examples:
+  sidegate explain shop/orders shop/payments --method GET --path /charge    in the running mesh
   sidegate explain shop/orders shop/payments --method POST --path /charge --mesh mesh.yaml
   sidegate explain shop/orders shop/payments --port 5432 --policies policies/ --trust-domain shop.test
   sidegate explain spiffe://partner.test/batch shop/payments --path /export --mesh mesh.yaml -o json

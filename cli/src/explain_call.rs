@@ -1,29 +1,34 @@
 //! `sidegate explain`: would this call be let in, who decides it, and what to change. Judged by the sidecar's own
-//! evaluator, on files. Refuses to answer where the answer depends on what was not said.
+//! evaluator, on files or on what is in force at a running control plane. Refuses to answer where the answer depends on what was not said.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
+use sidegate_codes::Code;
 use sidegate_policy::{
-    Claims, Condition, Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source, Verdict,
+    Claims, Condition, Decision, Explanation, Http, Operation, PathPattern, Policies, Request, Rule, Source,
+    Verdict,
 };
 
 use crate::{
+    api::client::ApiUrl,
     args::Output,
     exit::Exit,
     failure::Failure,
     policy::{
         called::{Called, label},
-        files::{self, Around},
+        files::{self, Around, Mesh},
         outside::{As, Target},
     },
     table::{self, Format},
 };
 
 mod answer;
+mod in_force;
 mod outside;
 mod rules;
 
 use answer::Answer;
+use in_force::InForce;
 use rules::{RuleAt, Rules};
 
 /// Arguments of `sidegate explain`.
@@ -69,6 +74,9 @@ pub(crate) struct Args {
     /// The policies: a folder of YAML files, or one file. Left out: the folder that `mesh.yaml` names.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
+    /// The control plane's API. It is asked for what is in force where neither --policies nor --mesh is given.
+    #[arg(long, value_name = "URL", env = "SIDEGATE_API", default_value = "http://127.0.0.1:15180")]
+    api: ApiUrl,
     #[command(flatten)]
     around: Around,
     /// A label of DST as key=value, where there is no `mesh.yaml`; app=ACCOUNT if none is given. If DST is outside, of SRC.
@@ -84,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
         return outside::run(args, &target?);
     }
     args.refuse_what_is_asked_outside()?;
-    let mesh = args.around.read()?;
+    let (mesh, in_force) = args.read()?;
     let called = Called::of(&args.destination, &mesh, &args.label)?;
     let source = files::caller_of(&args.source, Some(&called.trust_domain))?;
     let read = mesh.policies(args.policies.as_deref(), Some(&called.namespace))?;
@@ -103,14 +111,18 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
         sni: args.sni.as_deref(),
         now: u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default(),
     };
-    let explanation = match port {
-        Some(_) => policies.explain(&request),
-        None => explain_on_any_port(&policies, &request, &rules)?,
+    let quarantined = in_force.as_ref().and_then(|it| it.quarantined(source.as_ref(), &called.identity));
+    let explanation = match (quarantined, port) {
+        (Some(_), _) => refused_by_quarantine(),
+        (None, Some(_)) => policies.explain(&request),
+        (None, None) => explain_on_any_port(&policies, &request, &rules)?,
     };
     let answer = Answer {
         source: source.as_ref(),
         called: &called,
         asked: asked(request.http, port),
+        in_force: in_force.as_ref(),
+        quarantined,
         nearest_at: explanation.nearest.as_deref().and_then(|nearest| rules.at(nearest)),
         explanation,
     };
@@ -125,6 +137,21 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
 }
 
 impl Args {
+    /// From files if any are named, or else from the running control plane.
+    fn read(&self) -> Result<(Mesh, Option<InForce>), Failure> {
+        if self.policies.is_some() || self.around.has_mesh() {
+            return Ok((self.around.read()?, None));
+        }
+        let label = (!self.label.is_empty()).then_some("--label");
+        if let Some(option) = self.around.in_place_of_mesh().or(label) {
+            let what = format!("{option} says nothing here");
+            let why = "neither --policies nor --mesh is given, and the running control plane knows its mesh";
+            let next = format!("leave {option} out, or name the policies with --policies DIR");
+            return Err(Failure::new(Exit::Usage, what, why, next));
+        }
+        in_force::ask(&self.api).map(|(mesh, in_force)| (mesh, Some(in_force)))
+    }
+
     /// An opaque connection, unless something of HTTP was given.
     fn http<'a>(&'a self, host: &'a str, claims: Option<&'a Claims>) -> Option<Http<'a>> {
         let is_named = self.method.is_some() || self.path.is_some() || self.host.is_some();
@@ -182,6 +209,22 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// Peers refuse an identity in quarantine before policies are asked.
+fn refused_by_quarantine<'p>() -> Explanation<'p> {
+    let decision = Decision {
+        verdict: Verdict::Deny,
+        code: Some(Code::IdentityQuarantined),
+        policy: None,
+        rule: None,
+        path_pattern: None,
+        source: None,
+        shadow: None,
+        shadow_policy: None,
+        shadow_rule: None,
+    };
+    Explanation { decision, nearest: None }
 }
 
 /// Ports are few: without one the answer must be the same for all.

@@ -43,6 +43,12 @@ impl Failure {
         self
     }
 
+    /// The same failure with another way out.
+    pub(crate) fn or(mut self, way: &str) -> Self {
+        self.next = format!("{}; or {way}", self.next);
+        self
+    }
+
     /// Answers could not be written to stdout; a closed pipe is the reader's wish and no fault.
     pub(crate) fn output(error: &std::io::Error) -> Self {
         let exit = if error.kind() == std::io::ErrorKind::BrokenPipe { Exit::Ok } else { Exit::Findings };

@@ -2,6 +2,7 @@
 //! no web page can reach it through a name of its own (DNS rebinding).
 
 mod documents;
+mod in_force;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -64,6 +65,7 @@ fn router(shown: Shown) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/proxies", get(proxies))
         .route("/v1/policies", get(policies))
+        .route("/v1/mesh", get(in_force))
         .route("/v1/edges", get(edges))
         .route("/spiffe/bundle.json", get(bundle))
         .layer(middleware::from_fn(only_loopback_host))
@@ -80,6 +82,10 @@ async fn proxies(State(shown): State<Shown>) -> impl IntoResponse {
 
 async fn policies(State(shown): State<Shown>) -> impl IntoResponse {
     Json(documents::Policies::of(&shown))
+}
+
+async fn in_force(State(shown): State<Shown>) -> impl IntoResponse {
+    Json(in_force::InForce::of(&shown))
 }
 
 /// Our own bundle, for whoever federates with this mesh.

@@ -155,7 +155,9 @@ pub enum Enforcement {
 }
 
 /// What becomes of what wants to leave the mesh and is named by no rule of an `EgressPolicy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
+)]
 #[schemars(rename = "egress-default")]
 pub enum EgressDefault {
     /// It is refused.

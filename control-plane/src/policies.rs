@@ -33,6 +33,8 @@ pub(crate) struct LoadedPolicies {
     /// Changes when a policy does, and not with comments or the order of files.
     pub(crate) digest: String,
     pub(crate) loaded_at_ms: u64,
+    /// The files that the set was read from: whoever shows a rule shows the text that is in force.
+    pub(crate) files: Vec<PolicyFile>,
 }
 
 /// Parses the files, and remembers those that passed by themselves.
@@ -100,7 +102,7 @@ impl Parser {
         let problems = |errors: Vec<PolicyError>| errors.into_iter().map(Problem::from).collect::<Vec<_>>();
         let set = PolicySet::new(documents).map_err(problems)?;
         set.refuse_lasting_exceptions(clock::now_ms() / 1_000).map_err(problems)?;
-        Ok(LoadedPolicies::of(set, written))
+        Ok(LoadedPolicies::of(set, written, files.to_vec()))
     }
 
     fn file(&self, file: &PolicyFile) -> Result<KnownFile, Problem> {
@@ -122,7 +124,7 @@ impl Written {
 }
 
 impl LoadedPolicies {
-    fn of(set: PolicySet, written: Vec<Written>) -> Self {
+    fn of(set: PolicySet, written: Vec<Written>, files: Vec<PolicyFile>) -> Self {
         let resources: BTreeMap<_, _> =
             written.into_iter().map(|policy| (policy.document.name().clone(), policy.resource)).collect();
         let mut digest = Sha256::new();
@@ -131,7 +133,7 @@ impl LoadedPolicies {
             digest.update(resource.version.as_bytes());
         }
         let digest = hex::encode(&digest.finalize()).chars().take(16).collect();
-        Self { set, resources, digest, loaded_at_ms: clock::now_ms() }
+        Self { set, resources, digest, loaded_at_ms: clock::now_ms(), files }
     }
 
     fn selecting(&self, workload: &Workload<'_>) -> Arc<[Arc<Resource>]> {

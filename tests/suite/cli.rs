@@ -6,6 +6,7 @@ mod leaving;
 mod manifests;
 mod policies;
 mod recorded;
+mod running;
 mod sarif;
 
 use std::process::{Command, Output};

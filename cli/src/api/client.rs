@@ -54,6 +54,7 @@ impl Client {
             StatusCode::OK => serde_json::from_slice(&answer.body)
                 .map_err(|error| self.not_a_control_plane(path, &error.to_string())),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied(path, answer.status)),
+            StatusCode::NOT_FOUND => Err(self.too_old(path)),
             StatusCode::SERVICE_UNAVAILABLE => Err(self.stands_by(path, &answer.body)),
             status => Err(self.not_a_control_plane(path, &format!("it answered {status}"))),
         }
@@ -76,7 +77,18 @@ impl Client {
         .seen(format!("GET {}{path}", self.url))
     }
 
-    fn not_a_control_plane(&self, path: &str, why: &str) -> Failure {
+    fn too_old(&self, path: &str) -> Failure {
+        Failure::new(
+            Exit::Unreachable,
+            "the control plane does not know this question",
+            "it answered 404, as one of an older release does",
+            "compare the releases, `sidegate version` here and `sidegate status -o json` there, and update the older",
+        )
+        .coded(Code::ControlPlaneUnreachable)
+        .seen(format!("GET {}{path}", self.url))
+    }
+
+    pub(crate) fn not_a_control_plane(&self, path: &str, why: &str) -> Failure {
         Failure::new(
             Exit::Unreachable,
             "the control plane's answer is not understood",

@@ -7,6 +7,7 @@ use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
 use sidegate_policy::{Decision, Explanation, Request, Verdict};
 
+use super::in_force::InForce;
 use crate::{
     policy::{
         called::Called,
@@ -22,6 +23,10 @@ pub(super) struct Answer<'a> {
     pub(super) source: Option<&'a SpiffeId>,
     pub(super) called: &'a Called,
     pub(super) asked: String,
+    /// `None`: judged on files.
+    pub(super) in_force: Option<&'a InForce>,
+    /// Whom nobody speaks with, of the two.
+    pub(super) quarantined: Option<&'a SpiffeId>,
     pub(super) explanation: Explanation<'a>,
     /// Where the rule that came nearest is written.
     pub(super) nearest_at: Option<Arc<str>>,
@@ -58,6 +63,7 @@ impl Answer<'_> {
             "pattern": path_pattern, "at": source,
             "nearest": self.explanation.nearest, "nearestAt": self.nearest_at, "change": self.change(),
             "shadow": shadow.map(word), "shadowPolicy": shadow_policy, "shadowRule": shadow_rule,
+            "inForce": self.in_force,
             "request": {
                 "source": self.source.map(SpiffeId::as_str), "destination": self.called.identity.as_str(),
                 "labels": self.called.labels,
@@ -86,6 +92,7 @@ impl Answer<'_> {
         let lines = [
             ("caller", Some(self.caller()), None),
             ("called", Some(self.called.to_string()), None),
+            ("judged on", self.in_force.map(ToString::to_string), None),
             ("decided by", Some(self.decided_by()), source),
             ("nearest", nearest, self.nearest_at.as_ref()),
             ("shadow", shadow(self.decision()), None),
@@ -106,6 +113,9 @@ impl Answer<'_> {
 
     fn decided_by(&self) -> String {
         let Decision { code, policy, rule, .. } = *self.decision();
+        if let Some(quarantined) = self.quarantined {
+            return format!("the quarantine of {quarantined}");
+        }
         match (rule, policy) {
             (Some(rule), Some(policy)) => format!("rule {rule} of {policy}"),
             (None, Some(policy)) => format!("policy {policy}, none of whose rules matches"),

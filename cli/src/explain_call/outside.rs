@@ -11,6 +11,7 @@ use super::{
     Args,
     answer::{self, rule_at},
     depends,
+    in_force::InForce,
 };
 use crate::{
     exit::Exit,
@@ -30,6 +31,8 @@ use crate::{
 struct Answer<'a> {
     caller: &'a Called,
     target: &'a Target,
+    /// `None`: judged on files.
+    in_force: Option<InForce>,
     /// How a name is asked for, if not in either way.
     how: Option<As>,
     /// Where the name has to lead for this answer, if it was not said.
@@ -45,13 +48,13 @@ struct Answer<'a> {
 pub(super) fn run(args: &Args, target: &Target) -> Result<Exit, Failure> {
     let target = &with_port(target, args.port)?;
     args.refuse_what_egress_does_not_ask(target)?;
-    let mesh = args.around.read()?;
+    let (mesh, in_force) = args.read()?;
     let caller = Called::of(&args.source, &mesh, &args.label)?;
     let read = mesh.policies(args.policies.as_deref(), Some(&caller.namespace))?;
     let workload = caller.workload(mesh.root_namespace.as_deref());
     let policies: Vec<_> = outside::selecting(&read.set, &workload).collect();
     let egress = read.set.compile_egress(&workload);
-    let answer = judge(args, target, &caller, &mesh, &policies, &egress)?;
+    let answer = Answer { in_force, ..judge(args, target, &caller, &mesh, &policies, &egress)? };
     match args.output.output {
         Format::Json => table::print_json("EgressExplanation", answer.document())?,
         Format::Table | Format::Wide => table::print(&answer.text(&read))?,
@@ -130,6 +133,7 @@ fn judge<'a>(
     Ok(Answer {
         caller,
         target,
+        in_force: None,
         how: (ways.len() == 1).then_some(how).flatten(),
         at: (matches!(target.end, End::Name(_)) && args.address.is_none() && first.leaves)
             .then_some("a public address, and not one of the mesh's own hosts: the name leads nowhere else"),
@@ -193,6 +197,7 @@ impl Answer<'_> {
             "byDefault": self.judged.leaves && verdict == Verdict::Deny,
             "nearest": self.nearest, "nearestAt": self.nearest_at, "change": self.change(),
             "shadow": shadow.map(answer::word), "shadowPolicy": shadow_policy, "shadowRule": shadow_rule,
+            "inForce": self.in_force,
             "request": {
                 "source": self.caller.identity.as_str(), "labels": self.caller.labels,
                 "host": host, "address": address, "port": self.target.port, "as": how,
@@ -219,6 +224,7 @@ impl Answer<'_> {
         let mut text = format!("{verdict}  {from} {arrow} {}  {how}{code}\n", self.target);
         for (label, value, place) in [
             ("caller", Some(self.caller.to_string()), None),
+            ("judged on", self.in_force.as_ref().map(ToString::to_string), None),
             ("decided by", Some(self.decided_by()), source),
             ("at", self.at.map(str::to_owned), None),
             ("nearest", self.nearest.clone(), self.nearest_at.as_ref()),

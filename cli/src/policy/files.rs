@@ -55,7 +55,15 @@ pub(crate) struct Mesh {
     pub(crate) egress: EgressDefault,
     /// `None` without a `mesh.yaml`.
     pub(crate) services: Option<Vec<Service>>,
-    policies: Option<PathBuf>,
+    pub(crate) policies: Option<Kept>,
+}
+
+/// Where a mesh has its own policies.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    Folder(PathBuf),
+    /// At a running control plane: the texts that it has read and judged, by the names of their files.
+    InForce(BTreeMap<String, String>),
 }
 
 /// Policies that load, and the text they were read from.
@@ -66,6 +74,20 @@ pub(crate) struct Policies {
 }
 
 impl Around {
+    /// Whether the control plane's file was named.
+    pub(crate) fn has_mesh(&self) -> bool {
+        self.mesh.is_some()
+    }
+
+    /// An option given that stands in for that file.
+    pub(crate) fn in_place_of_mesh(&self) -> Option<&'static str> {
+        let given = [
+            ("--trust-domain", self.trust_domain.is_some()),
+            ("--root-namespace", self.root_namespace.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    }
+
     pub(crate) fn read(&self) -> Result<Mesh, Failure> {
         let Some(path) = &self.mesh else {
             return Ok(Mesh {
@@ -84,7 +106,7 @@ impl Around {
             root_namespace: config.root_namespace,
             egress: config.egress,
             services: Some(config.services),
-            policies: Some(config.policies),
+            policies: Some(Kept::Folder(config.policies)),
         })
     }
 }
@@ -98,14 +120,19 @@ impl Mesh {
         default_namespace: Option<&str>,
     ) -> Result<Policies, Failure> {
         let default_namespace = default_namespace.filter(|_| self.services.is_none());
-        let folder = named.or(self.policies.as_deref()).ok_or_else(|| {
-            Failure::new(
-                Exit::Usage,
-                "there are no policies to read",
-                "neither a policies folder nor a mesh.yaml was named",
-                "name the folder, or add --mesh mesh.yaml",
-            )
-        })?;
+        let folder = match (named, &self.policies) {
+            (Some(folder), _) => folder,
+            (None, Some(Kept::Folder(folder))) => folder,
+            (None, Some(Kept::InForce(texts))) => return Policies::in_force(texts),
+            (None, None) => {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    "there are no policies to read",
+                    "neither a policies folder nor a mesh.yaml was named",
+                    "name the folder, or add --mesh mesh.yaml",
+                ));
+            }
+        };
         Policies::read(folder, default_namespace)?.lasting_no_longer_than_allowed()
     }
 }
@@ -119,6 +146,17 @@ impl Policies {
             texts.insert(path.display().to_string(), text);
         }
         Self::parse(texts, default_namespace)
+    }
+
+    /// Those that a control plane has accepted; it has judged what lasts too long.
+    fn in_force(texts: &BTreeMap<String, String>) -> Result<Self, Failure> {
+        Self::parse(texts.clone(), None).map_err(|failure| {
+            let what = "this program cannot read the policies in force";
+            let next = "ask with a program of the control plane's release: compare `sidegate version` and `sidegate status -o json`";
+            let why = failure.why().to_owned();
+            let code = failure.code().unwrap_or(sidegate_codes::Code::PolicySyntax);
+            Failure::new(Exit::Unreachable, what, why, next).coded(code)
+        })
     }
 
     /// Refuses exceptions that would be refused today where they are to be in force.

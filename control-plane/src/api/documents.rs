@@ -375,4 +375,4 @@ fn unless_empty(problems: &[DatedProblem]) -> Option<Vec<DatedProblem>> {
     (!problems.is_empty()).then(|| problems.to_vec())
 }
 
-const API_VERSION: &str = "api.sidegate.dev/v1";
+pub(super) const API_VERSION: &str = "api.sidegate.dev/v1";

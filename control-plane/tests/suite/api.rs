@@ -27,6 +27,22 @@ async fn status_and_policies_say_what_is_in_force() {
 }
 
 #[tokio::test]
+async fn the_mesh_in_force_has_its_policies_text_and_no_token() {
+    let mesh = Mesh::started().await;
+    let in_force = mesh.get("/v1/mesh").await;
+    let services = in_force["services"].as_array().unwrap();
+    let payments = services.iter().find(|service| service["name"] == "payments").unwrap();
+    assert_eq!(payments["identity"], "spiffe://shop.test/ns/shop/sa/payments");
+    assert_eq!((&in_force["policies"]["stale"], &in_force["egress"]), (&false.into(), &"Deny".into()));
+    let files = in_force["policies"]["files"].as_array().unwrap();
+    let file = files.iter().find(|file| file["name"] == "policies/payments.yaml").unwrap();
+    assert!(file["text"].as_str().unwrap().contains("payments-callers"), "{file}");
+    let status = mesh.get("/v1/status").await;
+    assert_eq!(in_force["policies"]["digest"], status["policies"]["digest"]);
+    assert!(!in_force.to_string().contains("sha256:"), "{in_force:#}");
+}
+
+#[tokio::test]
 async fn a_foreign_host_is_refused_on_every_path() {
     let mesh = Mesh::started().await;
     for path in [
@@ -34,6 +50,7 @@ async fn a_foreign_host_is_refused_on_every_path() {
         "/v1/proxies",
         "/v1/policies",
         "/v1/edges",
+        "/v1/mesh",
         "/spiffe/bundle.json",
         "/metrics",
         "/livez",
