@@ -33,7 +33,7 @@ use crate::{
 /// Arguments of `sidegate policy who-can-reach`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct WhoArgs {
-    /// Who is called: namespace/account, or a SPIFFE ID. Or a destination outside of the mesh: HOST[:PORT], ADDRESS[:PORT].
+    /// Who is called: namespace/account, or a SPIFFE ID. Or a destination outside of the mesh: HOST or ADDRESS, each perhaps with :PORT.
     #[arg(value_name = "SVC")]
     service: String,
     #[command(flatten)]

@@ -101,7 +101,9 @@ fn the_small_world_reaches_every_verdict_on_what_comes_without_tls() {
 }
 
 fn with(set: &[Sourced], exceptions: &[Document]) -> Policies {
-    compile_documents(set.iter().cloned().map(Document::Authorization).chain(exceptions.iter().cloned()).collect())
+    compile_documents(
+        set.iter().cloned().map(Document::Authorization).chain(exceptions.iter().cloned()).collect(),
+    )
 }
 
 fn exception(document: &Document) -> PlaintextException {
