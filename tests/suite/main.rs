@@ -32,6 +32,8 @@ mod own_app;
 mod plaintext;
 mod quarantine;
 mod rates;
+#[cfg(feature = "rego")]
+mod rego;
 mod resilience;
 mod rolling;
 mod rotation;
