@@ -216,6 +216,20 @@ mod tests {
     }
 
     #[test]
+    fn an_exception_that_lasts_is_refused_here_and_not_by_each_sidecar() {
+        let until = |expires: &str| {
+            let text = format!(
+                "apiVersion: sidegate.dev/v1alpha1\nkind: PlaintextException\nmetadata: {{name: probe, namespace: shop}}\n\
+                 spec: {{from: [{{ipBlocks: [10.0.0.7]}}], to: [{{ports: [80]}}], expires: {expires}, reason: a test}}\n"
+            );
+            Parser::default().parse(&[PolicyFile { name: "a.yaml".into(), text: text.into_bytes() }])
+        };
+        until("2026-01-31").unwrap();
+        let problems = until("2999-01-31").unwrap_err();
+        assert_eq!(problems.iter().map(|problem| problem.code).collect::<Vec<_>>(), [Code::PolicyBadValue]);
+    }
+
+    #[test]
     fn a_broken_file_is_reported_each_time_and_costs_the_others_nothing() {
         let mut parser = Parser::default();
         let good = file("a.yaml", "web", "Allow");
