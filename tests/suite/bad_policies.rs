@@ -124,7 +124,7 @@ async fn bad_input_leaves_the_last_good_set_in_force_in_a_mesh_and_says_where_it
     let _payments = Member::start("payments", &control_plane, &inbound);
     let outbound = "outbound: [{listen: '127.0.0.1:0', service: shop/payments, protocol: http}]";
     let orders = Member::start("orders", &control_plane, outbound);
-    serving(&control_plane).await;
+    control_plane.serves_both().await;
     let mut client = Connection::plain(orders.address("outbound"), Http::One).await;
     for Bad { text, code, told } in bad() {
         control_plane.policies(&text);
@@ -137,7 +137,7 @@ async fn bad_input_leaves_the_last_good_set_in_force_in_a_mesh_and_says_where_it
     control_plane.stop();
     control_plane.start_again();
     refused(&control_plane, |error| error["code"] == bad()[0].code).await;
-    serving(&control_plane).await;
+    control_plane.serves_both().await;
     the_good_set_is_in_force(&mut client).await;
 
     control_plane.policies(&GOOD.replace("[/charge]", "[/refund]"));
@@ -164,14 +164,6 @@ async fn a_sidecar_that_starts_with_bad_input_lets_nobody_in() {
     };
     assert!(status.as_ref().is_none_or(|reply| reply.status == 403 || reply.status == 503), "{status:?}");
     assert!(app.seen().is_empty());
-}
-
-/// Both sidecars have everything that there is for them.
-async fn serving(control_plane: &ControlPlane) {
-    for account in ["payments", "orders"] {
-        let is_served = |proxy: &Value| proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0);
-        control_plane.first("/v1/proxies", "proxies", is_served).await;
-    }
 }
 
 /// Waits until the control plane tells of a policy that it refuses.

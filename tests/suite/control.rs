@@ -52,13 +52,7 @@ async fn what_was_seen_before_the_first_certificate_is_reported_with_all_that_co
         &control_plane,
         "outbound: [{listen: '127.0.0.1:0', service: shop/payments, protocol: http}]",
     );
-    for account in ["payments", "orders"] {
-        control_plane
-            .first("/v1/proxies", "proxies", |proxy| {
-                proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0)
-            })
-            .await;
-    }
+    control_plane.serves_both().await;
     let mut client = Connection::plain(orders.address("outbound"), Http::One).await;
     assert_eq!(client.status("GET", "/charge").await, 200);
     assert_eq!(client.status("GET", "/refund").await, 403);

@@ -7,9 +7,7 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use tokio::time::timeout;
 
-use crate::mesh::{
-    App, Connection, ControlPlane, Decider, Http, Member, PATIENCE, Says, endless, id, no, ok,
-};
+use crate::mesh::{App, Connection, ControlPlane, Decider, Http, Member, PATIENCE, Says, endless, no, ok};
 
 const POLICY: &str = "
 apiVersion: sidegate.dev/v1alpha1
@@ -42,13 +40,7 @@ impl Stage {
         let outbound =
             format!("outbound: [{{listen: '127.0.0.1:0', service: shop/payments, protocol: {protocol}}}]");
         let orders = Member::start("orders", &control_plane, &outbound);
-        for account in ["payments", "orders"] {
-            control_plane
-                .first("/v1/proxies", "proxies", |proxy| {
-                    proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0)
-                })
-                .await;
-        }
+        control_plane.serves_both().await;
         Self { control_plane, _payments: payments, orders }
     }
 

@@ -7,7 +7,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::mesh::{App, Connection, ControlPlane, Http, Member, id};
+use crate::mesh::{App, Connection, ControlPlane, Http, Member};
 
 const POLICIES: &str = "
 apiVersion: sidegate.dev/v1alpha1
@@ -21,11 +21,7 @@ async fn mesh(listeners: &str, protocol: &str) -> (ControlPlane, Member, Member)
     let payments = Member::start("payments", &control_plane, listeners);
     let outbound = format!("outbound: [{{listen: '127.0.0.1:0', service: payments, protocol: {protocol}}}]");
     let orders = Member::start("orders", &control_plane, &outbound);
-    for account in ["payments", "orders"] {
-        let is_told =
-            |proxy: &serde_json::Value| proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0);
-        control_plane.first("/v1/proxies", "proxies", is_told).await;
-    }
+    control_plane.serves_both().await;
     (control_plane, payments, orders)
 }
 

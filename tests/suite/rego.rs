@@ -90,11 +90,7 @@ async fn a_module_comes_from_the_control_plane_as_any_policy() {
     let _payments = Member::start("payments", &control_plane, &inbound);
     let outbound = "outbound: [{listen: '127.0.0.1:0', service: shop/payments, protocol: http}]";
     let orders = Member::start("orders", &control_plane, outbound);
-    for account in ["payments", "orders"] {
-        let is_served =
-            |proxy: &serde_json::Value| proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0);
-        control_plane.first("/v1/proxies", "proxies", is_served).await;
-    }
+    control_plane.serves_both().await;
     let mut client = Connection::plain(orders.address("outbound"), Http::One).await;
     is_judged_by_the_module(&mut client).await;
 }

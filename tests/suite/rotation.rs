@@ -61,11 +61,7 @@ impl Mesh {
         let payments = Member::start("payments", &control_plane, &inbound);
         let outbound = "outbound: [{listen: '127.0.0.1:0', service: payments, protocol: tcp}]";
         let orders = Member::start("orders", &control_plane, outbound);
-        for account in ["payments", "orders"] {
-            let is_told =
-                |proxy: &Value| proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0);
-            control_plane.first("/v1/proxies", "proxies", is_told).await;
-        }
+        control_plane.serves_both().await;
         Self { control_plane, payments, orders, app }
     }
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::{document, sidegate, stderr, stdout};
 use crate::{
-    mesh::{App, Connection, ControlPlane, Http, Member, id},
+    mesh::{App, Connection, ControlPlane, Http, Member},
     plaintext::exception,
 };
 
@@ -287,10 +287,7 @@ spec:
     let outbound = "outbound: [{listen: '127.0.0.1:0', service: shop/payments, protocol: http}]";
     let orders = Member::start("orders", &control_plane, outbound);
     orders.logged(|line| line["message"] == "update applied");
-    for account in ["payments", "orders"] {
-        let is_up = |proxy: &Value| proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0);
-        control_plane.first("/v1/proxies", "proxies", is_up).await;
-    }
+    control_plane.serves_both().await;
     let mut client = Connection::plain(orders.address("outbound"), Http::One).await;
     for path in ["/charge", "/report"] {
         assert_eq!(client.status("GET", path).await, 200);

@@ -186,11 +186,7 @@ async fn an_update_over_the_limit_is_not_taken() {
         &control_plane,
         "outbound: [{listen: '127.0.0.1:0', service: shop/payments, protocol: http}]",
     );
-    for account in ["payments", "orders"] {
-        let is_served =
-            |proxy: &serde_json::Value| proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0);
-        control_plane.first("/v1/proxies", "proxies", is_served).await;
-    }
+    control_plane.serves_both().await;
     let mut client = Connection::plain(orders.address("outbound"), Http::One).await;
     assert_eq!(client.status("GET", "/charge").await, 200);
 

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::{
-    Connection, DOMAIN, Http, PATIENCE,
+    Connection, DOMAIN, Http, PATIENCE, id,
     sidecar::{Lines, write},
 };
 
@@ -198,6 +198,15 @@ impl ControlPlane {
             assert!(Instant::now() < deadline, "not in {path}: {document:#}");
             // Nothing tells when a document of the API changes.
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the sidecars of `payments` and `orders` have taken what there is for them.
+    pub(crate) async fn serves_both(&self) {
+        for account in ["payments", "orders"] {
+            let is_served =
+                |proxy: &Value| proxy["identity"] == id(account) && proxy["acked"].as_u64() > Some(0);
+            self.first("/v1/proxies", "proxies", is_served).await;
         }
     }
 
