@@ -213,18 +213,7 @@ impl Args {
 
 /// Peers refuse an identity in quarantine before policies are asked.
 fn refused_by_quarantine<'p>() -> Explanation<'p> {
-    let decision = Decision {
-        verdict: Verdict::Deny,
-        code: Some(Code::IdentityQuarantined),
-        policy: None,
-        rule: None,
-        path_pattern: None,
-        source: None,
-        shadow: None,
-        shadow_policy: None,
-        shadow_rule: None,
-    };
-    Explanation { decision, nearest: None }
+    Explanation { decision: Decision::denied(Code::IdentityQuarantined), nearest: None }
 }
 
 /// Ports are few: without one the answer must be the same for all.

@@ -258,7 +258,8 @@ impl<'p> Decision<'p> {
         shadow_rule: None,
     };
 
-    pub(crate) const fn denied(code: Code) -> Self {
+    /// Refused for a reason of no rule.
+    pub const fn denied(code: Code) -> Self {
         Self { verdict: Verdict::Deny, code: Some(code), ..Self::ALLOWED }
     }
 
