@@ -19,8 +19,9 @@ use futures_util::FutureExt;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sidegate_codes::Code;
 use tokio::{
+    runtime::{Builder, LocalOptions},
     signal::unix::{SignalKind, signal},
-    task::{JoinSet, LocalSet},
+    task::JoinSet,
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
@@ -334,14 +335,19 @@ impl Sidecar {
                 // All workers accept from the same queue: whoever is idle takes the next connection.
                 let listeners = listeners.iter().map(Listener::share).collect::<io::Result<Vec<_>>>()?;
                 let seed = getrandom::u64().map_err(io::Error::other)?;
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let lifeline = lifeline.clone();
                 let thread = std::thread::Builder::new().name(format!("worker-{index}"));
                 Ok(thread.spawn(move || {
                     let _held = lifeline.end(Part::Worker);
-                    LocalSet::new().block_on(&runtime, work(shared, listeners, seed, lifeline));
-                    // A name that is being looked up is not waited for.
-                    runtime.shutdown_background();
+                    // Made where it is used: it never leaves its thread.
+                    match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                        Ok(runtime) => {
+                            runtime.block_on(work(shared, listeners, seed, lifeline));
+                            // A name that is being looked up is not waited for.
+                            runtime.shutdown_background();
+                        }
+                        Err(error) => tracing::error!(%error, "a worker has no runtime"),
+                    }
                 })?)
             })
             .collect()
