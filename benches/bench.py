@@ -81,7 +81,7 @@ def one_round(number, asked, tools, folder, app):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--programs", type=pathlib.Path, required=True, help="where the release builds are")
+    parser.add_argument("--programs", type=pathlib.Path, required=True, help="where the programs were built")
     parser.add_argument("--venv", type=pathlib.Path, required=True, help="where Envoy is")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
