@@ -6,5 +6,5 @@ mod replay;
 mod retry;
 
 pub(crate) use budget::Budget;
-pub(crate) use replay::{Held, Sent};
+pub(crate) use replay::{BoxError, Held, Sent};
 pub(crate) use retry::{End, Fault, Reason, Stop, Time, Tries, is_idempotent};

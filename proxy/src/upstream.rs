@@ -11,6 +11,7 @@ mod copy;
 mod deadline;
 mod dial;
 mod heard;
+mod http1;
 mod leased;
 mod names;
 mod pool;
@@ -23,7 +24,7 @@ use sidegate_identity::SpiffeId;
 use crate::http::Opening;
 
 pub(crate) use dial::{Carries, Dialer};
-pub(crate) use leased::Leased;
+pub(crate) use leased::{BrokenAnswer, Leased, Opened};
 pub(crate) use names::Names;
 pub(crate) use pool::{Bounds, Pool, chain};
 pub(crate) use stream::{Carried, OverTcp, carry_upgraded};

@@ -101,7 +101,7 @@ pub(super) async fn answer<H: Handler + 'static>(
         Ok(Passed::Upgraded(mut response)) => {
             record.answered(response.status());
             lingering.begin();
-            let upstream = hyper::upgrade::on(&mut response);
+            let upstream = upstream::Opened::by(&mut response);
             let idle = worker.limits.opaque_idle_timeout;
             let tunnel = upgraded(upgrade, upstream, Rc::clone(handler), idle, record);
             run(tunnel, exchange, worker);

@@ -31,7 +31,7 @@ pub(super) async fn connected(
 /// cuts it.
 pub(super) async fn upgraded<H: Handler>(
     downstream: OnUpgrade,
-    upstream: OnUpgrade,
+    upstream: upstream::Opened,
     handler: Rc<H>,
     idle: Duration,
     record: Record,
@@ -39,12 +39,13 @@ pub(super) async fn upgraded<H: Handler>(
     let carried = upstream::Carried::default();
     let flow = Rc::clone(record.flow());
     let carry = async {
-        let both = async { tokio::try_join!(downstream, upstream) };
+        let downstream = async { downstream.await.map_err(|error| error.to_string()) };
+        let both = async { tokio::try_join!(downstream, upstream.stream()) };
         let (downstream, upstream) = tokio::time::timeout(UPGRADE_TIMEOUT, both)
             .await
             .map_err(|_| Error::Downstream("no upgrade in time".to_owned()))?
-            .map_err(|error| Error::Downstream(error.to_string()))?;
-        upstream::carry_upgraded(TokioIo::new(downstream), TokioIo::new(upstream), &carried)
+            .map_err(Error::Downstream)?;
+        upstream::carry_upgraded(TokioIo::new(downstream), upstream, &carried)
             .await
             .map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
     };

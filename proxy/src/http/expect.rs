@@ -48,12 +48,6 @@ pub(crate) fn hold(request: &mut Request<RequestBody>) {
         return;
     }
     let state = Arc::new(State::default());
-    let asked = Arc::clone(&state);
-    hyper::ext::on_informational(request, move |answer| {
-        if answer.status() == StatusCode::CONTINUE {
-            asked.turn(WAITING, ASKED);
-        }
-    });
     request.body_mut().wait(Wait { state: Arc::clone(&state), until: None });
     request.extensions_mut().insert(Expecting(state));
 }
@@ -86,6 +80,13 @@ struct State {
 }
 
 impl Expecting {
+    /// An interim answer has come.
+    pub(crate) fn informed(&self, status: StatusCode) {
+        if status == StatusCode::CONTINUE {
+            self.0.turn(WAITING, ASKED);
+        }
+    }
+
     /// The head of the answer has come.
     pub(crate) fn answered(&self) -> Answered {
         self.0.turn(WAITING, ANSWERED);

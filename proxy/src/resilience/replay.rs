@@ -1,5 +1,5 @@
-//! A request that can be sent again: its head, and the part of its body that has passed, up to a bound. What came in is
-//! passed on as it comes; only a copy of it is held, until an answer begins or the bound is passed. A new turn ends the
+//! The body of a request that can be sent again: the part of it that has passed, up to a bound. What came in is passed on as it
+//! comes; only a copy of it is held, until an answer begins or the bound is passed. A new turn ends the
 //! one before with an error, so that a half-sent body never looks like a whole one.
 
 use std::{
@@ -11,18 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, request::Parts};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::http::RequestBody;
 
-/// A request that is kept for another turn.
+/// A body that is kept for another turn. `None`: there is none.
 #[derive(Debug)]
-pub(crate) struct Held<B = RequestBody> {
-    head: Parts,
-    /// `None`: it has no body.
-    kept: Option<Rc<Kept<B>>>,
-}
+pub(crate) struct Held<B = RequestBody>(Option<Rc<Kept<B>>>);
 
 /// The body of a request on its way to an upstream.
 #[derive(Debug)]
@@ -74,41 +70,38 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Incoming for B {}
 struct Superseded;
 
 impl<B: Incoming> Held<B> {
-    /// Keeps `request`, and of its body `most` bytes.
-    pub(crate) fn new(request: Request<B>, most: usize) -> Self {
-        let (head, body) = request.into_parts();
-        let kept = (!body.is_end_stream()).then(|| Rc::new(Kept::new(body, most)));
-        Self { head, kept }
+    /// Keeps `most` bytes of `body`.
+    pub(crate) fn new(body: B, most: usize) -> Self {
+        Self((!body.is_end_stream()).then(|| Rc::new(Kept::new(body, most))))
     }
 
-    /// The request, from its beginning. The turn before, if any, gets no more of it.
-    pub(crate) fn turn(&self) -> Request<Sent<B>> {
-        let body = match &self.kept {
+    /// The body, from its beginning. The turn before, if any, gets no more of it.
+    pub(crate) fn turn(&self) -> Sent<B> {
+        match &self.0 {
             None => Sent::Empty,
             Some(kept) => {
                 kept.turn.set(kept.turn.get().wrapping_add(1));
                 kept.next.set(0);
                 Sent::Turn(Turn { kept: Rc::clone(kept), number: kept.turn.get() })
             }
-        };
-        Request::from_parts(self.head.clone(), body)
+        }
     }
 
     /// Whether all of the body so far is there for another turn.
     pub(crate) fn is_whole(&self) -> bool {
-        self.kept.as_ref().is_none_or(|kept| kept.is_held.get())
+        self.0.as_ref().is_none_or(|kept| kept.is_held.get())
     }
 
     /// Whether the downstream has nothing more to send.
     pub(crate) fn has_ended(&self) -> bool {
-        self.kept.as_ref().is_none_or(|kept| kept.has_ended())
+        self.0.as_ref().is_none_or(|kept| kept.has_ended())
     }
 }
 
 impl<B> Drop for Held<B> {
     /// There is no other turn: the copy goes, and what comes in is only passed on.
     fn drop(&mut self) {
-        if let Some(kept) = &self.kept {
+        if let Some(kept) = &self.0 {
             kept.is_held.set(false);
         }
     }

@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use sidegate_identity::SpiffeId;
 use tokio::time::Instant;
 
-use super::{heard::Begun, stream::Stream};
+use super::{http1, stream::Stream};
 use crate::{
     http::LocalExecutor,
     identity::{Peer, client_time_to_begin},
@@ -26,8 +26,7 @@ use crate::{
 /// Lent to one request at a time.
 #[derive(Debug)]
 pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<Sent>,
-    pub(super) answer: Begun,
+    pub(super) connection: http1::Connection,
     pub(super) terms: Terms,
 }
 
@@ -86,7 +85,7 @@ impl Terms {
 
 impl Http1 {
     pub(super) fn is_usable(&self, now: Instant) -> bool {
-        self.sender.is_ready() && !self.terms.has_retired(now) && !self.terms.has_idled(now)
+        !self.terms.has_retired(now) && !self.terms.has_idled(now) && self.connection.is_idle()
     }
 }
 

@@ -19,6 +19,11 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
 }
 
+/// Lends the thread's buffer for one read. No stream that is read into it may ask for it in turn.
+pub(super) fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| read(scratch))
+}
+
 /// Until both directions have ended.
 pub(super) async fn both_ways<D, U>(downstream: &mut D, upstream: &mut U, carried: &Carried) -> io::Result<()>
 where
@@ -101,7 +106,7 @@ impl Way {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        SCRATCH.with_borrow_mut(|scratch| {
+        with_scratch(|scratch| {
             let mut buf = ReadBuf::new(scratch);
             if Pin::new(reader).poll_read(cx, &mut buf)?.is_pending() {
                 return Ok(Poll::Pending);

@@ -1,15 +1,10 @@
 //! Hears an HTTP/1 server out. Takes the stream to an upstream; a server may answer and close before it has read the
-//! request (413, 401), and then a write fails while the answer waits to be read. hyper gives up at the first failed
-//! write, so here such a write succeeds into the void, and reading tells how the connection ended: by an answer, or not.
-//! Whether any byte of an answer has come is told too: hyper's error is the same for half a head and for none.
+//! request (413, 401), and then a write fails while the answer waits to be read. Here such a write succeeds into the void,
+//! and reading tells how the connection ended: by an answer, or not. Whether any byte of an answer has come is told too.
 
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll, ready},
 };
 
@@ -24,31 +19,29 @@ pin_project! {
         stream: S,
         // Nothing more arrives there. The other direction ends soon: a write fails so only after a reset.
         is_deaf: bool,
-        has_begun: Arc<AtomicBool>,
+        has_begun: bool,
     }
 }
-
-/// Whether an answer has begun to come over a [`Heard`] stream, which hyper holds.
-#[derive(Debug)]
-pub(super) struct Begun(Arc<AtomicBool>);
 
 impl<S> Heard<S> {
     /// Over `stream`.
-    pub(super) fn new(stream: S) -> (Self, Begun) {
-        let has_begun = Arc::new(AtomicBool::new(false));
-        (Self { stream, is_deaf: false, has_begun: Arc::clone(&has_begun) }, Begun(has_begun))
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, is_deaf: false, has_begun: false }
     }
-}
 
-impl Begun {
     /// A request is about to be sent.
-    pub(super) fn forget(&self) {
-        self.0.store(false, Ordering::Relaxed);
+    pub(super) fn forget(&mut self) {
+        self.has_begun = false;
     }
 
     /// Whether a byte has come since.
     pub(super) fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.has_begun
+    }
+
+    /// The stream below.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
     }
 }
 
@@ -58,7 +51,7 @@ impl<S: AsyncRead> AsyncRead for Heard<S> {
         let before = buf.filled().len();
         ready!(this.stream.poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            this.has_begun.store(true, Ordering::Relaxed);
+            *this.has_begun = true;
         } else if *this.is_deaf && buf.remaining() > 0 {
             // The failed write has used the kernel's error up, so the reset looks like an end in order.
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
@@ -148,23 +141,23 @@ mod tests {
         let failed = raw.write_all(b"body").await.unwrap_err();
         assert!(matches!(failed.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset));
 
-        let (mut stream, begun) = Heard::new(reset_after(b"413").await);
+        let mut stream = Heard::new(reset_after(b"413").await);
         stream.write_all(b"body").await.unwrap();
         stream.flush().await.unwrap();
-        assert!(!begun.has_begun());
+        assert!(!stream.has_begun());
         let mut answer = [0; 3];
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"413");
-        assert!(begun.has_begun());
+        assert!(stream.has_begun());
         let end = stream.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(end.kind(), io::ErrorKind::ConnectionReset, "and what follows is not an end in order");
     }
 
     #[tokio::test]
     async fn a_server_that_says_nothing_is_still_a_broken_one() {
-        let (mut stream, begun) = Heard::new(reset_after(b"").await);
+        let mut stream = Heard::new(reset_after(b"").await);
         stream.write_all(b"body").await.unwrap();
         stream.read(&mut [0; 3]).await.unwrap_err();
-        assert!(!begun.has_begun());
+        assert!(!stream.has_begun());
     }
 }

@@ -5,18 +5,19 @@
 mod bounds;
 mod connect;
 mod failure;
+mod idle;
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use hashbrown::HashMap;
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
+use http::{Method, Request, request::Parts};
 use sidegate_codes::Code;
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::task::TaskTracker;
 
 pub(crate) use bounds::Bounds;
 pub(crate) use failure::{Failure, chain};
+pub(super) use idle::Idle;
 
 use super::{
     Answer,
@@ -31,7 +32,7 @@ use crate::{error::Error, http::expect, resilience::Sent};
 pub(crate) struct Pool {
     dialer: Dialer,
     tasks: TaskTracker,
-    idle: RefCell<HashMap<Destination, Vec<Http1>>>,
+    idle: RefCell<HashMap<Destination, Rc<Idle>>>,
     shared: RefCell<HashMap<Destination, Vec<Http2>>>,
     /// One dial at a time per destination, so that a burst of streams shares one connection. Held across the dial.
     dialing: RefCell<HashMap<Destination, Rc<Mutex<()>>>>,
@@ -72,49 +73,46 @@ impl Pool {
         &self.dialer
     }
 
-    /// Sends `request` as HTTP/1.1 on an idle connection or a new one.
+    /// Sends a request as HTTP/1.1 on an idle connection or a new one.
     pub(crate) async fn send_http1(
         self: &Rc<Self>,
         destination: &Destination,
-        mut request: Request<Sent>,
+        head: &Parts,
+        body: Sent,
         bounds: Bounds<'_>,
     ) -> Result<Answer, Failure> {
-        loop {
-            let reused = if bounds.is_fresh { None } else { self.take_idle(destination) };
-            let is_reused = reused.is_some();
-            let mut connection = match reused {
-                Some(connection) => connection,
-                // On the heap, as it is rare: what waits for an answer is smaller without it.
-                None => match Box::pin(self.connect_http1(destination, bounds)).await {
-                    Ok(connection) => connection,
-                    Err(error) => return Err(Failure::before_sending(error, request)),
-                },
-            };
-            connection.answer.forget();
-            let held = request.extensions().get::<expect::Expecting>().cloned();
-            match bounds.in_time(connection.sender.try_send_request(request)).await {
-                Ok(Ok(response)) => {
-                    let answered = held.as_ref().map(expect::Expecting::answered);
-                    return Ok(self.lend(destination, connection, response, answered));
-                }
-                Ok(Err(mut failed)) => match failed.take_message() {
-                    // The server closed an idle connection just now; nothing of the request went out.
-                    Some(unsent) if is_reused => request = unsent,
-                    unsent => {
-                        let was_kept = is_reused && !connection.answer.has_begun();
-                        return Err(Failure::of(
-                            destination,
-                            failed.error(),
-                            unsent,
-                            was_kept,
-                            &connection.terms,
-                        ));
-                    }
-                },
-                Err(error) => {
-                    return Err(Failure::late(error, &connection.terms));
-                }
+        let idle = self.idle_at(destination);
+        let reused = if bounds.is_fresh { None } else { idle.take(Instant::now()) };
+        let is_reused = reused.is_some();
+        let Http1 { connection, terms } = match reused {
+            Some(connection) => connection,
+            // On the heap, as it is rare: what waits for an answer is smaller without it.
+            None => match Box::pin(self.connect_http1(destination, bounds)).await {
+                Ok(connection) => connection,
+                Err(error) => return Err(Failure::before_sending(error, body)),
+            },
+        };
+        let expecting = head.extensions.get::<expect::Expecting>().cloned();
+        let informed = |status| {
+            if let Some(expecting) = &expecting {
+                expecting.informed(status);
             }
+        };
+        match bounds.in_time(connection.exchange(head, body, informed)).await {
+            Ok(Ok(response)) => {
+                if !connection.has_sent() {
+                    self.spawn(connection.send_rest());
+                }
+                let answered = expecting.as_ref().map(expect::Expecting::answered);
+                let peer = terms.peer();
+                let lease = Lease { idle, terms, answered };
+                Ok(Answer { response: response.map(|body| Leased::http1(body, lease)), peer, opening: None })
+            }
+            Ok(Err(broken)) => {
+                let fault = broken.fault(is_reused && !connection.has_begun());
+                Err(Failure::sent(destination, &broken, fault, &terms))
+            }
+            Err(error) => Err(Failure::late(error, &terms)),
         }
     }
 
@@ -130,7 +128,7 @@ impl Pool {
                 Some(connection) => (connection, true),
                 None => match Box::pin(self.share(destination, bounds)).await {
                     Ok(shared) => shared,
-                    Err(error) => return Err(Failure::before_sending(error, request)),
+                    Err(error) => return Err(Failure::before_sending(error, request.into_body())),
                 },
             };
             let stream = StreamSlot::take(&connection.streams);
@@ -139,12 +137,11 @@ impl Pool {
                     Code::UnsupportedRequest,
                     "a WebSocket to an application without RFC 8441",
                 );
-                return Err(Failure::before_sending(error, request));
+                return Err(Failure::before_sending(error, request.into_body()));
             }
             match bounds.in_time(connection.sender.try_send_request(request)).await {
                 Ok(Ok(response)) => {
-                    let lease = Lease::Http2 { _stream: stream };
-                    let response = response.map(|body| Leased::new(body, lease));
+                    let response = response.map(|body| Leased::http2(body, stream));
                     return Ok(Answer { response, peer: connection.terms.peer(), opening: None });
                 }
                 Ok(Err(mut failed)) => match failed.take_message() {
@@ -153,7 +150,7 @@ impl Pool {
                         return Err(Failure::of(
                             destination,
                             failed.error(),
-                            unsent,
+                            unsent.map(Request::into_body),
                             is_reused,
                             &connection.terms,
                         ));
@@ -166,24 +163,18 @@ impl Pool {
         }
     }
 
-    /// Takes a connection back once its answer is through. hyper needs one more turn to be ready for another request, and does
-    /// not get there if the request's body is still on its way: then the connection goes with the next pruning.
-    pub(super) fn give_back(&self, destination: Destination, mut connection: Http1) {
-        connection.terms.idle_since = Instant::now();
-        if !connection.sender.is_closed() {
-            self.keep(destination, connection);
-        }
-    }
-
     /// Drops what has been idle too long or may take no more requests. Called every now and then.
     pub(crate) fn prune(&self) {
         let now = Instant::now();
         let most = self.dialer.limits.idle_connections;
-        self.idle.borrow_mut().retain(|destination, connections| {
-            connections.retain(|connection| connection.is_usable(now));
-            // Those that have rested longest come first.
-            connections.drain(..connections.len().saturating_sub(most));
-            self.is_current(destination) && !connections.is_empty()
+        self.idle.borrow_mut().retain(|destination, idle| {
+            idle.prune(now, most);
+            let is_current = self.is_current(destination);
+            if !is_current {
+                idle.close();
+            }
+            // One whose connections are lent out is found again by those that come back.
+            is_current && (!idle.is_empty() || Rc::strong_count(idle) > 1)
         });
         self.shared.borrow_mut().retain(|destination, connections| {
             connections.retain(|connection| connection.is_usable(now) && !connection.is_idle(now));
@@ -208,43 +199,12 @@ impl Pool {
             .any(|service| service.tls.as_ref() == Some(tls) && service.endpoints.contains(address))
     }
 
-    fn take_idle(&self, destination: &Destination) -> Option<Http1> {
+    /// Where connections to `destination` idle.
+    fn idle_at(&self, destination: &Destination) -> Rc<Idle> {
         let mut idle = self.idle.borrow_mut();
-        let connections = idle.get_mut(destination)?;
-        let now = Instant::now();
-        // The most recently used first: the others may rest until they are pruned. The very last may not be ready yet.
-        for at in (0..connections.len()).rev() {
-            if connections[at].is_usable(now) {
-                return Some(connections.remove(at));
-            }
-            if connections[at].sender.is_closed() {
-                connections.remove(at);
-            }
-        }
-        None
-    }
-
-    /// Until it is pruned it may be one of more than shall be kept: under load, what is idle is asked for in the next moment,
-    /// and connecting anew costs as much as the request.
-    fn keep(&self, destination: Destination, connection: Http1) {
-        let mut idle = self.idle.borrow_mut();
-        let connections = idle.entry(destination).or_default();
-        if connections.len() < self.dialer.limits.idle_connections.saturating_mul(BETWEEN_PRUNINGS) {
-            connections.push(connection);
-        }
-    }
-
-    fn lend(
-        self: &Rc<Self>,
-        destination: &Destination,
-        connection: Http1,
-        response: Response<Incoming>,
-        answered: Option<expect::Answered>,
-    ) -> Answer {
-        let peer = connection.terms.peer();
-        let (pool, destination) = (Rc::clone(self), destination.clone());
-        let lease = Lease::Http1 { pool, destination, connection, answered };
-        Answer { response: response.map(|body| Leased::new(body, lease)), peer, opening: None }
+        let most = || self.dialer.limits.idle_connections.saturating_mul(BETWEEN_PRUNINGS);
+        let at = idle.entry_ref(destination).or_insert_with(|| Idle::new(most()));
+        Rc::clone(at)
     }
 }
 

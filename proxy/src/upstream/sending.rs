@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use http::{Method, Request};
+use http::{Method, Request, request::Parts};
 use sidegate_codes::Code;
 
 use super::{Answer, Bounds, Pool, dial::Destination, pool::Failure};
@@ -18,14 +18,15 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Sending {
     is_http2: bool,
-    kept: Kept,
+    head: Parts,
+    body: Kept,
 }
 
 #[derive(Debug)]
 enum Kept {
     ForAnother(Held),
     /// Empty while it is away.
-    Once(Option<Request<Sent>>),
+    Once(Option<Sent>),
 }
 
 impl Sending {
@@ -35,14 +36,15 @@ impl Sending {
         if !is_http2 {
             expect::hold(&mut request);
         }
-        let may_come_back = is_http2 || is_idempotent(request.method()) || retries.any_method;
-        let is_kept = may_come_back && retries.attempts > 1 && request.method() != Method::CONNECT;
-        let kept = if is_kept {
-            Kept::ForAnother(Held::new(request, retries.body_bytes))
+        let (head, body) = request.into_parts();
+        let may_come_back = is_http2 || is_idempotent(&head.method) || retries.any_method;
+        let is_kept = may_come_back && retries.attempts > 1 && head.method != Method::CONNECT;
+        let body = if is_kept {
+            Kept::ForAnother(Held::new(body, retries.body_bytes))
         } else {
-            Kept::Once(Some(request.map(Sent::Once)))
+            Kept::Once(Some(Sent::Once(body)))
         };
-        Self { is_http2, kept }
+        Self { is_http2, head, body }
     }
 
     /// One try.
@@ -52,18 +54,19 @@ impl Sending {
         pool: &Rc<Pool>,
         bounds: Bounds<'_>,
     ) -> Result<Answer, Failure> {
-        let request = self.next()?;
+        let body = self.next()?;
         if self.is_http2 {
-            pool.send_http2(destination, request, bounds).await
+            // The library wants a head of its own.
+            pool.send_http2(destination, Request::from_parts(self.head.clone(), body), bounds).await
         } else {
-            pool.send_http1(destination, request, bounds).await
+            pool.send_http1(destination, &self.head, body, bounds).await
         }
     }
 
-    fn next(&mut self) -> Result<Request<Sent>, Failure> {
-        match &mut self.kept {
+    fn next(&mut self) -> Result<Sent, Failure> {
+        match &mut self.body {
             Kept::ForAnother(held) => Ok(held.turn()),
-            Kept::Once(request) => request.take().ok_or_else(|| {
+            Kept::Once(body) => body.take().ok_or_else(|| {
                 let detail = "a request that was sent is not sent again".to_owned();
                 Failure::own(Error::Upstream { code: Code::UpstreamFailed, detail })
             }),
@@ -71,19 +74,19 @@ impl Sending {
     }
 
     /// Whether all of it is there for another try, with what came back of the last one.
-    pub(super) fn is_there(&mut self, unsent: Option<Box<Request<Sent>>>) -> bool {
-        match &mut self.kept {
+    pub(super) fn is_there(&mut self, unsent: Option<Box<Sent>>) -> bool {
+        match &mut self.body {
             Kept::ForAnother(held) => held.is_whole(),
-            Kept::Once(request) => {
-                *request = unsent.map(|unsent| *unsent);
-                request.is_some()
+            Kept::Once(body) => {
+                *body = unsent.map(|unsent| *unsent);
+                body.is_some()
             }
         }
     }
 
     /// Whether nothing more is to come from the caller.
     pub(super) fn has_ended(&self) -> bool {
-        match &self.kept {
+        match &self.body {
             Kept::ForAnother(held) => held.has_ended(),
             Kept::Once(_) => false,
         }

@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
@@ -16,7 +16,7 @@ use crate::{
     upstream::{
         connection::{Http1, Http2, Settings, Terms},
         dial::{Carries, Destination, Dialed},
-        heard::Heard,
+        http1,
         stream::Stream,
     },
 };
@@ -30,14 +30,8 @@ impl Pool {
         let _pending = bounds.pending()?;
         let slot = bounds.connection()?;
         let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
-        let (stream, answer) = Heard::new(stream);
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(self.dialer.limits.header_bytes)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| upstream_failed(destination, &error))?;
-        self.spawn(drive(connection.with_upgrades(), slot));
-        Ok(Http1 { sender, answer, terms })
+        let connection = http1::Connection::new(stream, slot, http1::Most::of(&self.dialer.limits));
+        Ok(Http1 { connection, terms })
     }
 
     /// A new shared connection, or one that somebody else has dialed meanwhile, and whether it is that. Waiting for another's
@@ -123,7 +117,7 @@ impl Pool {
         LocalExecutor { tasks: self.tasks.clone(), metrics: Arc::clone(&self.dialer.metrics) }
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.tasks.spawn_local(contained(task, Arc::clone(&self.dialer.metrics)));
     }
 }

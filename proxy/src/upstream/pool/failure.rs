@@ -1,21 +1,20 @@
 //! Why a request got no answer from an upstream, in the terms that a further try is decided by.
 
-use http::Request;
 use sidegate_codes::Code;
 use sidegate_identity::SpiffeId;
 
 use crate::{
     error::Error,
     resilience::{Fault, Sent},
-    upstream::{connection::Terms, dial::Destination},
+    upstream::{connection::Terms, dial::Destination, http1::Broken},
 };
 
-/// A request that was not sent, for another try; or the reason alone when it may have been.
+/// Why, and the body of a request that was not sent, for another try.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
     pub(crate) fault: Fault,
-    pub(crate) unsent: Option<Box<Request<Sent>>>,
+    pub(crate) unsent: Option<Box<Sent>>,
     /// Who had proven to be at the other end by then.
     pub(crate) peer: Option<SpiffeId>,
 }
@@ -26,23 +25,28 @@ impl Failure {
         Self { error, fault: Fault::Own, unsent: None, peer: None }
     }
 
-    pub(super) fn before_sending(error: Error, request: Request<Sent>) -> Self {
+    pub(super) fn before_sending(error: Error, body: Sent) -> Self {
         let fault = match &error {
             Error::BreakerOpen { breaker, .. } if breaker.is_of_endpoint() => Fault::Full,
             Error::BreakerOpen { .. } => Fault::Own,
             _ => Fault::Unsent,
         };
-        Self { error, fault, unsent: Some(Box::new(request)), peer: None }
+        Self { error, fault, unsent: Some(Box::new(body)), peer: None }
     }
 
     pub(super) fn late(error: Error, terms: &Terms) -> Self {
         Self { error, fault: Fault::Late, unsent: None, peer: terms.peer() }
     }
 
+    /// Of HTTP/1.1, where whatever was begun to be sent may have been processed.
+    pub(super) fn sent(destination: &Destination, broken: &Broken, fault: Fault, terms: &Terms) -> Self {
+        Self { error: upstream_failed(destination, broken), fault, unsent: None, peer: terms.peer() }
+    }
+
     pub(super) fn of(
         destination: &Destination,
         error: &hyper::Error,
-        unsent: Option<Request<Sent>>,
+        unsent: Option<Sent>,
         is_reused: bool,
         terms: &Terms,
     ) -> Self {
@@ -52,7 +56,7 @@ impl Failure {
     }
 }
 
-pub(super) fn upstream_failed(destination: &Destination, error: &hyper::Error) -> Error {
+pub(super) fn upstream_failed(destination: &Destination, error: &dyn std::error::Error) -> Error {
     Error::Upstream { code: Code::UpstreamFailed, detail: format!("{destination}: {}", chain(error)) }
 }
 

@@ -1,0 +1,292 @@
+//! An HTTP/1.1 connection to an upstream (RFC 9112), lent to one exchange at a time. Takes a request in canonical form, hands on
+//! the answer as it comes, and refuses what has no one reading: the connection is then closed. Whoever waits for the
+//! answer drives it: there is no task, no queue and no buffer for a connection that idles.
+
+mod broken;
+mod head;
+mod incoming;
+mod outgoing;
+
+use std::{
+    cell::RefCell,
+    fmt,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, request::Parts};
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub(crate) use broken::Broken;
+
+use super::{heard::Heard, stream::Stream};
+use crate::{balance::ConnectionSlot, config::Limits, detect::Rewound, resilience::Sent};
+use head::Head;
+use incoming::Incoming;
+use outgoing::Outgoing;
+
+/// A connection, to which both the pool and the answer that comes over it hold on.
+#[derive(Clone)]
+pub(super) struct Connection(Rc<RefCell<State>>);
+
+/// The body of an answer. Dropped before its end it closes the connection.
+#[derive(Debug)]
+pub(crate) struct Answering {
+    connection: Connection,
+    has_ended: bool,
+}
+
+/// A connection that both sides have agreed to use for something else. It counts as one as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    stream: Rewound<Stream>,
+    _slot: Option<ConnectionSlot>,
+}
+
+struct State {
+    /// `None`: closed.
+    open: Option<Open>,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    /// Why the rest of the request could not be sent after its answer had begun.
+    unsent: Option<Broken>,
+    /// Whoever waits for more of the answer while the request is still on its way.
+    reader: Option<Waker>,
+    /// Whoever sends the rest of the request.
+    sender: Option<Waker>,
+}
+
+struct Open {
+    stream: Heard<Stream>,
+    /// Counted until the connection is closed.
+    slot: Option<ConnectionSlot>,
+}
+
+/// What an answer's head may have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Most {
+    /// Bytes, of its trailers too.
+    bytes: usize,
+    fields: usize,
+}
+
+impl Most {
+    pub(super) fn of(limits: &Limits) -> Self {
+        Self { bytes: limits.header_bytes, fields: limits.headers }
+    }
+}
+
+impl Connection {
+    /// Over `stream`, on which nothing was said.
+    pub(super) fn new(stream: Stream, slot: Option<ConnectionSlot>, most: Most) -> Self {
+        Self(Rc::new(RefCell::new(State {
+            open: Some(Open { stream: Heard::new(stream), slot }),
+            outgoing: Outgoing::default(),
+            incoming: Incoming::new(most),
+            unsent: None,
+            reader: None,
+            sender: None,
+        })))
+    }
+
+    /// Sends a request and waits for the head of its answer. `informed` hears of each interim answer but a switch of protocols.
+    /// Dropped before its end, the connection must not be used again.
+    pub(super) async fn exchange(
+        &self,
+        head: &Parts,
+        body: Sent,
+        informed: impl Fn(StatusCode),
+    ) -> Result<Response<Answering>, Broken> {
+        let is_head = head.method == Method::HEAD;
+        self.0.borrow_mut().begin(head, body);
+        let head = poll_fn(|cx| self.0.borrow_mut().poll_head(is_head, &informed, cx)).await?;
+        Ok(head.into_response(Answering { connection: self.clone(), has_ended: false }))
+    }
+
+    /// Whether it may be lent: the last answer is through, and the upstream has neither closed it nor said anything unasked.
+    pub(super) fn is_idle(&self) -> bool {
+        self.0.borrow_mut().is_idle()
+    }
+
+    /// Whether a byte of an answer has come since the request began.
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.borrow().open.as_ref().is_some_and(|open| open.stream.has_begun())
+    }
+
+    /// Whether all of the request is on its way.
+    pub(super) fn has_sent(&self) -> bool {
+        self.0.borrow().outgoing.is_done()
+    }
+
+    /// Sends the rest of a request whose answer has begun, whether or not that is read.
+    pub(super) async fn send_rest(self) {
+        poll_fn(|cx| self.0.borrow_mut().poll_rest(cx)).await;
+    }
+}
+
+impl State {
+    fn begin(&mut self, head: &Parts, body: Sent) {
+        if let Some(open) = &mut self.open {
+            open.stream.forget();
+        }
+        self.incoming.begin();
+        self.outgoing.begin(head, body);
+    }
+
+    fn poll_head(
+        &mut self,
+        is_head: bool,
+        informed: &impl Fn(StatusCode),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Head, Broken>> {
+        let Some(open) = &mut self.open else { return Poll::Ready(Err(Broken::Incomplete)) };
+        if let Poll::Ready(Err(broken)) = self.outgoing.poll(&mut open.stream, cx) {
+            return Poll::Ready(Err(broken));
+        }
+        loop {
+            let head = ready!(self.incoming.poll_head(&mut open.stream, is_head, cx))?;
+            if !head.is_interim() {
+                return Poll::Ready(Ok(head));
+            }
+            informed(head.status());
+        }
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(open) = &mut self.open else {
+            return Poll::Ready(Some(Err(self.unsent.take().unwrap_or(Broken::Incomplete))));
+        };
+        let polled = self.incoming.poll_body(&mut open.stream, cx);
+        if polled.is_pending() && !self.outgoing.is_done() {
+            self.reader = Some(cx.waker().clone());
+        }
+        polled
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(open) = &mut self.open else { return Poll::Ready(()) };
+        match self.outgoing.poll(&mut open.stream, cx) {
+            Poll::Pending => {
+                self.sender = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Poll::Ready(Ok(())) => Poll::Ready(()),
+            Poll::Ready(Err(broken)) => {
+                tracing::debug!(error = %broken, "a request broke off after its answer had begun");
+                self.unsent = Some(broken);
+                self.close();
+                Poll::Ready(())
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.open = None;
+        for waiting in [self.reader.take(), self.sender.take()].into_iter().flatten() {
+            waiting.wake();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.open.is_some() && self.outgoing.is_done() && self.incoming.is_over()
+    }
+
+    fn is_idle(&mut self) -> bool {
+        if !self.is_over() {
+            return false;
+        }
+        let Some(open) = &mut self.open else { return false };
+        let mut byte = [0; 1];
+        let mut cx = Context::from_waker(Waker::noop());
+        // Anything but silence is the end of it, or an answer that nobody asked for.
+        Pin::new(&mut open.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+}
+
+impl Answering {
+    /// The connection, if the answer is through and it may serve another request.
+    pub(super) fn into_connection(mut self) -> Option<Connection> {
+        self.has_ended = true;
+        self.connection.0.borrow().is_over().then(|| self.connection.clone())
+    }
+
+    /// What the connection has become, of which the first bytes may have been read already.
+    pub(super) fn into_tunnel(mut self) -> Option<Tunnel> {
+        self.has_ended = true;
+        let mut state = self.connection.0.borrow_mut();
+        let Open { stream, slot } = state.open.take()?;
+        Some(Tunnel { stream: Rewound::new(state.incoming.take_left(), stream.into_inner()), _slot: slot })
+    }
+}
+
+impl Body for Answering {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(self.connection.0.borrow_mut().poll_body(cx));
+        // What broke stays to be closed.
+        self.has_ended = frame.is_none();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.has_ended || self.connection.0.borrow().incoming.has_ended()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.connection.0.borrow().incoming.size_hint()
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if !self.is_end_stream() {
+            self.connection.0.borrow_mut().close();
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;
