@@ -9,12 +9,12 @@ pub(crate) mod expect;
 mod flow;
 pub mod guard;
 mod headers;
+mod http1;
 mod lingering;
 mod pace;
 pub mod path;
 mod refusal;
 mod request;
-mod resting;
 mod trickle;
 pub(crate) mod tunnel;
 mod upgrade;
@@ -27,12 +27,7 @@ use std::{
 };
 
 use http::{Request, Version};
-use http_body::Body as _;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sidegate_codes::Code;
 use tokio::{
@@ -50,7 +45,10 @@ pub(crate) use request::{Checked, Rules};
 pub(crate) use upgrade::Opening;
 
 use answer::{Reading, answer};
+use body::Received;
+use carry::Upgrade;
 use guard::{Guarded, Wire};
+use http1::Ended;
 use lingering::Lingering;
 use pace::{Due, Pace};
 
@@ -59,6 +57,7 @@ use crate::{
     contain::contained,
     detect::Rewound,
     error::Error,
+    message::Most,
     telemetry::{Carried, Exchange, Metrics, Record},
     upstream::{self, Answer},
     worker::Worker,
@@ -108,24 +107,40 @@ where
     let stream = if is_http2 { Guarded::http2(stream, &worker.limits) } else { Guarded::http1(stream) };
     let wire = stream.wire();
     let handler = Rc::new(handler);
-    let (requests, read, connection) = (Rc::clone(worker), Arc::clone(&wire), Rc::clone(&exchange));
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (handler, exchange, worker) = (Rc::clone(&handler), Rc::clone(&connection), Rc::clone(&requests));
-        let (wire, tunnel, nth) = (Arc::clone(&read), tunnel.clone(), read.request());
-        // On the heap: hyper keeps its place for as long as the connection, and most connections are silent.
-        Box::pin(async move {
-            let agrees = is_http2 || wire.agrees(nth, request.body().size_hint().exact());
-            let reading = Reading { carried, wire: &wire, lingering: &tunnel, agrees };
-            Ok::<_, std::convert::Infallible>(answer(request, reading, &exchange, &handler, &worker).await)
-        })
-    });
     let live = Live { exchange: &exchange, wire: &wire, carried, worker };
+    let (requests, read, connection) = (Rc::clone(worker), Arc::clone(&wire), Rc::clone(&exchange));
+    let shared = move || {
+        (Rc::clone(&handler), Rc::clone(&connection), Rc::clone(&requests), Arc::clone(&read), tunnel.clone())
+    };
     if is_http2 {
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let (handler, exchange, worker, wire, tunnel) = shared();
+            wire.request();
+            let upgrade = Upgrade::Http2(hyper::upgrade::on(&mut request));
+            let request = request.map(Received::Http2);
+            // On the heap: hyper keeps its place for as long as the stream.
+            Box::pin(async move {
+                let reading = Reading { carried, wire: &wire, lingering: &tunnel, agrees: true };
+                let answer = answer(request, upgrade, reading, &exchange, &handler, &worker).await;
+                Ok::<_, std::convert::Infallible>(answer)
+            })
+        });
         let server = http2_server(&worker.limits, worker.executor());
-        let connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+        let connection = server.serve_connection(TokioIo::new(stream), service);
+        let connection = pin!(connection);
         live.run(connection, http2::Connection::graceful_shutdown, |_| {}, closing).await
     } else {
-        let connection = pin!(resting::Connection::new(http1_server(&worker.limits), stream, service));
+        let answered = move |request: Request<Option<http1::Body>>, tunnel_opened: Option<http1::Tunnel>| {
+            let (handler, exchange, worker, wire, tunnel) = shared();
+            let upgrade = tunnel_opened.map_or(Upgrade::None, Upgrade::Http1);
+            let request = request.map(|body| body.map_or(Received::Nothing, Received::Http1));
+            async move {
+                let agrees = wire.agrees(wire.request(), request.body().size_hint().exact());
+                let reading = Reading { carried, wire: &wire, lingering: &tunnel, agrees };
+                answer(request, upgrade, reading, &exchange, &handler, &worker).await
+            }
+        };
+        let connection = pin!(http1::Connection::new(stream, Most::of(&worker.limits), answered));
         live.run(connection, |it| it.get_mut().shut_down(), |it| it.get_mut().rest(), closing).await
     }
 }
@@ -141,7 +156,7 @@ struct Live<'a> {
 
 impl Live<'_> {
     /// Runs it to its end, which `shutdown` makes one in order once `closing` has ended or its time is over.
-    async fn run<C: Future<Output = hyper::Result<()>>>(
+    async fn run<E: Into<Ended>, C: Future<Output = Result<(), E>>>(
         self,
         mut connection: Pin<&mut C>,
         shutdown: impl Fn(Pin<&mut C>),
@@ -155,8 +170,8 @@ impl Live<'_> {
         let closing = async {
             closing.await;
             if self.carried == Carried::Http1 {
-                // hyper would end a silent connection now, even one from which nothing was read yet. But its next request may
-                // be under way: HTTP/1 has no GOAWAY that tells the client to send that one elsewhere.
+                // A silent connection would end now, even one from which nothing was read yet. But its next request may be
+                // under way: HTTP/1 has no GOAWAY that tells the client to send that one elsewhere.
                 self.exchange.is_closing.set(true);
                 sleep(LAST_REQUEST.min(limits.drain_timeout / 2)).await;
             }
@@ -186,7 +201,7 @@ impl Live<'_> {
             }
         };
         self.record_refusals();
-        self.ended(result)
+        self.ended(result.map_err(Into::into))
     }
 
     /// What h2 refused by itself. It says no more than that.
@@ -204,15 +219,19 @@ impl Live<'_> {
         }
     }
 
-    /// Records what was refused below the requests, by the guard or by hyper, as the answer that hyper gave, unless the
-    /// requests in flight tell it. The rest is a downstream that left.
-    fn ended(self, result: hyper::Result<()>) -> Result<(), Error> {
+    /// Records what was refused below the requests, by the guard or by whoever reads messages, unless the requests in flight tell
+    /// it. The rest is a downstream that left.
+    fn ended(self, result: Result<(), Ended>) -> Result<(), Error> {
         let (refused, is_answered) = match (self.wire.untold(), result) {
             (Some(refusal), _) => (refusal.error(), refusal.is_answered()),
             (None, Ok(())) => return Ok(()),
-            (None, Err(error)) => match by_hyper(&error, self.wire) {
-                Some(refused) => (refused, error.is_parse()),
-                None => return Err(Error::Downstream(error.to_string())),
+            (None, Err(Ended::TooLarge)) => {
+                (Error::bad_request(Code::HeadersTooLarge, "limits.headerBytes or limits.headers"), true)
+            }
+            (None, Err(Ended::Unreadable(detail))) => (Error::bad_request(Code::BadFraming, detail), true),
+            (None, Err(Ended::Broken(detail))) => match self.wire.ended_by_h2(&detail) {
+                Some(refused) => (refused, false),
+                None => return Err(Error::Downstream(detail)),
             },
         };
         self.exchange.cut(&refused);
@@ -228,25 +247,10 @@ impl Live<'_> {
     }
 }
 
-/// What hyper refused by itself.
-fn by_hyper(error: &hyper::Error, wire: &Wire) -> Option<Error> {
-    if error.is_parse_too_large() {
-        Some(Error::bad_request(Code::HeadersTooLarge, "limits.headerBytes or limits.headers"))
-    } else if error.is_parse() {
-        Some(Error::bad_request(Code::BadFraming, error.to_string()))
-    } else {
-        wire.ended_by_h2(&upstream::chain(error))
+impl From<hyper::Error> for Ended {
+    fn from(error: hyper::Error) -> Self {
+        Self::Broken(upstream::chain(&error))
     }
-}
-
-fn http1_server(limits: &Limits) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        // `pace` keeps the time: hyper's timer knows no difference between a slow head and a connection that idles.
-        .header_read_timeout(None)
-        .max_buf_size(limits.header_bytes)
-        .max_headers(limits.headers);
-    builder
 }
 
 fn http2_server(limits: &Limits, executor: LocalExecutor) -> http2::Builder<LocalExecutor> {

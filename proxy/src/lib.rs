@@ -29,11 +29,13 @@ mod identity;
 mod inbound;
 mod jwt;
 mod memory;
+mod message;
 mod orig_dst;
 mod outbound;
 mod rate;
 mod resilience;
 mod route;
+mod scratch;
 mod snapshot;
 mod telemetry;
 #[cfg(test)]

@@ -24,7 +24,7 @@ use sidegate_identity::SpiffeId;
 use crate::http::Opening;
 
 pub(crate) use dial::{Carries, Dialer};
-pub(crate) use leased::{BrokenAnswer, Leased, Opened};
+pub(crate) use leased::{BrokenAnswer, Duplex, Leased, Opened};
 pub(crate) use names::Names;
 pub(crate) use pool::{Bounds, Pool, chain};
 pub(crate) use stream::{Carried, OverTcp, carry_upgraded};

@@ -8,13 +8,12 @@ use http::{
     header::{CONNECTION, CONTENT_TYPE, EXPECT, UPGRADE},
 };
 use http_body::Body as _;
-use hyper::body::Incoming;
 use sidegate_codes::Code;
 
 use super::{
     Handler,
-    body::{RequestBody, ResponseBody},
-    carry::{connected, upgraded},
+    body::{Received, RequestBody, ResponseBody},
+    carry::{Upgrade, connected, upgraded},
     guard::{self, Wire},
     headers::{REQUEST_ID, remove_hop_by_hop},
     lingering::Tunnel,
@@ -42,7 +41,8 @@ pub(super) struct Reading<'a> {
 
 /// One request, start to end.
 pub(super) async fn answer<H: Handler + 'static>(
-    mut request: Request<Incoming>,
+    request: Request<Received>,
+    upgrade: Upgrade,
     reading: Reading<'_>,
     exchange: &Rc<Exchange>,
     handler: &Rc<H>,
@@ -57,7 +57,6 @@ pub(super) async fn answer<H: Handler + 'static>(
     let target = request.uri().authority().filter(|_| asked.is_tunnel);
     let shown = target.map_or(request.uri().path(), http::uri::Authority::as_str);
     record.request(request.method().as_str(), shown, id.to_str().unwrap_or_default());
-    let upgrade = hyper::upgrade::on(&mut request);
     // A stream of messages has no pace.
     let is_stream = is_grpc && carried == Carried::Http2;
     if !is_stream && !request.body().is_end_stream() {

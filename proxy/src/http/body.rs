@@ -16,7 +16,7 @@ use pin_project_lite::pin_project;
 use super::{
     expect::Wait,
     flow::{BrokenBody, Flow, Half},
-    headers,
+    headers, http1,
 };
 use crate::{telemetry::Record, upstream::Leased};
 
@@ -24,13 +24,20 @@ pin_project! {
     /// The body of a request on its way to an upstream.
     #[derive(Debug)]
     pub(crate) struct RequestBody {
-        // `None`: a copy of a request that has none.
-        #[pin]
-        body: Option<Incoming>,
+        body: Received,
         flow: Rc<Flow>,
         // Until it is asked for, where that is expected.
         wait: Option<Wait>,
     }
+}
+
+/// What a downstream sends.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// It has none, or is a copy of a request that has none.
+    Nothing,
+    Http1(http1::Body),
+    Http2(Incoming),
 }
 
 pin_project! {
@@ -47,18 +54,48 @@ pin_project! {
 
 impl RequestBody {
     /// What a downstream sends; its bytes are counted in `flow`, and it ends when that is cut.
-    pub(crate) fn new(body: Incoming, flow: Rc<Flow>) -> Self {
-        Self { body: Some(body), flow, wait: None }
+    pub(super) fn new(body: Received, flow: Rc<Flow>) -> Self {
+        Self { body, flow, wait: None }
     }
 
     /// No body.
     pub(super) fn nothing() -> Self {
-        Self { body: None, flow: Rc::default(), wait: None }
+        Self { body: Received::Nothing, flow: Rc::default(), wait: None }
     }
 
     /// It is not read before that.
     pub(super) fn wait(&mut self, wait: Wait) {
         self.wait = Some(wait);
+    }
+}
+
+impl Received {
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Nothing => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
+        match self {
+            Self::Nothing => Poll::Ready(None),
+            Self::Http1(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BrokenBody::from)))
+            }
+            Self::Http2(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BrokenBody::from)))
+            }
+        }
     }
 }
 
@@ -94,8 +131,7 @@ impl Body for RequestBody {
             *this.wait = None;
         }
         this.flow.ask();
-        let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
-        let polled = body.poll_frame(cx);
+        let polled = this.body.poll_frame(cx);
         let came = match &polled {
             Poll::Ready(frame) => Some(data_bytes(frame.as_ref())),
             Poll::Pending => None,
@@ -109,15 +145,15 @@ impl Body for RequestBody {
             Some(Err(_)) => this.flow.break_off(),
             None => {}
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BrokenBody::from)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
+        self.body.size_hint()
     }
 }
 

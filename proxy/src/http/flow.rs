@@ -11,7 +11,7 @@ use std::{
 use sidegate_codes::Code;
 
 use super::{expect::NotAsked, trickle::Trickle};
-use crate::{authorize::Denial, config::Limits, error::Error, upstream::BrokenAnswer};
+use crate::{authorize::Denial, config::Limits, error::Error, message::Broken, upstream::BrokenAnswer};
 
 /// What is known of one request while it is open.
 #[derive(Debug, Default)]
@@ -47,6 +47,9 @@ pub(crate) enum BrokenBody {
     /// Whoever sent it broke off. Transparent, so that hyper passes the reason of a reset on.
     #[error(transparent)]
     Broke(#[from] hyper::Error),
+    /// The same over HTTP/1.
+    #[error(transparent)]
+    Broke1(#[from] Broken),
     /// The upstream did.
     #[error(transparent)]
     Answer(#[from] BrokenAnswer),

@@ -179,8 +179,9 @@ fn a_request_in_flight_takes_less_than_twelve_kilobytes() {
     fn size<F: Future>(_: impl FnOnce() -> F) -> usize {
         size_of::<F>()
     }
-    let inbound = size(|| answer::<crate::inbound::Connection>(never(), never(), never(), never(), never()));
+    let inbound =
+        size(|| answer::<crate::inbound::Connection>(never(), never(), never(), never(), never(), never()));
     let outbound =
-        size(|| answer::<crate::outbound::Connection>(never(), never(), never(), never(), never()));
+        size(|| answer::<crate::outbound::Connection>(never(), never(), never(), never(), never(), never()));
     assert!(inbound < 12 * 1024 && outbound < 12 * 1024, "{inbound} inbound, {outbound} outbound");
 }

@@ -2,10 +2,7 @@
 //! the answer as it comes, and refuses what has no one reading: the connection is then closed. Whoever waits for the
 //! answer drives it: there is no task, no queue and no buffer for a connection that idles.
 
-mod broken;
 mod head;
-mod incoming;
-mod outgoing;
 
 use std::{
     cell::RefCell,
@@ -18,17 +15,22 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, request::Parts};
+use http::{
+    HeaderMap, Method, Response, StatusCode,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    request::Parts,
+};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub(crate) use broken::Broken;
-
 use super::{heard::Heard, stream::Stream};
-use crate::{balance::ConnectionSlot, config::Limits, detect::Rewound, resilience::Sent};
+use crate::{
+    balance::ConnectionSlot,
+    detect::Rewound,
+    message::{Broken, Ends, Framing, Incoming, Most, Outgoing, plain_length, write_fields},
+    resilience::Sent,
+};
 use head::Head;
-use incoming::Incoming;
-use outgoing::Outgoing;
 
 /// A connection, to which both the pool and the answer that comes over it hold on.
 #[derive(Clone)]
@@ -51,8 +53,10 @@ pub(crate) struct Tunnel {
 struct State {
     /// `None`: closed.
     open: Option<Open>,
-    outgoing: Outgoing,
+    outgoing: Outgoing<Sent>,
     incoming: Incoming,
+    /// As the head of the answer says.
+    keeps_alive: bool,
     /// Why the rest of the request could not be sent after its answer had begun.
     unsent: Option<Broken>,
     /// Whoever waits for more of the answer while the request is still on its way.
@@ -67,20 +71,6 @@ struct Open {
     slot: Option<ConnectionSlot>,
 }
 
-/// What an answer's head may have.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Most {
-    /// Bytes, of its trailers too.
-    bytes: usize,
-    fields: usize,
-}
-
-impl Most {
-    pub(super) fn of(limits: &Limits) -> Self {
-        Self { bytes: limits.header_bytes, fields: limits.headers }
-    }
-}
-
 impl Connection {
     /// Over `stream`, on which nothing was said.
     pub(super) fn new(stream: Stream, slot: Option<ConnectionSlot>, most: Most) -> Self {
@@ -88,6 +78,7 @@ impl Connection {
             open: Some(Open { stream: Heard::new(stream), slot }),
             outgoing: Outgoing::default(),
             incoming: Incoming::new(most),
+            keeps_alive: true,
             unsent: None,
             reader: None,
             sender: None,
@@ -134,8 +125,9 @@ impl State {
         if let Some(open) = &mut self.open {
             open.stream.forget();
         }
-        self.incoming.begin();
-        self.outgoing.begin(head, body);
+        // An answer that was dropped halfway would leave its rest here.
+        self.keeps_alive = false;
+        self.outgoing.begin(written(head), ends(&head.headers), body);
     }
 
     fn poll_head(
@@ -149,11 +141,20 @@ impl State {
             return Poll::Ready(Err(broken));
         }
         loop {
-            let head = ready!(self.incoming.poll_head(&mut open.stream, is_head, cx))?;
-            if !head.is_interim() {
-                return Poll::Ready(Ok(head));
+            let head = ready!(self.incoming.poll_head(&mut open.stream, Head::take, cx))?;
+            let head = head.ok_or(Broken::Incomplete)?;
+            if head.is_interim() {
+                informed(head.status());
+                continue;
             }
-            informed(head.status());
+            if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                self.incoming.switch();
+            } else {
+                let framing = head.framing(is_head)?;
+                self.incoming.expect(framing);
+                self.keeps_alive = head.keeps_alive() && framing != Framing::Close;
+            }
+            return Poll::Ready(Ok(head));
         }
     }
 
@@ -193,7 +194,8 @@ impl State {
     }
 
     fn is_over(&self) -> bool {
-        self.open.is_some() && self.outgoing.is_done() && self.incoming.is_over()
+        let is_through = self.outgoing.is_done() && self.incoming.has_ended() && !self.incoming.has_left();
+        self.open.is_some() && self.keeps_alive && is_through
     }
 
     fn is_idle(&mut self) -> bool {
@@ -206,6 +208,27 @@ impl State {
         // Anything but silence is the end of it, or an answer that nobody asked for.
         Pin::new(&mut open.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
+}
+
+/// RFC 9112 §3.
+fn written(head: &Parts) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEAD);
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    write_fields(&mut out, &head.headers);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// Where the body ends, as the fields say.
+fn ends(fields: &HeaderMap) -> Ends {
+    if fields.contains_key(TRANSFER_ENCODING) {
+        return Ends::Chunked { with_trailers: true };
+    }
+    Ends::Length(fields.get(CONTENT_LENGTH).and_then(plain_length).unwrap_or(0))
 }
 
 impl Answering {
@@ -287,6 +310,9 @@ impl AsyncWrite for Tunnel {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+/// Room for most heads.
+const HEAD: usize = 512;
 
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ use super::{
     http1,
     pool::Idle,
 };
-use crate::http::expect::Answered;
+use crate::{http::expect::Answered, message::Broken};
 
 /// The end of the body gives the connection back to the pool; dropping it before ends the HTTP/1.1 connection or
 /// resets the HTTP/2 stream.
@@ -52,7 +52,7 @@ pub(super) struct Lease {
 pub(crate) enum BrokenAnswer {
     /// Of HTTP/1.1.
     #[error(transparent)]
-    Http1(#[from] http1::Broken),
+    Http1(#[from] Broken),
     /// Of HTTP/2. Transparent, so that hyper passes the reason of a reset on.
     #[error(transparent)]
     Http2(#[from] hyper::Error),

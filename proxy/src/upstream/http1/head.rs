@@ -1,29 +1,19 @@
-//! The head of an answer: parsed by httparse into fields that share the bytes they came in, and how its body ends
-//! (RFC 9112 §6.3).
+//! The head of an answer, and how its body ends (RFC 9112 §6.3).
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    HeaderValue, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use httparse::{Header, ParserConfig, Status};
 
-use super::{Broken, Most};
+use crate::message::{Broken, Framing, Most, USUAL, broken, map, plain_length, says};
 
 /// A head that is complete.
 #[derive(Debug)]
 pub(super) struct Head(Response<()>);
-
-/// How the body behind a head ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    Length(u64),
-    Chunked,
-    /// With the connection.
-    Close,
-}
 
 impl Head {
     /// Takes a head off the front of `bytes`; `None` if it is not complete.
@@ -86,7 +76,7 @@ impl Head {
             // Of several the last decides; whoever passes the answer on refuses what is not this one alone.
             return Ok(if is_chunked(coding) { Framing::Chunked } else { Framing::Close });
         }
-        let mut lengths = fields.get_all(CONTENT_LENGTH).iter().map(length);
+        let mut lengths = fields.get_all(CONTENT_LENGTH).iter().map(plain_length);
         match lengths.next() {
             None => Ok(Framing::Close),
             Some(Some(length)) if lengths.all(|other| other == Some(length)) => Ok(Framing::Length(length)),
@@ -96,15 +86,11 @@ impl Head {
 
     /// Whether the connection may serve another request (RFC 9112 §9.3).
     pub(super) fn keeps_alive(&self) -> bool {
-        let says = |option: &str| {
-            let values = self.0.headers().get_all(CONNECTION);
-            let mut options = values.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-            options.any(|said| said.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
-        };
+        let fields = self.0.headers();
         if self.0.version() == Version::HTTP_10 {
-            says("keep-alive") && !says("close")
+            says(fields, "keep-alive") && !says(fields, "close")
         } else {
-            !says("close")
+            !says(fields, "close")
         }
     }
 
@@ -113,64 +99,7 @@ impl Head {
     }
 }
 
-/// Takes trailers off the front of `bytes`; `None` if they are not complete.
-pub(super) fn take_trailers(bytes: &mut BytesMut, most: Most) -> Result<Option<HeaderMap>, Broken> {
-    let mut fields = vec![httparse::EMPTY_HEADER; most.fields.saturating_add(1)];
-    let (trailers, length) = match httparse::parse_headers(bytes, &mut fields) {
-        Ok(Status::Complete((length, fields))) if length <= most.bytes => {
-            (map(fields, bytes, length, most)?, length)
-        }
-        Ok(Status::Partial) if bytes.len() <= most.bytes => return Ok(None),
-        Ok(_) => return Err(Broken::TooLarge),
-        Err(error) => return Err(broken(error)),
-    };
-    drop(fields);
-    bytes.advance(length);
-    Ok(Some(trailers))
-}
-
-/// The `fields` of the first `length` of `bytes`. Their values share one copy of these.
-fn map(fields: &[Header<'_>], bytes: &[u8], length: usize, most: Most) -> Result<HeaderMap, Broken> {
-    if fields.len() > most.fields {
-        return Err(Broken::TooLarge);
-    }
-    let shared = Bytes::copy_from_slice(&bytes[..length]);
-    let mut map = HeaderMap::with_capacity(fields.len());
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes());
-        let at = field.value.as_ptr().addr().saturating_sub(bytes.as_ptr().addr());
-        let value = HeaderValue::from_maybe_shared(match field.value {
-            [] => Bytes::new(),
-            value => shared.slice(at..at + value.len()),
-        });
-        let (Ok(name), Ok(value)) = (name, value) else {
-            return Err(Broken::Framing("a field that cannot be sent on"));
-        };
-        map.append(name, value);
-    }
-    Ok(map)
-}
-
-fn broken(error: httparse::Error) -> Broken {
-    match error {
-        httparse::Error::TooManyHeaders => Broken::TooLarge,
-        error => Broken::Head(error),
-    }
-}
-
 fn is_chunked(coding: &HeaderValue) -> bool {
     let last = coding.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
     last.trim_ascii().eq_ignore_ascii_case(b"chunked")
 }
-
-/// Digits alone, and no list of them.
-fn length(value: &HeaderValue) -> Option<u64> {
-    let digits = value.as_bytes();
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// Fields for which there is room on the stack.
-const USUAL: usize = 128;

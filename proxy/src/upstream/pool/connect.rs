@@ -13,6 +13,7 @@ use crate::{
     contain::contained,
     error::Error,
     http::{LocalExecutor, STREAM_WINDOW, connection_window},
+    message::Most,
     upstream::{
         connection::{Http1, Http2, Settings, Terms},
         dial::{Carries, Destination, Dialed},
@@ -30,7 +31,7 @@ impl Pool {
         let _pending = bounds.pending()?;
         let slot = bounds.connection()?;
         let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
-        let connection = http1::Connection::new(stream, slot, http1::Most::of(&self.dialer.limits));
+        let connection = http1::Connection::new(stream, slot, Most::of(&self.dialer.limits));
         Ok(Http1 { connection, terms })
     }
 

@@ -5,8 +5,9 @@ use sidegate_identity::SpiffeId;
 
 use crate::{
     error::Error,
+    message::Broken,
     resilience::{Fault, Sent},
-    upstream::{connection::Terms, dial::Destination, http1::Broken},
+    upstream::{connection::Terms, dial::Destination},
 };
 
 /// Why, and the body of a request that was not sent, for another try.

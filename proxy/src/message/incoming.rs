@@ -1,5 +1,5 @@
-//! The answer of an exchange as it comes in: its head, and its body by the framing that the head says. Reads no further than
-//! it has to: what is left of what was read belongs to nobody, and ends the connection with the exchange.
+//! Messages as they come in: head after head, and bodies by the framing that their heads say. What was read and belongs to no
+//! message yet is kept; a connection of which everything was understood holds no buffer.
 
 use std::{
     io,
@@ -8,30 +8,23 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::StatusCode;
 use http_body::{Frame, SizeHint};
 use httparse::Status;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{
-    Broken, Most,
-    head::{self, Framing, Head},
-};
-use crate::upstream::copy;
+use super::{Broken, Framing, Most, fields::take_trailers};
+use crate::scratch;
 
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(crate) struct Incoming {
     most: Most,
     /// What was read and not understood yet.
     left: BytesMut,
     stage: Stage,
-    /// As the head says.
-    keeps_alive: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    Head,
     /// This many bytes are to come.
     Length(u64),
     /// Until the connection ends.
@@ -47,46 +40,48 @@ enum Stage {
 }
 
 impl Incoming {
-    pub(super) fn new(most: Most) -> Self {
-        Self { most, left: BytesMut::new(), stage: Stage::Ended, keeps_alive: true }
+    pub(crate) fn new(most: Most) -> Self {
+        Self { most, left: BytesMut::new(), stage: Stage::Ended }
     }
 
-    /// An answer is to come.
-    pub(super) fn begin(&mut self) {
-        self.stage = Stage::Head;
-    }
-
-    /// The next head, interim ones too.
-    pub(super) fn poll_head<S: AsyncRead + Unpin>(
+    /// The next head, which `take` takes off the front of what was read as soon as it is complete. `None`: the connection has
+    /// ended before its first byte.
+    pub(crate) fn poll_head<S: AsyncRead + Unpin, H>(
         &mut self,
         stream: &mut S,
-        is_head: bool,
+        take: impl Fn(&mut BytesMut, Most) -> Result<Option<H>, Broken>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Head, Broken>> {
+    ) -> Poll<Result<Option<H>, Broken>> {
         loop {
             if !self.left.is_empty()
-                && let Some(head) = Head::take(&mut self.left, self.most)?
+                && let Some(head) = take(&mut self.left, self.most)?
             {
-                if !head.is_interim() {
-                    self.keeps_alive = head.keeps_alive();
-                    self.stage = match head.framing(is_head)? {
-                        _ if head.status() == StatusCode::SWITCHING_PROTOCOLS => Stage::Switched,
-                        Framing::Length(0) => Stage::Ended,
-                        Framing::Length(length) => Stage::Length(length),
-                        Framing::Chunked => Stage::Size,
-                        Framing::Close => Stage::Close,
-                    };
-                }
-                return Poll::Ready(Ok(head));
+                return Poll::Ready(Ok(Some(head)));
             }
             if ready!(self.read(stream, cx))? == 0 {
-                return Poll::Ready(Err(Broken::Incomplete));
+                let is_between = self.left.is_empty();
+                return Poll::Ready(if is_between { Ok(None) } else { Err(Broken::Incomplete) });
             }
         }
     }
 
+    /// A head was the last, and its body is to come.
+    pub(crate) fn expect(&mut self, framing: Framing) {
+        self.stage = match framing {
+            Framing::Length(0) => Stage::Ended,
+            Framing::Length(length) => Stage::Length(length),
+            Framing::Chunked => Stage::Size,
+            Framing::Close => Stage::Close,
+        };
+    }
+
+    /// It is no HTTP any more.
+    pub(crate) fn switch(&mut self) {
+        self.stage = Stage::Switched;
+    }
+
     /// The next piece of the body; `None` after its last.
-    pub(super) fn poll_body<S: AsyncRead + Unpin>(
+    pub(crate) fn poll_body<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
@@ -99,10 +94,7 @@ impl Incoming {
                 Err(broken) => return Poll::Ready(Some(Err(broken))),
             }
             match ready!(self.read(stream, cx)) {
-                Ok(0) if self.stage == Stage::Close => {
-                    self.stage = Stage::Ended;
-                    self.keeps_alive = false;
-                }
+                Ok(0) if self.stage == Stage::Close => self.stage = Stage::Ended,
                 Ok(0) => return Poll::Ready(Some(Err(Broken::Incomplete))),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
@@ -111,16 +103,16 @@ impl Incoming {
     }
 
     /// Whether nothing of the body is to come.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.stage == Stage::Ended
     }
 
-    /// Whether the connection may carry another exchange.
-    pub(super) fn is_over(&self) -> bool {
-        self.has_ended() && self.keeps_alive && self.left.is_empty()
+    /// Whether anything was read that nobody has asked for yet.
+    pub(crate) fn has_left(&self) -> bool {
+        !self.left.is_empty()
     }
 
-    pub(super) fn size_hint(&self) -> SizeHint {
+    pub(crate) fn size_hint(&self) -> SizeHint {
         match self.stage {
             Stage::Ended | Stage::Switched => SizeHint::with_exact(0),
             Stage::Length(left) => SizeHint::with_exact(left),
@@ -129,7 +121,7 @@ impl Incoming {
     }
 
     /// What was read behind the head of an answer that switched protocols.
-    pub(super) fn take_left(&mut self) -> Vec<u8> {
+    pub(crate) fn take_left(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.left).into()
     }
 
@@ -139,7 +131,6 @@ impl Incoming {
             let next = match self.stage {
                 Stage::Ended | Stage::Switched => return Ok(Step::Ended),
                 _ if self.left.is_empty() => return Ok(Step::Short),
-                Stage::Head => return Err(Broken::Framing("a body before its head")),
                 Stage::Close => return Ok(Step::Piece(self.piece(u64::MAX).0)),
                 Stage::Length(length) => {
                     let (frame, rest) = self.piece(length);
@@ -153,7 +144,7 @@ impl Incoming {
                 }
                 Stage::Size => self.size()?,
                 Stage::ChunkEnd => self.chunk_end()?,
-                Stage::Trailers => match head::take_trailers(&mut self.left, self.most)? {
+                Stage::Trailers => match take_trailers(&mut self.left, self.most)? {
                     None => None,
                     Some(trailers) => {
                         self.stage = Stage::Ended;
@@ -203,13 +194,22 @@ impl Incoming {
         }
     }
 
+    /// Reads once what belongs to a later message. Ready with 0 at the end.
+    pub(crate) fn poll_ahead<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.read(stream, cx)
+    }
+
     /// Reads once. What comes is read where the whole thread reads, and takes no more room of its own than it has bytes.
     fn read<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        copy::with_scratch(|scratch| {
+        scratch::lend(|scratch| {
             let mut buf = ReadBuf::new(scratch);
             ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
             self.left.extend_from_slice(buf.filled());

@@ -1,4 +1,4 @@
-//! Why an exchange with an upstream ended before its end.
+//! Why a message ended before its end.
 
 use std::io;
 
@@ -13,25 +13,25 @@ pub(crate) enum Broken {
     /// Reading or writing failed.
     #[error("connection error")]
     Io(#[from] io::Error),
-    /// The head of the answer, or its trailers, cannot be read.
-    #[error("invalid HTTP answer")]
+    /// Its head, or its trailers, cannot be read.
+    #[error("invalid HTTP")]
     Head(#[source] httparse::Error),
-    /// The answer does not say in one way where it ends.
-    #[error("invalid HTTP answer: {0}")]
+    /// It does not say in one way where it ends, or what it is.
+    #[error("invalid HTTP: {0}")]
     Framing(&'static str),
     /// More than `limits.headerBytes` or `limits.headers` allow.
-    #[error("the head of the answer is too large")]
+    #[error("a head that is too large")]
     TooLarge,
-    /// The body of the request, which is somebody else's.
-    #[error("the request's body broke off")]
-    Request(#[source] BoxError),
+    /// The body to be sent, which is somebody else's.
+    #[error("the body to be sent broke off")]
+    Body(#[source] BoxError),
 }
 
 impl Broken {
-    /// What it means for another try. `was_kept`: the connection had served before, and no byte of an answer came.
-    pub(in crate::upstream) fn fault(&self, was_kept: bool) -> Fault {
+    /// What it means for another try of a request, if that was to be sent or its answer to be read. `was_kept`: the connection had served before, and no byte of an answer came.
+    pub(crate) fn fault(&self, was_kept: bool) -> Fault {
         match self {
-            Self::Request(_) => Fault::Own,
+            Self::Body(_) => Fault::Own,
             Self::Incomplete | Self::Io(_) if was_kept => Fault::Reset,
             Self::Incomplete | Self::Io(_) | Self::Head(_) | Self::Framing(_) | Self::TooLarge => {
                 Fault::Broken

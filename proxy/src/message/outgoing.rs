@@ -1,5 +1,5 @@
-//! The request of an exchange as it goes out: its head, and its body by the framing that the head says, which is held to
-//! what it said. Whatever is there is written at once; a large piece is written from where it is.
+//! A message as it goes out: its head, and its body, which is held to what the head says of its end. Whatever is there is
+//! written at once; a large piece is written from where it is.
 
 use std::{
     io::{self, IoSlice, Write as _},
@@ -8,20 +8,16 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{
-    HeaderMap, HeaderValue,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
-    request::Parts,
-};
+use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
-use super::Broken;
-use crate::resilience::{BoxError, Sent};
+use super::{Broken, fields::write_fields};
+use crate::resilience::BoxError;
 
-/// Done before there was a request.
+/// Done before there was a message.
 #[derive(Debug)]
-pub(super) struct Outgoing<B = Sent> {
+pub(crate) struct Outgoing<B> {
     /// What goes first, from `written` on.
     out: Vec<u8>,
     written: usize,
@@ -31,15 +27,19 @@ pub(super) struct Outgoing<B = Sent> {
     tail: &'static [u8],
     /// `None`: all of it is above.
     body: Option<B>,
-    framing: Framing,
+    ends: Ends,
     is_unflushed: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Framing {
-    /// This many bytes are to come.
+/// How a body that goes out says where it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// After this many bytes.
     Length(u64),
-    Chunked,
+    /// After the last chunk, behind which there may be trailers for whoever wants them.
+    Chunked { with_trailers: bool },
+    /// With the connection.
+    Close,
 }
 
 impl<B> Default for Outgoing<B> {
@@ -50,28 +50,34 @@ impl<B> Default for Outgoing<B> {
             large: Bytes::new(),
             tail: b"",
             body: None,
-            framing: Framing::Length(0),
+            ends: Ends::Length(0),
             is_unflushed: false,
         }
     }
 }
 
+impl Ends {
+    fn has_nothing(self) -> bool {
+        matches!(self, Self::Length(0))
+    }
+}
+
 impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
-    /// The fields of `head` say where `body` ends.
-    pub(super) fn begin(&mut self, head: &Parts, body: B) {
-        self.framing = Framing::of(&head.headers);
-        self.body = (!self.framing.is_over()).then_some(body);
-        self.out = Vec::with_capacity(HEAD);
-        write_head(&mut self.out, head);
+    /// Sends `head`, and behind it what `ends` says of `body`.
+    pub(crate) fn begin(&mut self, head: Vec<u8>, ends: Ends, body: B) {
+        self.ends = ends;
+        self.body = (!ends.has_nothing()).then_some(body);
+        self.out = head;
+        self.written = 0;
     }
 
     /// Whether nothing is left to be sent.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.body.is_none() && !self.is_pending() && !self.is_unflushed
     }
 
     /// Sends what there is. Ready when all is sent.
-    pub(super) fn poll<S: AsyncWrite + Unpin>(
+    pub(crate) fn poll<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
@@ -104,7 +110,7 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
             let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else { break };
             match frame {
                 Some(Ok(frame)) => self.push(frame)?,
-                Some(Err(error)) => return Err(Broken::Request(error.into())),
+                Some(Err(error)) => return Err(Broken::Body(error.into())),
                 None => self.end(&HeaderMap::new())?,
             }
         }
@@ -119,19 +125,20 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
     }
 
     fn push_data(&mut self, data: Bytes) -> Result<(), Broken> {
-        match &mut self.framing {
+        match &mut self.ends {
             // An empty chunk would be the last one.
             _ if data.is_empty() => {}
-            Framing::Length(left) => {
+            Ends::Length(left) => {
                 *left = left
                     .checked_sub(data.len() as u64)
-                    .ok_or_else(|| Broken::Request("it is longer than it said".into()))?;
+                    .ok_or_else(|| Broken::Body("it is longer than it said".into()))?;
                 if *left == 0 {
                     self.body = None;
                 }
                 self.put(data, b"");
             }
-            Framing::Chunked => {
+            Ends::Close => self.put(data, b""),
+            Ends::Chunked { .. } => {
                 // Writing to memory does not fail.
                 let _ = write!(self.out, "{:x}\r\n", data.len());
                 self.put(data, b"\r\n");
@@ -152,12 +159,14 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
 
     fn end(&mut self, trailers: &HeaderMap) -> Result<(), Broken> {
         self.body = None;
-        match self.framing {
-            Framing::Length(0) => {}
-            Framing::Length(_) => return Err(Broken::Request("it is shorter than it said".into())),
-            Framing::Chunked => {
+        match self.ends {
+            Ends::Length(0) | Ends::Close => {}
+            Ends::Length(_) => return Err(Broken::Body("it is shorter than it said".into())),
+            Ends::Chunked { with_trailers } => {
                 self.out.extend_from_slice(b"0\r\n");
-                write_fields(&mut self.out, trailers);
+                if with_trailers {
+                    write_fields(&mut self.out, trailers);
+                }
                 self.out.extend_from_slice(b"\r\n");
             }
         }
@@ -186,41 +195,5 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin> Outgoing<B> {
     }
 }
 
-impl Framing {
-    fn of(fields: &HeaderMap) -> Self {
-        if fields.contains_key(TRANSFER_ENCODING) {
-            return Self::Chunked;
-        }
-        let length = fields.get(CONTENT_LENGTH).map(HeaderValue::to_str);
-        Self::Length(length.and_then(|length| length.ok()?.parse().ok()).unwrap_or(0))
-    }
-
-    fn is_over(self) -> bool {
-        matches!(self, Self::Length(0))
-    }
-}
-
-/// RFC 9112 §3 and §5.
-fn write_head(out: &mut Vec<u8>, parts: &Parts) {
-    out.extend_from_slice(parts.method.as_str().as_bytes());
-    out.push(b' ');
-    let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    out.extend_from_slice(target.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    write_fields(out, &parts.headers);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_fields(out: &mut Vec<u8>, fields: &HeaderMap) {
-    for (name, value) in fields {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-/// Room for most heads.
-const HEAD: usize = 512;
 /// From here on a piece is written from where it is.
 const LARGE: usize = 4096;
