@@ -225,7 +225,7 @@ impl LimitsFile {
         number("connectionsPerSource", self.connections_per_source, &mut limits.connections_per_source, 1);
         number("handshakes", self.handshakes, &mut limits.handshakes, 1);
         number("bodyRate", self.body_rate, &mut body_rate, 1);
-        // hyper's read buffer has a floor of 8 KiB.
+        // What a server of HTTP/1 takes at the least (RFC 9112 §3 recommends as much for the first line).
         number("headerBytes", self.header_bytes, &mut limits.header_bytes, 8_192);
         number("headers", self.headers, &mut limits.headers, 8);
         number("pathBytes", self.path_bytes, &mut limits.path_bytes, 16);

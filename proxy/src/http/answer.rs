@@ -1,4 +1,4 @@
-//! One request, from its head as hyper read it to the answer that the downstream gets: handed to the direction's handler,
+//! One request, from its head as it was read to the answer that the downstream gets: handed to the direction's handler,
 //! recorded, and refused where it has two readings or no place.
 
 use std::{rc::Rc, sync::Arc};
@@ -35,7 +35,7 @@ pub(super) struct Reading<'a> {
     pub(super) carried: Carried,
     pub(super) wire: &'a Wire,
     pub(super) lingering: &'a Tunnel,
-    /// hyper and the guard read the same message.
+    /// Whoever parsed it and the guard read the same message.
     pub(super) agrees: bool,
 }
 
@@ -178,7 +178,7 @@ enum Passed {
 fn passed_on(answer: Answer) -> Result<Passed, Error> {
     let broke = |detail: String| Error::Upstream { code: Code::UpstreamFailed, detail };
     let Answer { mut response, opening, .. } = answer;
-    // hyper lets chunked win; whoever reads the answer after us may not.
+    // Here the last coding decides; whoever reads the answer after us may see it otherwise.
     request::refuse_ambiguous_framing(response.headers())
         .map_err(|error| broke(format!("the upstream's answer has {error}")))?;
     let became = Became::of(&response).map_err(broke)?;

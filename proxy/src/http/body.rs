@@ -179,7 +179,7 @@ impl Body for ResponseBody {
                 match &mut frame {
                     Some(Ok(frame)) => {
                         record.add_sent(frame.data_ref().map_or(0, Bytes::len));
-                        // hyper does not ask again after trailers, or once it has sent what Content-Length said.
+                        // Nobody asks again after trailers, or for more than Content-Length said.
                         if frame.is_trailers() || body.is_end_stream() {
                             record.complete();
                         }

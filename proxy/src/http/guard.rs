@@ -1,6 +1,6 @@
-//! Stands between a downstream connection and hyper, and looks at the raw bytes. Hands them on unchanged, and refuses
-//! what hyper would repair or put up with in silence. What it sees is in a `Wire`, which `serve` reads: the reason of
-//! a refusal, since hyper knows none, and whether the connection makes progress.
+//! Stands between a downstream connection and whoever parses its messages, and looks at the raw bytes. Hands them on unchanged,
+//! and refuses what a parser would repair or put up with in silence. What it sees is in a `Wire`, which `serve` reads: the
+//! reason of a refusal, which no parser knows, and whether the connection makes progress.
 
 mod frames;
 pub mod framing;
@@ -192,7 +192,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 }
 
-/// No byte of a head, and the end of one: without it hyper would wait for more.
+/// No byte of a head, and the end of one: without it more would be waited for.
 const POISON: &[u8] = b"\0\r\n\r\n";
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pin_project! {
     }
 }
 
-/// Says of a [`Lingering`] stream, which hyper holds, that what it carries is HTTP no longer.
+/// Says of a [`Lingering`] stream, whoever holds it, that what it carries is HTTP no longer.
 #[derive(Clone, Debug)]
 pub(super) struct Tunnel(Arc<AtomicBool>);
 

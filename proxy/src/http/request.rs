@@ -194,12 +194,11 @@ impl<B: Body> Checked<B> {
             opening.insert_http1(&mut parts.headers);
         }
         if let Some(length) = body.size_hint().exact() {
-            // hyper writes no length for a body of length zero, which POST needs (RFC 9110 §8.6).
+            // A POST says it of nothing too (RFC 9110 §8.6).
             if length > 0 || !matches!(parts.method, Method::GET | Method::HEAD) {
                 parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             }
         } else if !body.is_end_stream() {
-            // hyper would drop the unsized body of a GET without a word.
             parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         Request::from_parts(parts, body)
@@ -241,7 +240,7 @@ fn refuse_lookalike_method(method: &Method) -> Result<(), Error> {
     }
 }
 
-/// hyper holds the head to its buffer's size; HTTP/2 fields count after HPACK has expanded them, crumbs included.
+/// A head of HTTP/1 is bounded as it is read; HTTP/2 fields count after HPACK has expanded them, crumbs included.
 fn refuse_oversize(parts: &Parts, limits: &Limits) -> Result<(), Error> {
     let too_large = |limit: &str, seen: usize, most: usize| {
         Err(Error::bad_request(Code::HeadersTooLarge, format!("{limit}: {seen} is over {most}")))
@@ -266,7 +265,7 @@ fn refuse_long_path(path: &str, limits: &Limits) -> Result<(), Error> {
     Ok(())
 }
 
-/// RFC 9112 §6.1: at most one of the two, said once. hyper lets some doubled forms through.
+/// RFC 9112 §6.1: at most one of the two, said once. Of HTTP/2 the library lets some doubled forms through.
 pub(super) fn refuse_ambiguous_framing(headers: &HeaderMap) -> Result<(), Error> {
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
     let encoding = encodings.next();

@@ -40,7 +40,7 @@ pub(crate) struct Stream {
     closed: DropGuard,
 }
 
-/// Severs a [`Stream`]: hyper moves streams where nobody else can reach them.
+/// Severs a [`Stream`], whoever holds it.
 #[derive(Debug)]
 pub(crate) struct Cut {
     severed: Arc<Severed>,

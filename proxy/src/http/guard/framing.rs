@@ -1,6 +1,6 @@
 //! The framing of HTTP/1 requests as their raw bytes say it: where each message begins and ends, and whether anybody
 //! could read that in another way. Takes the bytes of one connection in any split, keeps nothing of them, and refuses
-//! what hyper would repair in silence: a fragment, two framings, bare line ends (RFC 9112 §11.2). Pure, without
+//! what a parser would repair in silence: a fragment, two framings, bare line ends (RFC 9112 §11.2). Pure, without
 //! allocation.
 
 mod fault;
@@ -169,7 +169,7 @@ impl Scanner {
     fn skip(&mut self, bytes: &[u8]) -> usize {
         match &mut self.state {
             State::Tunnel => bytes.len(),
-            // Of the tunnel, if there will be one. Until then hyper keeps them.
+            // Of the tunnel, if there will be one. Until then they are kept.
             State::Undecided => {
                 self.is_early |= !bytes.is_empty();
                 bytes.len()

@@ -1,4 +1,4 @@
-//! What the guard of one connection tells whoever serves it. The two never run at the same time, but hyper wants to
+//! What the guard of one connection tells whoever serves it. The two never run at the same time, but hyper, which reads HTTP/2, wants to
 //! send a connection between threads, so these are atomics, which nobody contends for.
 
 use std::sync::{
@@ -36,9 +36,9 @@ pub(crate) struct Wire {
     progress: AtomicU64,
     /// The downstream takes no bytes just now.
     is_blocked: AtomicBool,
-    /// Everything that hyper wrote is on its way.
+    /// Everything that was written is on its way.
     is_flushed: AtomicBool,
-    /// hyper is done with it, and only waits for the other side to close.
+    /// It only waits for the other side to close.
     is_closing: AtomicBool,
     /// What h2 refused by itself and nobody has recorded yet.
     streams_refused: AtomicU64,
@@ -53,7 +53,7 @@ pub(crate) struct Wire {
 pub(crate) struct Refusal {
     code: Code,
     detail: String,
-    /// hyper answers it by itself.
+    /// Whoever parses messages answers it.
     is_answered: bool,
 }
 
@@ -73,7 +73,7 @@ impl Refusal {
         Error::bad_request(self.code, self.detail.clone())
     }
 
-    /// Whether the downstream is told by hyper.
+    /// Whether the downstream is told by whoever parses messages.
     pub(crate) fn is_answered(&self) -> bool {
         self.is_answered
     }
@@ -129,7 +129,7 @@ impl Wire {
         is_read && self.is_flushed.load(Relaxed) && !self.is_closing() && self.refusal.get().is_none()
     }
 
-    /// Whether hyper is done with it.
+    /// Whether it only waits for the other side to close.
     pub(crate) fn is_closing(&self) -> bool {
         self.is_closing.load(Relaxed)
     }
@@ -155,7 +155,7 @@ impl Wire {
         }
     }
 
-    /// Whether the guard read the request that hyper hands out as the `nth` one, from 1 on, with the same framing. A
+    /// Whether the guard read the request that is handed out as the `nth` one, from 1 on, with the same framing. A
     /// guard that has read further (the client pipelines) has at least read as many.
     pub(crate) fn agrees(&self, nth: u64, length: Option<u64>) -> bool {
         let heads = self.heads.load(Relaxed);
@@ -200,12 +200,12 @@ impl Wire {
         self.progress.fetch_add(bytes.unwrap_or(0), Relaxed);
     }
 
-    /// hyper wants nothing more to be sent, or does.
+    /// Nothing more is to be sent, or something is.
     pub(super) fn flushed(&self, is_flushed: bool) {
         self.is_flushed.store(is_flushed, Relaxed);
     }
 
-    /// hyper is done with the connection.
+    /// This side is closed.
     pub(super) fn close(&self) {
         self.is_closing.store(true, Relaxed);
     }
@@ -227,7 +227,7 @@ impl Wire {
     }
 }
 
-/// No length: hyper refuses one as large.
+/// As large as no length can be.
 const CHUNKED: u64 = u64::MAX;
 
 const NOT_DECIDED: u8 = 0;
