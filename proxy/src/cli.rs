@@ -5,7 +5,10 @@ use std::{
     process::ExitCode,
 };
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::{
+    process::{DumpableBehavior, set_dumpable_behavior},
+    thread::disable_transparent_huge_pages,
+};
 use sidegate_codes::Code;
 
 use crate::{
@@ -80,6 +83,7 @@ pub fn run(args: Args) -> ExitCode {
         Some(Command::Healthcheck(args)) => return healthcheck::run(&args),
         None => {}
     }
+    take_small_pages();
     if let Err(message) = log::install(&args.log_level) {
         tell(&format!("sidegate-proxy: {message}"));
         return ExitCode::from(2);
@@ -117,6 +121,14 @@ pub fn run(args: Args) -> ExitCode {
 fn keep_memory_private() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "a core file of this process would hold its keys");
+    }
+}
+
+/// A sidecar holds many small things, and one beside each container holds them for little traffic: of pages of two megabytes most
+/// would be empty. Before anything is allocated for good.
+fn take_small_pages() {
+    if let Err(error) = disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "the kernel may use huge pages");
     }
 }
 
@@ -167,6 +179,12 @@ mod tests {
     fn the_kernel_is_told_to_dump_nothing() {
         keep_memory_private();
         assert!(matches!(rustix::process::dumpable_behavior(), Ok(DumpableBehavior::NotDumpable)));
+    }
+
+    #[test]
+    fn the_kernel_is_told_to_take_small_pages() {
+        take_small_pages();
+        assert!(matches!(rustix::thread::transparent_huge_pages_are_disabled(), Ok(true)));
     }
 
     #[test]

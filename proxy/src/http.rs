@@ -126,9 +126,9 @@ where
             })
         });
         let server = http2_server(&worker.limits, worker.executor());
-        let connection = server.serve_connection(TokioIo::new(stream), service);
-        let connection = pin!(connection);
-        live.run(connection, http2::Connection::graceful_shutdown, |_| {}, closing).await
+        // On the heap: it is larger than all that a connection of HTTP/1 has.
+        let mut connection = Box::pin(server.serve_connection(TokioIo::new(stream), service));
+        live.run(connection.as_mut(), http2::Connection::graceful_shutdown, |_| {}, closing).await
     } else {
         let answered = move |request: Request<Option<http1::Body>>, tunnel_opened: Option<http1::Tunnel>| {
             let (handler, exchange, worker, wire, tunnel) = shared();
