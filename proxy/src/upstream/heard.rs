@@ -39,6 +39,11 @@ impl<S> Heard<S> {
         self.has_begun
     }
 
+    /// Whether nothing that is written arrives any more.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.is_deaf
+    }
+
     /// The stream below.
     pub(super) fn into_inner(self) -> S {
         self.stream

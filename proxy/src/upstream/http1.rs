@@ -195,7 +195,8 @@ impl State {
 
     fn is_over(&self) -> bool {
         let is_through = self.outgoing.is_done() && self.incoming.has_ended() && !self.incoming.has_left();
-        self.open.is_some() && self.keeps_alive && is_through
+        let hears = self.open.as_ref().is_some_and(|open| !open.stream.is_deaf());
+        hears && self.keeps_alive && is_through
     }
 
     fn is_idle(&mut self) -> bool {
