@@ -23,6 +23,7 @@ mod service_name;
 mod services;
 mod upgrades;
 mod workload_endpoint;
+mod yaml;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -27,12 +27,12 @@ use super::{
     resilience, schema,
     services::{self, ServiceFile},
     workload_endpoint::WorkloadEndpointFile,
+    yaml,
 };
 
 /// Checks the text of the file at `path`.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
-    let file: ConfigFile =
-        serde_saphyr::from_str_with_options(text, yaml_options()).map_err(|error| syntax(path, &error))?;
+    let file: ConfigFile = yaml::from_str(text).map_err(|error| syntax(path, &error))?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut faults = Faults { folder, list: Vec::new() };
     match (file.resolve(&mut faults), faults.list) {
@@ -340,10 +340,6 @@ impl Faults<'_> {
             .filter_map(|(index, element)| resolve(element, &format!("{field}[{index}]"), self))
             .collect()
     }
-}
-
-fn yaml_options() -> serde_saphyr::Options {
-    serde_saphyr::options! { strict_booleans: true, with_snippet: false }
 }
 
 fn syntax(path: &Path, error: &serde_saphyr::Error) -> ConfigError {
