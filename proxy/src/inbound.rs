@@ -41,9 +41,9 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
     match detect::first(&tcp, worker.limits.detect_timeout).await? {
         First::Tls => {
             let stream = terminate(tcp, &snapshot, worker).await?;
-            let certificates = stream.get_ref().1.peer_certificates();
+            let certificates = stream.agreed().peer_certificates();
             let client = Client::Proven(Peer::of(certificates, Usage::Client, &snapshot.trust)?);
-            let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+            let alpn = stream.agreed().alpn_protocol().map(<[u8]>::to_vec);
             serve_client(stream, alpn.as_deref(), client, arrival, worker).await
         }
         First::Other(first) => {

@@ -1,6 +1,8 @@
 //! Ends TLS towards downstream and starts it towards upstream. Takes a connection and a configuration, hands on an
 //! encrypted stream within the time limit, and refuses with the code of whichever rule was broken.
 
+mod stream;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr},
@@ -11,8 +13,10 @@ use std::{
 
 use rustls::{
     AlertDescription, ClientConfig, PeerIncompatible, RootCertStore, ServerConfig,
+    client::UnbufferedClientConnection,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
+    server::UnbufferedServerConnection,
 };
 use sidegate_codes::Code;
 use sidegate_identity::tls::peer_error;
@@ -21,12 +25,17 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{TlsConnector, client};
+
+pub(crate) use stream::TlsStream;
 
 use crate::error::Error;
 
 /// A downstream peer's connection. On the heap: it is more than a kilobyte, and each step of the path would hold another.
-pub(crate) type Terminated = Box<server::TlsStream<TcpStream>>;
+pub(crate) type Terminated = Box<TlsStream<UnbufferedServerConnection>>;
+
+/// An upstream peer's.
+pub(crate) type Originated = Box<TlsStream<UnbufferedClientConnection>>;
 
 /// Ends TLS with a downstream peer, which must present a certificate.
 pub(crate) async fn terminate(
@@ -34,21 +43,32 @@ pub(crate) async fn terminate(
     config: Arc<ServerConfig>,
     limit: Duration,
 ) -> Result<Terminated, Error> {
-    match timeout(limit, Box::pin(TlsAcceptor::from(config).accept(tcp))).await {
+    let session =
+        UnbufferedServerConnection::new(config).map_err(|error| failure(&io::Error::other(error)))?;
+    match timeout(limit, TlsStream::establish(tcp, session)).await {
         Err(_) => Err(Error::HandshakeTimeout),
-        Ok(Err(error)) => Err(failure(&error)),
-        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(stream) => stream.map_err(|error| failure(&error)),
     }
 }
 
 /// Starts TLS with an upstream peer, which must prove one of the identities that `config` expects.
-pub(crate) async fn originate<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn originate(tcp: TcpStream, config: Arc<ClientConfig>) -> Result<Originated, Error> {
+    let session = UnbufferedClientConnection::new(config, unused_name());
+    let session = session.map_err(|error| failure(&io::Error::other(error)))?;
+    TlsStream::establish(tcp, session).await.map_err(|error| failure(&error))
+}
+
+/// The same over any stream, for what is called beside the data path.
+pub(crate) async fn originate_over<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     config: Arc<ClientConfig>,
 ) -> Result<client::TlsStream<S>, Error> {
-    // Neither sent nor compared: the expected identities are the check.
-    let unused = ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED));
-    TlsConnector::from(config).connect(unused, stream).await.map_err(|error| failure(&error))
+    TlsConnector::from(config).connect(unused_name(), stream).await.map_err(|error| failure(&error))
+}
+
+/// Neither sent nor compared: the expected identities are the check.
+fn unused_name() -> ServerName<'static> {
+    ServerName::from(IpAddr::from(Ipv4Addr::UNSPECIFIED))
 }
 
 /// TLS 1.3 towards servers outside of the mesh, for which the authorities in a PEM file vouch. The error is for the log.

@@ -125,7 +125,7 @@ impl Connector {
         // connection is noticed rather than replaced unseen.
         let stream = timeout(CONNECT_TIMEOUT, async {
             let stream = self.open().await.map_err(|cause| DialError::other(&cause))?;
-            tls::originate(stream, config).await.map_err(|cause| DialError {
+            tls::originate_over(stream, config).await.map_err(|cause| DialError {
                 is_untrusted: cause.code() == Code::UntrustedCertificate,
                 reason: cause.to_string(),
             })

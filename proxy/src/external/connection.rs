@@ -65,7 +65,7 @@ async fn of_mesh(
     let (Some(tls), Some(secured)) = (&external.tls, &snapshot.secured) else {
         return Err("this sidecar has no valid certificate".to_owned());
     };
-    let stream = tls::originate(tcp(address).await?, Arc::clone(&tls.http2))
+    let stream = tls::originate_over(tcp(address).await?, Arc::clone(&tls.http2))
         .await
         .map_err(|error| format!("{address}: {error}"))?;
     let peer = Peer::of(stream.get_ref().1.peer_certificates(), Usage::Server, &snapshot.trust)

@@ -113,7 +113,7 @@ impl Dialer {
             Destination::Peer { address, tls } => {
                 let tcp = tuned(TcpStream::connect(address).await, destination)?;
                 let stream = tls::originate(tcp, config(tls, carries)).await?;
-                let certificates = stream.get_ref().1.peer_certificates();
+                let certificates = stream.agreed().peer_certificates();
                 let peer = Peer::of(certificates, Usage::Server, &self.mesh.load().trust)?;
                 Ok(Dialed { stream: Stream::tls(stream), peer: Some(Arc::new(peer)) })
             }

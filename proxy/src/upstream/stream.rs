@@ -21,14 +21,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::client;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::copy::both_ways;
 use crate::{
     detect::{NotHttp, Rewound},
     error::Error,
-    tls::Terminated,
+    tls::{Originated, Terminated},
 };
 
 /// A connected stream to an upstream.
@@ -50,7 +49,7 @@ pub(crate) struct Cut {
 #[derive(Debug)]
 enum Io {
     Plain(TcpStream),
-    Tls(Box<client::TlsStream<TcpStream>>),
+    Tls(Originated),
 }
 
 #[derive(Debug, Default)]
@@ -152,8 +151,8 @@ impl Stream {
     }
 
     /// To a peer.
-    pub(super) fn tls(stream: client::TlsStream<TcpStream>) -> Self {
-        Self::new(Io::Tls(Box::new(stream)))
+    pub(super) fn tls(stream: Originated) -> Self {
+        Self::new(Io::Tls(stream))
     }
 
     fn new(io: Io) -> Self {
@@ -197,7 +196,7 @@ impl OverTcp for TcpStream {
 
 impl OverTcp for Terminated {
     fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
+        self.as_ref().tcp()
     }
 }
 
@@ -217,7 +216,7 @@ impl OverTcp for Stream {
     fn tcp(&self) -> &TcpStream {
         match &self.io {
             Io::Plain(tcp) => tcp,
-            Io::Tls(stream) => stream.get_ref().0,
+            Io::Tls(stream) => stream.tcp(),
         }
     }
 }
