@@ -40,7 +40,8 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
 
     match detect::first(&tcp, worker.limits.detect_timeout).await? {
         First::Tls => {
-            let stream = terminate(tcp, &snapshot, worker).await?;
+            // Boxed, as whatever is over before the bytes begin: a silent connection has no room for it.
+            let stream = Box::pin(terminate(tcp, &snapshot, worker)).await?;
             let certificates = stream.agreed().peer_certificates();
             let client = Client::Proven(Peer::of(certificates, Usage::Client, &snapshot.trust)?);
             let alpn = stream.agreed().alpn_protocol().map(<[u8]>::to_vec);
@@ -80,12 +81,15 @@ async fn serve_client<S: Downstream>(
     worker.connected(&exchange);
 
     let caller = caller(&client, downstream, inbound);
-    let ended = match protocol(stream, alpn, caller, inbound, worker).await {
+    let ended = match Box::pin(protocol(stream, alpn, caller, inbound, worker)).await {
         Err(error) => Err(error),
         Ok((Carries::Opaque(candidate), stream)) => {
-            return opaque(stream, candidate, &client, &exchange, inbound, worker).await;
+            // Boxed, like HTTP, so that each kind of connection holds room for what it is, and not for the other.
+            return Box::pin(opaque(stream, candidate, &client, &exchange, inbound, worker)).await;
         }
-        Ok((Carries::Http(version), stream)) => http(stream, version, &client, &exchange, port, worker).await,
+        Ok((Carries::Http(version), stream)) => {
+            Box::pin(http(stream, version, &client, &exchange, port, worker)).await
+        }
     };
     Record::ended(&exchange, ended);
     Ok(())
@@ -194,13 +198,13 @@ async fn opaque<S: Downstream>(
     // Taken before the verdict, so that a change in between is not missed.
     let changes = worker.mesh.clone();
     let result = async {
-        let (sni, stream) = server_name(stream, inbound, worker).await?;
+        let (sni, stream) = Box::pin(server_name(stream, inbound, worker)).await?;
         let caller = Caller { sni: sni.as_deref(), ..caller(client, exchange.downstream, inbound) };
         let stream = match inbound.protocol {
             Protocol::Tcp => NotHttp::unwatched(stream),
             Protocol::Auto | Protocol::Http | Protocol::Http2 => NotHttp::new(stream),
         };
-        let consent = Asker { caller, worker }.about_connection().await?;
+        let consent = Box::pin(Asker { caller, worker }.about_connection()).await?;
         let external = consent.external().cloned();
         let permit = authorize::connection(caller, stream, consent, &worker.mesh.snapshot())?;
         record.admitted(permit.admission());

@@ -49,8 +49,10 @@ use captured::Admitted;
 pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) {
     match captured::admit(&accepted, port, worker) {
         Ok(Admitted::Mesh(way)) => serve_mesh(accepted, way, worker).await,
-        Ok(Admitted::Leaving(leave, way)) => leaving::pass_through(accepted, leave, way, worker).await,
-        Ok(Admitted::Unread(original, way)) => leaving::read(accepted, original, way, worker).await,
+        Ok(Admitted::Leaving(leave, way)) => {
+            Box::pin(leaving::pass_through(accepted, leave, way, worker)).await;
+        }
+        Ok(Admitted::Unread(original, way)) => Box::pin(leaving::read(accepted, original, way, worker)).await,
         Err((called, error)) => worker.refused(Direction::Outbound, accepted.downstream, called, &error),
     }
 }
@@ -66,12 +68,13 @@ async fn serve_mesh(accepted: Accepted, way: Way, worker: &Rc<Worker>) {
     let exchange = Rc::new(worker.exchange(Direction::Outbound, downstream, way.called_port(outbound), link));
 
     let served = async {
+        // Boxed, so that each kind of connection holds room for what it is, and for nothing that is over.
         let Heard { detected, downstream, upstream } =
-            protocol(tcp, way.declared(&snapshot), &exchange, way, worker).await?;
+            Box::pin(protocol(tcp, way.declared(&snapshot), &exchange, way, worker)).await?;
         match detected {
-            Detected::Http1 => http(downstream, Version::HTTP_11, &exchange, way, worker).await,
-            Detected::Http2 => http(downstream, Version::HTTP_2, &exchange, way, worker).await,
-            Detected::Opaque => opaque(downstream, upstream, &exchange, way, worker).await,
+            Detected::Http1 => Box::pin(http(downstream, Version::HTTP_11, &exchange, way, worker)).await,
+            Detected::Http2 => Box::pin(http(downstream, Version::HTTP_2, &exchange, way, worker)).await,
+            Detected::Opaque => Box::pin(opaque(downstream, upstream, &exchange, way, worker)).await,
         }
     };
     Record::ended(&exchange, served.await);
@@ -144,7 +147,7 @@ async fn http(
 /// An opaque connection, over `candidate` if it was connected already.
 async fn opaque(
     stream: Rewound<TcpStream>,
-    candidate: Option<Rewound<Candidate>>,
+    candidate: Option<Rewound<Box<Candidate>>>,
     exchange: &Rc<Exchange>,
     way: Way,
     worker: &Rc<Worker>,
@@ -156,7 +159,10 @@ async fn opaque(
     let is_only_one = matches!(leads_to, LeadsTo::One(_) | LeadsTo::Captured);
     let candidate = candidate.filter(|ready| ready.has_read() || is_only_one);
     let (mut record, candidate) = match candidate.map(Rewound::into_parts) {
-        Some((said, ready)) => (ready.record, Some(Rewound::new(said, ready.link))),
+        Some((said, ready)) => {
+            let Candidate { link, record } = *ready;
+            (record, Some(Rewound::new(said, link)))
+        }
         None => (Record::begin(exchange, Carried::Tcp), None),
     };
     record.certain();
@@ -164,8 +170,8 @@ async fn opaque(
         if let Some(link) = candidate {
             return peer::Link::carry(link, stream, &worker.pool, &carried).await;
         }
-        let (chosen, stream) = opaquely(stream, &snapshot, way, worker).await?;
-        let link = peer::connect(chosen.reach(worker), Carries::Tcp, &mut record).await?;
+        let (chosen, stream) = Box::pin(opaquely(stream, &snapshot, way, worker)).await?;
+        let link = Box::pin(peer::connect(chosen.reach(worker), Carries::Tcp, &mut record)).await?;
         peer::Link::carry(Rewound::fresh(link), stream, &worker.pool, &carried).await
     };
     let result = result.await;
@@ -202,12 +208,12 @@ struct Candidate {
 }
 
 impl Candidate {
-    async fn connect(exchange: &Rc<Exchange>, way: Way, worker: &Worker) -> Option<Self> {
+    async fn connect(exchange: &Rc<Exchange>, way: Way, worker: &Worker) -> Option<Box<Self>> {
         let snapshot = worker.mesh.snapshot();
         let chosen = choose::nameless(&snapshot, way).ok()?;
         let mut record = Record::tentative(exchange, Carried::Tcp);
         let link = peer::connect(chosen.reach(worker), Carries::Tcp, &mut record).await.ok()?;
-        Some(Self { link, record })
+        Some(Box::new(Self { link, record }))
     }
 }
 
@@ -292,7 +298,7 @@ async fn protocol(
     exchange: &Rc<Exchange>,
     way: Way,
     worker: &Worker,
-) -> Result<Heard<TcpStream, Candidate>, Error> {
+) -> Result<Heard<TcpStream, Box<Candidate>>, Error> {
     let Limits { detect_timeout, quiet_timeout, .. } = *worker.limits;
     let (detected, downstream) = match declared {
         Protocol::Tcp => (Detected::Opaque, Rewound::fresh(tcp)),

@@ -146,22 +146,25 @@ pub(crate) async fn connect(permit: Permit<()>, forward: &Forward, pool: &Pool) 
 }
 
 /// Carries a permitted opaque connection until both sides have ended, by `candidate` if it was connected already.
-pub(crate) async fn forward<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
+pub(crate) fn forward<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
     permit: Permit<S>,
     candidate: Option<Rewound<Candidate>>,
     forward: &Forward,
     pool: &Pool,
     carried: &Carried,
-) -> Result<(), Error> {
+) -> impl Future<Output = Result<(), Error>> {
     let (downstream, _) = permit.redeem();
-    let upstream = match candidate.map(Rewound::into_parts) {
-        Some((said, Candidate(stream))) => Rewound::new(said, stream),
-        None => Rewound::fresh(dial(forward, pool).await?),
-    };
-    tokio::select! {
-        idle = carried.until_idle(pool.dialer().limits.opaque_idle_timeout) => Err(idle),
-        result = carry(downstream, upstream, carried) => {
-            result.map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
+    async move {
+        let upstream = match candidate.map(Rewound::into_parts) {
+            Some((said, Candidate(stream))) => Rewound::new(said, stream),
+            // Boxed, as whatever is over before the copying begins: a silent connection has no room for it.
+            None => Rewound::fresh(Box::pin(dial(forward, pool)).await?),
+        };
+        tokio::select! {
+            idle = carried.until_idle(pool.dialer().limits.opaque_idle_timeout) => Err(idle),
+            result = carry(downstream, upstream, carried) => {
+                result.map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
+            }
         }
     }
 }

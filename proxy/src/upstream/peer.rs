@@ -52,9 +52,12 @@ pub(crate) struct Reach<'a> {
     pub(crate) retries: Option<&'a Retries>,
 }
 
-/// A connected link to a peer, or to somebody outside of the mesh.
+/// A connected link to a peer, or to somebody outside of the mesh. On the heap: each step of the path would hold another.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct Link(Box<Connected>);
+
+#[derive(Debug)]
+struct Connected {
     dialed: Dialed,
     destination: Destination,
     under: Under,
@@ -168,7 +171,7 @@ pub(crate) async fn connect(reach: Reach<'_>, carries: Carries, record: &mut Rec
                     picked.ended(Outcome::Answered);
                     tries.ended(true);
                     let under = Under::Breakers { _in_flight: picked, _connection: connection };
-                    return Ok(Link { dialed, destination, under });
+                    return Ok(Link(Box::new(Connected { dialed, destination, under })));
                 }
                 Err(error @ Error::BreakerOpen { breaker, .. }) if breaker.is_of_endpoint() => {
                     (error, Reason::Full)
@@ -203,19 +206,18 @@ async fn dial(
 impl Link {
     /// To somebody outside of the mesh.
     pub(super) fn outside(dialed: Dialed, destination: Destination, leave: Leave) -> Self {
-        Self { dialed, destination, under: Under::Leave(leave) }
+        Self(Box::new(Connected { dialed, destination, under: Under::Leave(leave) }))
     }
 
     /// Carries the application's connection until both sides have ended, or the peer is trusted or expected no longer.
-    pub(crate) async fn carry<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
+    pub(crate) fn carry<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
         link: Rewound<Self>,
         downstream: S,
         pool: &Pool,
         carried: &Carried,
-    ) -> Result<(), Error> {
+    ) -> impl Future<Output = Result<(), Error>> {
         let (said, link) = link.into_parts();
         link.while_trusted(pool, carried, |stream| carry(downstream, Rewound::new(said, stream), carried))
-            .await
     }
 
     /// The same for what was a request of the application's before.
@@ -228,34 +230,38 @@ impl Link {
         self.while_trusted(pool, carried, |stream| carry_tunnel(downstream, stream, carried)).await
     }
 
-    async fn while_trusted<C: Future<Output = io::Result<()>>>(
+    fn while_trusted<C: Future<Output = io::Result<()>>>(
         self,
         pool: &Pool,
         carried: &Carried,
         carrying: impl FnOnce(Stream) -> C,
-    ) -> Result<(), Error> {
-        let Dialed { stream, peer } = self.dialed;
-        let destination = &self.destination;
-        let untrusted = async {
-            let mesh = pool.dialer().mesh.clone();
-            match (&self.under, &peer) {
-                (Under::Leave(leave), _) => leave.until_denied(mesh).await,
-                (Under::Breakers { .. }, None) => std::future::pending().await,
-                (Under::Breakers { .. }, Some(peer)) => {
-                    peer.until_untrusted(mesh, |snapshot: &_| destination.expects(peer.id(), snapshot)).await
+    ) -> impl Future<Output = Result<(), Error>> {
+        let Connected { dialed: Dialed { stream, peer }, destination, under } = *self.0;
+        async move {
+            let untrusted = async {
+                let mesh = pool.dialer().mesh.clone();
+                match (&under, &peer) {
+                    (Under::Leave(leave), _) => leave.until_denied(mesh).await,
+                    (Under::Breakers { .. }, None) => std::future::pending().await,
+                    (Under::Breakers { .. }, Some(peer)) => {
+                        let is_expected = |snapshot: &_| destination.expects(peer.id(), snapshot);
+                        peer.until_untrusted(mesh, is_expected).await
+                    }
                 }
-            }
-        };
-        tokio::select! {
-            // First, so that a cut is told as a cut.
-            biased;
-            ended = untrusted => Err(ended),
-            idle = carried.until_idle(pool.dialer().limits.opaque_idle_timeout) => Err(idle),
-            result = carrying(stream) => {
-                result.map_err(|error| Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() })
+            };
+            tokio::select! {
+                // First, so that a cut is told as a cut.
+                biased;
+                ended = untrusted => Err(ended),
+                idle = carried.until_idle(pool.dialer().limits.opaque_idle_timeout) => Err(idle),
+                result = carrying(stream) => result.map_err(|error| failed(&error)),
             }
         }
     }
+}
+
+fn failed(error: &io::Error) -> Error {
+    Error::Upstream { code: Code::UpstreamFailed, detail: error.to_string() }
 }
 
 impl AsyncRead for Link {
@@ -264,7 +270,7 @@ impl AsyncRead for Link {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.dialed.stream).poll_read(cx, buf)
+        Pin::new(&mut self.0.dialed.stream).poll_read(cx, buf)
     }
 }
 

@@ -99,16 +99,26 @@ pub(crate) trait OverTcp {
 
 /// Copies until both directions have ended. A half that closes closes the other's half alone, so protocols that
 /// half-close keep working. Dropped or failed before, both sides are reset: a cut must not look like an end.
-pub(super) async fn carry<D, U>(mut downstream: D, mut upstream: U, carried: &Carried) -> io::Result<()>
+#[expect(
+    clippy::manual_async_fn,
+    reason = "that would have room for its arguments twice, even while they are silent"
+)]
+pub(super) fn carry<D, U>(
+    mut downstream: D,
+    mut upstream: U,
+    carried: &Carried,
+) -> impl Future<Output = io::Result<()>>
 where
     D: AsyncRead + AsyncWrite + OverTcp + Unpin,
     U: AsyncRead + AsyncWrite + OverTcp + Unpin,
 {
-    resets_on_close(&downstream, true)?;
-    resets_on_close(&upstream, true)?;
-    both_ways(&mut downstream, &mut upstream, carried).await?;
-    resets_on_close(&downstream, false)?;
-    resets_on_close(&upstream, false)
+    async move {
+        resets_on_close(&downstream, true)?;
+        resets_on_close(&upstream, true)?;
+        both_ways(&mut downstream, &mut upstream, carried).await?;
+        resets_on_close(&downstream, false)?;
+        resets_on_close(&upstream, false)
+    }
 }
 
 /// The same for a tunnel inside of the downstream's HTTP, whose socket is out of reach: there a cut is told by its
