@@ -11,5 +11,5 @@ pub(crate) fn lend<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| read(scratch))
 }
 
-/// Four records of TLS.
-const BYTES: usize = 64 * 1024;
+/// Four records of TLS. A connection whose writer is stuck keeps as much of what was read.
+pub(crate) const BYTES: usize = 64 * 1024;

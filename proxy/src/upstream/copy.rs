@@ -3,7 +3,6 @@
 //! half-close keep working; ends at the first failure.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
     io,
     pin::Pin,
@@ -13,16 +12,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::stream::Carried;
-
-thread_local! {
-    /// What was read and is written in the same moment.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
-}
-
-/// Lends the thread's buffer for one read. No stream that is read into it may ask for it in turn.
-pub(super) fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
-    SCRATCH.with_borrow_mut(|scratch| read(scratch))
-}
+use crate::scratch;
 
 /// Until both directions have ended.
 pub(super) async fn both_ways<D, U>(downstream: &mut D, upstream: &mut U, carried: &Carried) -> io::Result<()>
@@ -106,7 +96,7 @@ impl Way {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        with_scratch(|scratch| {
+        scratch::lend(|scratch| {
             let mut buf = ReadBuf::new(scratch);
             if Pin::new(reader).poll_read(cx, &mut buf)?.is_pending() {
                 return Ok(Poll::Pending);
@@ -159,14 +149,12 @@ fn after(bytes: &[u8], written: usize) -> io::Result<&[u8]> {
     bytes.get(written..).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// What is read at once: four records of TLS. A connection whose writer is stuck keeps as much.
-const CHUNK: usize = 64 * 1024;
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::scratch::BYTES as CHUNK;
 
     #[tokio::test]
     async fn each_side_gets_what_the_other_said_and_its_end() {
