@@ -10,7 +10,7 @@ mod outgoing;
 use crate::config::Limits;
 
 pub(crate) use broken::Broken;
-pub(crate) use fields::{USUAL, broken, map, plain_length, says, write_fields};
+pub(crate) use fields::{complete, keeps_alive, map, plain_length, says, version, with_room, write_fields};
 pub(crate) use incoming::Incoming;
 pub(crate) use outgoing::{Ends, Outgoing};
 

@@ -110,12 +110,11 @@ where
 {
     let mut outgoing = Outgoing::default();
     loop {
-        let head = match poll_fn(|cx| shared.borrow_mut().poll_head(cx)).await {
+        let (head, asked) = match poll_fn(|cx| shared.borrow_mut().poll_head(cx)).await {
             Ok(Some(head)) => head,
             Ok(None) => break,
             Err(broken) => return refuse(&shared, &broken).await,
         };
-        let asked = Asked::by(&head);
         let body = Shared::begin(&shared, asked);
         let (opens, opened) = asked.may_become_tunnel.then(oneshot::channel).unzip();
         // Apart, so that what it takes is gone when its answer is sent.

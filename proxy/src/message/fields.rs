@@ -1,7 +1,9 @@
 //! Fields of heads and trailers, from bytes and to bytes.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, header::CONNECTION};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header::CONNECTION};
 use httparse::{Header, Status};
 
 use super::{Broken, Most};
@@ -56,6 +58,11 @@ pub(crate) fn says(fields: &HeaderMap, option: &str) -> bool {
     options.any(|said| said.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
 }
 
+/// Whether the connection may carry another message (RFC 9112 §9.3).
+pub(crate) fn keeps_alive(fields: &HeaderMap, version: Version) -> bool {
+    !says(fields, "close") && (version > Version::HTTP_10 || says(fields, "keep-alive"))
+}
+
 /// A length that is digits alone, and no list of them.
 pub(crate) fn plain_length(value: &HeaderValue) -> Option<u64> {
     let digits = value.as_bytes();
@@ -75,7 +82,35 @@ pub(crate) fn write_fields(out: &mut Vec<u8>, fields: &HeaderMap) {
     }
 }
 
-pub(crate) fn broken(error: httparse::Error) -> Broken {
+/// Lends `parse` room for one field more than there may be, so that what is over is known as that.
+pub(crate) fn with_room<'b, T>(most: Most, parse: impl FnOnce(&mut [MaybeUninit<Header<'b>>]) -> T) -> T {
+    if most.fields < USUAL {
+        parse(&mut [const { MaybeUninit::uninit() }; USUAL])
+    } else {
+        parse(&mut vec![MaybeUninit::uninit(); most.fields.saturating_add(1)])
+    }
+}
+
+/// The length of a head of which `read` bytes were parsed; `None` if it is not complete.
+pub(crate) fn complete(
+    parsed: httparse::Result<usize>,
+    read: usize,
+    most: Most,
+) -> Result<Option<usize>, Broken> {
+    match parsed {
+        Ok(Status::Complete(length)) if length <= most.bytes => Ok(Some(length)),
+        Ok(Status::Partial) if read <= most.bytes => Ok(None),
+        Ok(_) => Err(Broken::TooLarge),
+        Err(error) => Err(broken(error)),
+    }
+}
+
+/// As a head that is complete says it.
+pub(crate) fn version(minor: Option<u8>) -> Version {
+    if minor == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 }
+}
+
+fn broken(error: httparse::Error) -> Broken {
     match error {
         httparse::Error::TooManyHeaders => Broken::TooLarge,
         error => Broken::Head(error),
@@ -83,4 +118,4 @@ pub(crate) fn broken(error: httparse::Error) -> Broken {
 }
 
 /// Fields for which there is room on the stack.
-pub(crate) const USUAL: usize = 128;
+const USUAL: usize = 128;

@@ -58,7 +58,7 @@ impl Incoming {
             {
                 return Poll::Ready(Ok(Some(head)));
             }
-            if ready!(self.read(stream, cx))? == 0 {
+            if ready!(self.poll_read(stream, cx))? == 0 {
                 let is_between = self.left.is_empty();
                 return Poll::Ready(if is_between { Ok(None) } else { Err(Broken::Incomplete) });
             }
@@ -93,7 +93,7 @@ impl Incoming {
                 Ok(Step::Short) => {}
                 Err(broken) => return Poll::Ready(Some(Err(broken))),
             }
-            match ready!(self.read(stream, cx)) {
+            match ready!(self.poll_read(stream, cx)) {
                 Ok(0) if self.stage == Stage::Close => self.stage = Stage::Ended,
                 Ok(0) => return Poll::Ready(Some(Err(Broken::Incomplete))),
                 Ok(_) => {}
@@ -194,17 +194,9 @@ impl Incoming {
         }
     }
 
-    /// Reads once what belongs to a later message. Ready with 0 at the end.
-    pub(crate) fn poll_ahead<S: AsyncRead + Unpin>(
-        &mut self,
-        stream: &mut S,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        self.read(stream, cx)
-    }
-
-    /// Reads once. What comes is read where the whole thread reads, and takes no more room of its own than it has bytes.
-    fn read<S: AsyncRead + Unpin>(
+    /// Reads once, ahead of what is asked for if need be; ready with 0 at the end. What comes is read where the whole thread reads,
+    /// and takes no more room of its own than it has bytes.
+    pub(crate) fn poll_read<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,

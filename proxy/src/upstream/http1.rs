@@ -8,7 +8,6 @@ use std::{
     cell::RefCell,
     fmt,
     future::poll_fn,
-    io,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
@@ -21,11 +20,10 @@ use http::{
     request::Parts,
 };
 use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{heard::Heard, stream::Stream};
 use crate::{
-    balance::ConnectionSlot,
     detect::Rewound,
     message::{Broken, Ends, Framing, Incoming, Most, Outgoing, plain_length, write_fields},
     resilience::Sent,
@@ -43,16 +41,9 @@ pub(crate) struct Answering {
     has_ended: bool,
 }
 
-/// A connection that both sides have agreed to use for something else. It counts as one as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Tunnel {
-    stream: Rewound<Stream>,
-    _slot: Option<ConnectionSlot>,
-}
-
 struct State {
     /// `None`: closed.
-    open: Option<Open>,
+    stream: Option<Heard<Stream>>,
     outgoing: Outgoing<Sent>,
     incoming: Incoming,
     /// As the head of the answer says.
@@ -65,17 +56,11 @@ struct State {
     sender: Option<Waker>,
 }
 
-struct Open {
-    stream: Heard<Stream>,
-    /// Counted until the connection is closed.
-    slot: Option<ConnectionSlot>,
-}
-
 impl Connection {
     /// Over `stream`, on which nothing was said.
-    pub(super) fn new(stream: Stream, slot: Option<ConnectionSlot>, most: Most) -> Self {
+    pub(super) fn new(stream: Stream, most: Most) -> Self {
         Self(Rc::new(RefCell::new(State {
-            open: Some(Open { stream: Heard::new(stream), slot }),
+            stream: Some(Heard::new(stream)),
             outgoing: Outgoing::default(),
             incoming: Incoming::new(most),
             keeps_alive: true,
@@ -106,7 +91,7 @@ impl Connection {
 
     /// Whether a byte of an answer has come since the request began.
     pub(super) fn has_begun(&self) -> bool {
-        self.0.borrow().open.as_ref().is_some_and(|open| open.stream.has_begun())
+        self.0.borrow().stream.as_ref().is_some_and(Heard::has_begun)
     }
 
     /// Whether all of the request is on its way.
@@ -122,8 +107,8 @@ impl Connection {
 
 impl State {
     fn begin(&mut self, head: &Parts, body: Sent) {
-        if let Some(open) = &mut self.open {
-            open.stream.forget();
+        if let Some(stream) = &mut self.stream {
+            stream.forget();
         }
         // An answer that was dropped halfway would leave its rest here.
         self.keeps_alive = false;
@@ -136,12 +121,12 @@ impl State {
         informed: &impl Fn(StatusCode),
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Broken>> {
-        let Some(open) = &mut self.open else { return Poll::Ready(Err(Broken::Incomplete)) };
-        if let Poll::Ready(Err(broken)) = self.outgoing.poll(&mut open.stream, cx) {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(Broken::Incomplete)) };
+        if let Poll::Ready(Err(broken)) = self.outgoing.poll(&mut *stream, cx) {
             return Poll::Ready(Err(broken));
         }
         loop {
-            let head = ready!(self.incoming.poll_head(&mut open.stream, Head::take, cx))?;
+            let head = ready!(self.incoming.poll_head(&mut *stream, Head::take, cx))?;
             let head = head.ok_or(Broken::Incomplete)?;
             if head.is_interim() {
                 informed(head.status());
@@ -159,10 +144,10 @@ impl State {
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Some(open) = &mut self.open else {
+        let Some(stream) = &mut self.stream else {
             return Poll::Ready(Some(Err(self.unsent.take().unwrap_or(Broken::Incomplete))));
         };
-        let polled = self.incoming.poll_body(&mut open.stream, cx);
+        let polled = self.incoming.poll_body(&mut *stream, cx);
         if polled.is_pending() && !self.outgoing.is_done() {
             self.reader = Some(cx.waker().clone());
         }
@@ -170,8 +155,8 @@ impl State {
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(open) = &mut self.open else { return Poll::Ready(()) };
-        match self.outgoing.poll(&mut open.stream, cx) {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(()) };
+        match self.outgoing.poll(&mut *stream, cx) {
             Poll::Pending => {
                 self.sender = Some(cx.waker().clone());
                 Poll::Pending
@@ -187,7 +172,7 @@ impl State {
     }
 
     fn close(&mut self) {
-        self.open = None;
+        self.stream = None;
         for waiting in [self.reader.take(), self.sender.take()].into_iter().flatten() {
             waiting.wake();
         }
@@ -195,7 +180,7 @@ impl State {
 
     fn is_over(&self) -> bool {
         let is_through = self.outgoing.is_done() && self.incoming.has_ended() && !self.incoming.has_left();
-        let hears = self.open.as_ref().is_some_and(|open| !open.stream.is_deaf());
+        let hears = self.stream.as_ref().is_some_and(|stream| !stream.is_deaf());
         hears && self.keeps_alive && is_through
     }
 
@@ -203,11 +188,11 @@ impl State {
         if !self.is_over() {
             return false;
         }
-        let Some(open) = &mut self.open else { return false };
+        let Some(stream) = &mut self.stream else { return false };
         let mut byte = [0; 1];
         let mut cx = Context::from_waker(Waker::noop());
         // Anything but silence is the end of it, or an answer that nobody asked for.
-        Pin::new(&mut open.stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+        Pin::new(&mut *stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 }
 
@@ -240,11 +225,11 @@ impl Answering {
     }
 
     /// What the connection has become, of which the first bytes may have been read already.
-    pub(super) fn into_tunnel(mut self) -> Option<Tunnel> {
+    pub(super) fn into_tunnel(mut self) -> Option<Rewound<Stream>> {
         self.has_ended = true;
         let mut state = self.connection.0.borrow_mut();
-        let Open { stream, slot } = state.open.take()?;
-        Some(Tunnel { stream: Rewound::new(state.incoming.take_left(), stream.into_inner()), _slot: slot })
+        let stream = state.stream.take()?;
+        Some(Rewound::new(state.incoming.take_left(), stream.into_inner()))
     }
 }
 
@@ -285,30 +270,6 @@ impl Drop for Answering {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").finish_non_exhaustive()
-    }
-}
-
-impl AsyncRead for Tunnel {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Tunnel {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -20,8 +20,9 @@ use super::{
     connection::{Http1, StreamSlot, Terms},
     http1,
     pool::Idle,
+    stream::Stream,
 };
-use crate::{http::expect::Answered, message::Broken};
+use crate::{detect::Rewound, http::expect::Answered, message::Broken};
 
 /// The end of the body gives the connection back to the pool; dropping it before ends the HTTP/1.1 connection or
 /// resets the HTTP/2 stream.
@@ -144,7 +145,7 @@ impl Body for Leased {
 #[derive(Debug)]
 pub(crate) enum Opened {
     /// The connection itself.
-    Http1(Option<http1::Tunnel>),
+    Http1(Option<Rewound<Stream>>),
     /// A stream of it.
     Http2(OnUpgrade),
 }

@@ -75,7 +75,7 @@ impl Pool {
 
     /// Sends a request as HTTP/1.1 on an idle connection or a new one.
     pub(crate) async fn send_http1(
-        self: &Rc<Self>,
+        &self,
         destination: &Destination,
         head: &Parts,
         body: Sent,
@@ -118,7 +118,7 @@ impl Pool {
 
     /// Sends `request` as a stream of a shared HTTP/2 connection, or of a new one.
     pub(crate) async fn send_http2(
-        self: &Rc<Self>,
+        &self,
         destination: &Destination,
         mut request: Request<Sent>,
         bounds: Bounds<'_>,

@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::copy::both_ways;
 use crate::{
+    balance::ConnectionSlot,
     detect::{NotHttp, Rewound},
     error::Error,
     tls::{Originated, Terminated},
@@ -37,6 +38,8 @@ pub(crate) struct Stream {
     severed: Arc<Severed>,
     /// Says that the stream is gone.
     closed: DropGuard,
+    /// Its place among the connections of its service, for as long as it is there.
+    _slot: Option<ConnectionSlot>,
 }
 
 /// Severs a [`Stream`], whoever holds it.
@@ -166,7 +169,12 @@ impl Stream {
     }
 
     fn new(io: Io) -> Self {
-        Self { io, severed: Arc::default(), closed: CancellationToken::new().drop_guard() }
+        Self { io, severed: Arc::default(), closed: CancellationToken::new().drop_guard(), _slot: None }
+    }
+
+    /// The same, which holds `slot` until it is gone.
+    pub(super) fn counted(self, slot: Option<ConnectionSlot>) -> Self {
+        Self { _slot: slot, ..self }
     }
 
     /// The means to sever it.

@@ -7,11 +7,11 @@ use http::{
     HeaderValue, Method, Request, StatusCode, Uri, Version,
     header::{CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE},
 };
-use httparse::{Header, ParserConfig, Status};
+use httparse::{Header, ParserConfig};
 
 use crate::{
     http::expect,
-    message::{Broken, Framing, Most, USUAL, broken, map, plain_length, says},
+    message::{Broken, Framing, Most, complete, keeps_alive, map, plain_length, version, with_room},
 };
 
 /// What a request asks of its connection.
@@ -46,13 +46,13 @@ impl Default for Asked {
 }
 
 impl Asked {
-    /// By a head that [`take`] gave.
-    pub(super) fn by(head: &Request<()>) -> Self {
+    /// By this head, and where it says that its body ends.
+    fn by(head: &Request<()>, framing: Framing) -> Self {
         let (fields, version) = (head.headers(), head.version());
         let is_connect = head.method() == Method::CONNECT;
         Self {
             version,
-            framing: framing(head).unwrap_or(Framing::Length(0)),
+            framing,
             is_head: head.method() == Method::HEAD,
             is_connect,
             may_become_tunnel: is_connect || fields.contains_key(UPGRADE),
@@ -64,7 +64,7 @@ impl Asked {
                     .split(|byte| *byte == b',')
                     .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
             }),
-            keeps_alive: !says(fields, "close") && (version > Version::HTTP_10 || says(fields, "keep-alive")),
+            keeps_alive: keeps_alive(fields, version),
         }
     }
 
@@ -74,18 +74,16 @@ impl Asked {
     }
 }
 
+/// A head, and what it asks.
+pub(super) type Head = (Request<()>, Asked);
+
 /// Takes a head off the front of `bytes`; `None` if it is not complete.
-pub(super) fn take(bytes: &mut BytesMut, most: Most) -> Result<Option<Request<()>>, Broken> {
-    // One more than there may be, so that what is over is known as that.
-    let parsed = if most.fields < USUAL {
-        parse(bytes, &mut [const { MaybeUninit::uninit() }; USUAL], most)
-    } else {
-        parse(bytes, &mut vec![MaybeUninit::uninit(); most.fields.saturating_add(1)], most)
-    };
-    let Some((head, length)) = parsed? else { return Ok(None) };
+pub(super) fn take(bytes: &mut BytesMut, most: Most) -> Result<Option<Head>, Broken> {
+    let parsed = with_room(most, |fields| parse(bytes, fields, most))?;
+    let Some((head, length)) = parsed else { return Ok(None) };
     bytes.advance(length);
-    framing(&head)?;
-    Ok(Some(head))
+    let asked = Asked::by(&head, framing(&head)?);
+    Ok(Some((head, asked)))
 }
 
 fn parse<'b>(
@@ -95,12 +93,8 @@ fn parse<'b>(
 ) -> Result<Option<(Request<()>, usize)>, Broken> {
     let mut parsed = httparse::Request::new(&mut []);
     let parser = ParserConfig::default();
-    let length = match parser.parse_request_with_uninit_headers(&mut parsed, bytes, fields) {
-        Ok(Status::Complete(length)) if length <= most.bytes => length,
-        Ok(Status::Partial) if bytes.len() <= most.bytes => return Ok(None),
-        Ok(_) => return Err(Broken::TooLarge),
-        Err(error) => return Err(broken(error)),
-    };
+    let result = parser.parse_request_with_uninit_headers(&mut parsed, bytes, fields);
+    let Some(length) = complete(result, bytes.len(), most)? else { return Ok(None) };
     let mut head = Request::new(());
     *head.method_mut() = parsed
         .method
@@ -110,7 +104,7 @@ fn parse<'b>(
         .path
         .and_then(|target| Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes())).ok())
         .ok_or(Broken::Framing("a target that cannot be read"))?;
-    *head.version_mut() = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    *head.version_mut() = version(parsed.version);
     *head.headers_mut() = map(parsed.headers, bytes, length, most)?;
     Ok(Some((head, length)))
 }

@@ -10,11 +10,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Request;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Body, Downstream, Ended, body::Source, head, head::Asked};
+use super::{
+    Body, Downstream, Ended,
+    body::Source,
+    head::{self, Asked, Head},
+};
 use crate::{
     detect::Rewound,
     message::{Broken, Incoming, Most},
@@ -94,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
     }
 
     /// The head of the next request; `None` if there is none.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Request<()>>, Broken>> {
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Head>, Broken>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(None)) };
         if self.is_closing && !self.incoming.has_left() {
             return Poll::Ready(Ok(None));
@@ -111,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shared<S> {
         if !self.incoming.has_ended() || self.incoming.has_left() || self.is_given_up {
             return Poll::Pending;
         }
-        match ready!(self.incoming.poll_ahead(stream, cx)) {
+        match ready!(self.incoming.poll_read(stream, cx)) {
             Ok(0) => Poll::Ready(Ended::Broken(Broken::Incomplete.to_string())),
             Ok(_) => Poll::Pending,
             Err(error) => Poll::Ready(Ended::Broken(error.to_string())),

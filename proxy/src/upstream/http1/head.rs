@@ -7,9 +7,9 @@ use http::{
     HeaderValue, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
-use httparse::{Header, ParserConfig, Status};
+use httparse::{Header, ParserConfig};
 
-use crate::message::{Broken, Framing, Most, USUAL, broken, map, plain_length, says};
+use crate::message::{Broken, Framing, Most, complete, keeps_alive, map, plain_length, version, with_room};
 
 /// A head that is complete.
 #[derive(Debug)]
@@ -18,13 +18,8 @@ pub(super) struct Head(Response<()>);
 impl Head {
     /// Takes a head off the front of `bytes`; `None` if it is not complete.
     pub(super) fn take(bytes: &mut BytesMut, most: Most) -> Result<Option<Self>, Broken> {
-        // One more than there may be, so that what is over is known as that.
-        let parsed = if most.fields < USUAL {
-            Self::parse(bytes, &mut [const { MaybeUninit::uninit() }; USUAL], most)
-        } else {
-            Self::parse(bytes, &mut vec![MaybeUninit::uninit(); most.fields.saturating_add(1)], most)
-        };
-        let Some((head, length)) = parsed? else { return Ok(None) };
+        let parsed = with_room(most, |fields| Self::parse(bytes, fields, most))?;
+        let Some((head, length)) = parsed else { return Ok(None) };
         bytes.advance(length);
         Ok(Some(head))
     }
@@ -36,14 +31,10 @@ impl Head {
     ) -> Result<Option<(Self, usize)>, Broken> {
         let mut parsed = httparse::Response::new(&mut []);
         let parser = ParserConfig::default();
-        let length = match parser.parse_response_with_uninit_headers(&mut parsed, bytes, fields) {
-            Ok(Status::Complete(length)) if length <= most.bytes => length,
-            Ok(Status::Partial) if bytes.len() <= most.bytes => return Ok(None),
-            Ok(_) => return Err(Broken::TooLarge),
-            Err(error) => return Err(broken(error)),
-        };
+        let result = parser.parse_response_with_uninit_headers(&mut parsed, bytes, fields);
+        let Some(length) = complete(result, bytes.len(), most)? else { return Ok(None) };
         let mut response = Response::new(());
-        *response.version_mut() = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+        *response.version_mut() = version(parsed.version);
         *response.status_mut() = parsed
             .code
             .and_then(|code| StatusCode::from_u16(code).ok())
@@ -84,14 +75,9 @@ impl Head {
         }
     }
 
-    /// Whether the connection may serve another request (RFC 9112 §9.3).
+    /// Whether the connection may serve another request.
     pub(super) fn keeps_alive(&self) -> bool {
-        let fields = self.0.headers();
-        if self.0.version() == Version::HTTP_10 {
-            says(fields, "keep-alive") && !says(fields, "close")
-        } else {
-            !says(fields, "close")
-        }
+        keeps_alive(self.0.headers(), self.0.version())
     }
 
     pub(super) fn into_response<B>(self, body: B) -> Response<B> {

@@ -151,7 +151,7 @@ async fn connected() -> (Connection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (server, _) = listener.accept().await.unwrap();
-    (Connection::new(Stream::plain(stream), None, MOST), server)
+    (Connection::new(Stream::plain(stream), MOST), server)
 }
 
 /// Asks for `/`, and gets `answer` from the other end.

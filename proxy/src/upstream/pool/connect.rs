@@ -31,7 +31,7 @@ impl Pool {
         let _pending = bounds.pending()?;
         let slot = bounds.connection()?;
         let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
-        let connection = http1::Connection::new(stream, slot, Most::of(&self.dialer.limits));
+        let connection = http1::Connection::new(stream.counted(slot), Most::of(&self.dialer.limits));
         Ok(Http1 { connection, terms })
     }
 
