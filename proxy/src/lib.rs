@@ -15,6 +15,7 @@ mod admin;
 mod app;
 mod authorize;
 mod balance;
+mod bucket;
 mod capture;
 mod check;
 mod contain;

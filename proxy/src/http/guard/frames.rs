@@ -2,7 +2,9 @@
 //! PING, SETTINGS and their like without end. Reads in what h2 sends what it refused by itself. Takes bytes in any
 //! split, keeps nine of them, allocates nothing.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use crate::bucket::Bucket;
 
 /// One connection, as its server sees it.
 #[derive(Debug)]
@@ -62,14 +64,6 @@ struct Frame {
     stream: u32,
     /// An error code, for the kinds that have one.
     error: u32,
-}
-
-/// Fills at a rate, up to ten seconds' worth.
-#[derive(Debug)]
-struct Bucket {
-    tokens: u32,
-    per_second: u32,
-    filled: Instant,
 }
 
 impl Frames {
@@ -205,32 +199,10 @@ impl Frame {
     }
 }
 
-impl Bucket {
-    fn new(per_second: u32, now: Instant) -> Self {
-        Self { tokens: per_second.saturating_mul(BURST_SECONDS), per_second, filled: now }
-    }
-
-    /// The clock is asked only when the bucket seems empty.
-    fn take(&mut self, now: &impl Fn() -> Instant) -> Option<()> {
-        if self.tokens == 0 {
-            let now = now();
-            let since = now.duration_since(self.filled).min(Duration::from_secs(u64::from(BURST_SECONDS)));
-            let earned = since.as_micros() * u128::from(self.per_second) / 1_000_000;
-            self.tokens = u32::try_from(earned).unwrap_or(u32::MAX);
-            if self.tokens > 0 {
-                self.filled = now;
-            }
-        }
-        self.tokens = self.tokens.checked_sub(1)?;
-        Some(())
-    }
-}
-
 const PREFACE: u32 = 24;
 const HEADER: usize = 9;
 /// Of a GOAWAY: its last stream and its error code.
 const MOST_PAYLOAD: usize = 8;
-const BURST_SECONDS: u32 = 10;
 /// Less of a window than this is given back by nobody who means well.
 const LEAST_UPDATE: u64 = 2_048;
 const MOST_UPDATES: u64 = 65_536;
