@@ -629,6 +629,10 @@ codes! {
         "connections wait: the system has no file descriptors or memory for them",
         "accept(2) failed. The sidecar tries again each 100 ms, and serves what it has meanwhile.",
         "Raise the hard limit of open files (`ulimit -Hn`, `LimitNOFILE=`); the sidecar uses all of it.";
+    LinkBroken = "SG0659", Connectivity,
+        "link closed: it broke its protocol or its bounds",
+        "A sidecar shares one connection among many requests. This one sent a frame that its protocol does not have, more than a window takes, or more frames that are no part of a stream than it may.",
+        "Look at the peer: no sidecar does this. The limits are `limits.controlFrames` and `limits.streamResets`.";
     NoRoute = "SG0660", Connectivity,
         "no route of the service matches the request",
         "The service has routes, and none of their matches holds for this request. It is answered 404 and sent nowhere.",

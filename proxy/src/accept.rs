@@ -132,7 +132,7 @@ impl Gate {
     }
 
     /// A place for a connection from `source`. Outbound, all come from the one application.
-    fn enter(self: &Arc<Self>, direction: Direction, source: IpAddr) -> Result<Place, Error> {
+    pub(crate) fn enter(self: &Arc<Self>, direction: Direction, source: IpAddr) -> Result<Place, Error> {
         if self.metrics.is_overloaded() {
             return Err(Error::Overloaded);
         }

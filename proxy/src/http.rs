@@ -98,7 +98,7 @@ pub(crate) async fn serve<S, H>(
     closing: impl Future<Output = ()>,
 ) -> Result<(), Error>
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
     H: Handler + 'static,
 {
     let carried = if version == Version::HTTP_2 { Carried::Http2 } else { Carried::Http1 };

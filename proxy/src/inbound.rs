@@ -6,15 +6,15 @@
 //!
 //! What begins no TLS skips that stage if an exception of policy may be for it, has no identity, and is judged like the rest.
 
+mod downstream;
+mod link;
+
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::{Request, Version};
 use sidegate_codes::Code;
 use sidegate_identity::Usage;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use crate::{
     accept::{Accepted, Place},
@@ -25,12 +25,13 @@ use crate::{
     http::{self as http_stage, Checked, RequestBody, Rules},
     identity::{Client, Peer},
     orig_dst::OrigDst,
-    snapshot::{ALPN_HTTP1, ALPN_HTTP2, ALPN_TCP, Snapshot},
+    snapshot::{ALPN_HTTP1, ALPN_HTTP2, ALPN_SHARED, ALPN_TCP, Snapshot},
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
     tls::{self, Terminated},
-    upstream::{self, Answer, OverTcp, app::Candidate},
+    upstream::{self, Answer, app::Candidate},
     worker::{Link, Worker},
 };
+use downstream::Downstream;
 
 /// One inbound connection, start to end. Each line may end it; each returns what the next one needs.
 pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) -> Result<(), Error> {
@@ -43,14 +44,17 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
             // Boxed, as whatever is over before the bytes begin: a silent connection has no room for it.
             let stream = Box::pin(terminate(tcp, &snapshot, worker)).await?;
             let certificates = stream.agreed().peer_certificates();
-            let client = Client::Proven(Peer::of(certificates, Usage::Client, &snapshot.trust)?);
+            let client = Rc::new(Client::Proven(Peer::of(certificates, Usage::Client, &snapshot.trust)?));
             let alpn = stream.agreed().alpn_protocol().map(<[u8]>::to_vec);
-            serve_client(stream, alpn.as_deref(), client, arrival, worker).await
+            if alpn.as_deref() == Some(ALPN_SHARED) {
+                return Box::pin(link::serve(stream, client, arrival, worker)).await;
+            }
+            serve_client(Downstream::Tls(stream), alpn.as_deref(), client, arrival, worker).await
         }
         First::Other(first) => {
             let app = snapshot.inbound[port].forward.port();
-            let client = Client::without_tls(first, downstream, app, &snapshot)?;
-            serve_client(tcp, None, client, arrival, worker).await
+            let client = Rc::new(Client::without_tls(first, downstream, app, &snapshot)?);
+            serve_client(Downstream::Plain(tcp), None, client, arrival, worker).await
         }
     }
 }
@@ -65,20 +69,22 @@ struct Arrival<'a> {
 }
 
 /// One connection whose client is known, to its end.
-async fn serve_client<S: Downstream>(
-    stream: S,
+async fn serve_client(
+    stream: Downstream,
     alpn: Option<&[u8]>,
-    client: Client,
+    client: Rc<Client>,
     arrival: Arrival<'_>,
     worker: &Rc<Worker>,
 ) -> Result<(), Error> {
     let Arrival { downstream, place, port, snapshot } = arrival;
-    let (inbound, client) = (&snapshot.inbound[port], Rc::new(client));
+    let inbound = &snapshot.inbound[port];
     let tls = if client.id().is_some() { TlsState::Mutual } else { TlsState::Plaintext };
     let ends = Ends { source: client.id().cloned(), destination: snapshot.own_id() };
     let link = Link { ends, tls, place: Some(place) };
     let exchange = Rc::new(worker.exchange(Direction::Inbound, downstream, inbound.forward.port(), link));
-    worker.connected(&exchange);
+    if !matches!(stream, Downstream::Shared(_)) {
+        worker.connected(&exchange);
+    }
 
     let caller = caller(&client, downstream, inbound);
     let ended = match Box::pin(protocol(stream, alpn, caller, inbound, worker)).await {
@@ -153,8 +159,8 @@ async fn forward(
 }
 
 /// An HTTP connection: its requests are judged one by one, and those that are open again at each change of policy.
-async fn http<S: Downstream>(
-    stream: Rewound<S>,
+async fn http(
+    stream: Rewound<Downstream>,
     version: Version,
     client: &Rc<Client>,
     exchange: &Rc<Exchange>,
@@ -173,20 +179,23 @@ async fn http<S: Downstream>(
             () = tokio::time::sleep(client.time_to_begin()) => {}
         }
     };
+    let untrusted = async {
+        let ended = client.until_untrusted(worker.mesh.clone()).await;
+        // Before what is in flight is dropped, which tells why.
+        exchange.cut(&ended);
+        ended
+    };
     tokio::select! {
         // First, so that a cut is told as a cut.
         biased;
-        ended = client.until_untrusted(worker.mesh.clone()) => {
-            exchange.cut(&ended);
-            Err(ended)
-        }
+        ended = untrusted => Err(ended),
         result = http_stage::serve(stream, version, Rc::clone(exchange), connection, worker, closing) => result,
     }
 }
 
 /// An opaque connection: judged once before its first byte is forwarded, and again whenever policy changes.
-async fn opaque<S: Downstream>(
-    stream: Rewound<S>,
+async fn opaque(
+    stream: Rewound<Downstream>,
     candidate: Option<Rewound<Candidate>>,
     client: &Client,
     exchange: &Rc<Exchange>,
@@ -226,11 +235,11 @@ async fn opaque<S: Downstream>(
 
 /// The server name of the application's own TLS, waited for only where a policy asks for it: of whoever speaks second,
 /// nothing comes.
-async fn server_name<S: Downstream>(
-    stream: Rewound<S>,
+async fn server_name(
+    stream: Rewound<Downstream>,
     inbound: &Inbound,
     worker: &Worker,
-) -> Result<(Option<String>, Rewound<S>), Error> {
+) -> Result<(Option<String>, Rewound<Downstream>), Error> {
     if !worker.mesh.load().policies.asks_sni(inbound.forward.port()) {
         return Ok((None, stream));
     }
@@ -246,13 +255,6 @@ fn captured_for(tcp: &TcpStream, worker: &Worker) -> Result<(usize, u16), Error>
     let index = snapshot.inbound.iter().position(is_for).ok_or(Error::UndeclaredPort(port))?;
     Ok((index, port))
 }
-
-/// What comes in: TLS that was ended here, or the connection itself.
-trait Downstream: AsyncRead + AsyncWrite + OverTcp + Send + Unpin + 'static {}
-
-impl Downstream for Terminated {}
-
-impl Downstream for TcpStream {}
 
 /// What a connection carries, after its protocol is known.
 enum Carries {
@@ -306,13 +308,13 @@ async fn terminate(tcp: TcpStream, snapshot: &Snapshot, worker: &Worker) -> Resu
 }
 
 /// What the link negotiated, or what the first bytes say where nothing was negotiated; never other than declared.
-async fn protocol<S: Downstream>(
-    stream: S,
+async fn protocol(
+    stream: Downstream,
     alpn: Option<&[u8]>,
     caller: Caller<'_>,
     inbound: &Inbound,
     worker: &Worker,
-) -> Result<(Carries, Rewound<S>), Error> {
+) -> Result<(Carries, Rewound<Downstream>), Error> {
     let fresh = |detected, stream| Heard { detected, downstream: Rewound::fresh(stream), upstream: None };
     let Heard { detected, downstream, upstream } = match (alpn, inbound.protocol) {
         (Some(ALPN_HTTP2), _) => fresh(Detected::Http2, stream),
@@ -336,12 +338,12 @@ async fn protocol<S: Downstream>(
 
 /// What the first bytes of a link say that negotiated nothing. An application that may speak first is listened to if the caller
 /// would be admitted with an opaque connection.
-async fn unnamed<S: Downstream>(
-    stream: S,
+async fn unnamed(
+    stream: Downstream,
     caller: Caller<'_>,
     inbound: &Inbound,
     worker: &Worker,
-) -> Result<Heard<S, Candidate>, Error> {
+) -> Result<Heard<Downstream, Candidate>, Error> {
     let Limits { detect_timeout, quiet_timeout, .. } = *worker.limits;
     if inbound.protocol != Protocol::Auto {
         let (detected, downstream) = detect::protocol(stream, detect_timeout).await?;

@@ -31,6 +31,7 @@ mod inbound;
 mod jwt;
 mod memory;
 mod message;
+mod mux;
 mod orig_dst;
 mod outbound;
 mod rate;

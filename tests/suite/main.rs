@@ -23,6 +23,7 @@ mod http_path;
 mod identity;
 mod jwt;
 mod limits;
+mod links;
 mod local_users;
 mod mesh;
 mod observed;

@@ -23,7 +23,7 @@ use super::{
     dial::Carries,
     pool::Failure,
     sending::Sending,
-    stream::{Carried, OverTcp, Stream, carry},
+    stream::{Carried, Resets, Stream, carry},
 };
 use crate::{
     authorize::Permit,
@@ -146,7 +146,7 @@ pub(crate) async fn connect(permit: Permit<()>, forward: &Forward, pool: &Pool) 
 }
 
 /// Carries a permitted opaque connection until both sides have ended, by `candidate` if it was connected already.
-pub(crate) fn forward<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
+pub(crate) fn forward<S: AsyncRead + AsyncWrite + Resets + Unpin>(
     permit: Permit<S>,
     candidate: Option<Rewound<Candidate>>,
     forward: &Forward,

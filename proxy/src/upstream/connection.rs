@@ -28,6 +28,8 @@ use crate::{
 pub(super) struct Http1 {
     pub(super) connection: http1::Connection,
     pub(super) terms: Terms,
+    /// It is a stream of a link, and not a connection of its own.
+    pub(super) is_of_link: bool,
 }
 
 /// Shared by many requests.
@@ -74,7 +76,7 @@ impl Terms {
         self.peer.as_ref().map(|peer| peer.id().clone())
     }
 
-    fn has_retired(&self, now: Instant) -> bool {
+    pub(super) fn has_retired(&self, now: Instant) -> bool {
         self.retires.is_some_and(|retires| now >= retires)
     }
 

@@ -46,6 +46,8 @@ pub(crate) enum Destination {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Carries {
     Http1,
+    /// Many streams of HTTP/1.1, or one, as the peer takes it.
+    Shared,
     Http2,
     Tcp,
     /// What the peer's sidecar finds out.
@@ -166,6 +168,7 @@ impl Destination {
 fn config(tls: &PeerTls, carries: Carries) -> Arc<ClientConfig> {
     Arc::clone(match carries {
         Carries::Http1 => &tls.http1,
+        Carries::Shared => &tls.shared,
         Carries::Http2 => &tls.http2,
         Carries::Tcp => &tls.tcp,
         Carries::Any => &tls.any,

@@ -45,6 +45,11 @@ impl<S> Heard<S> {
     }
 
     /// The stream below.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// The same, and nothing else.
     pub(super) fn into_inner(self) -> S {
         self.stream
     }

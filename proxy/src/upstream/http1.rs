@@ -180,7 +180,8 @@ impl State {
 
     fn is_over(&self) -> bool {
         let is_through = self.outgoing.is_done() && self.incoming.has_ended() && !self.incoming.has_left();
-        let hears = self.stream.as_ref().is_some_and(|stream| !stream.is_deaf());
+        let hears =
+            self.stream.as_ref().is_some_and(|stream| !stream.is_deaf() && !stream.get_ref().is_left());
         hears && self.keeps_alive && is_through
     }
 

@@ -2,7 +2,6 @@
 
 use std::{
     pin::Pin,
-    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -19,7 +18,7 @@ use tokio::{
 use super::{
     connection::{Http1, StreamSlot, Terms},
     http1,
-    pool::Idle,
+    pool::Lent,
     stream::Stream,
 };
 use crate::{detect::Rewound, http::expect::Answered, message::Broken};
@@ -43,8 +42,9 @@ enum Came {
 /// A connection that is lent.
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) idle: Rc<Idle>,
+    pub(super) idle: Lent,
     pub(super) terms: Terms,
+    pub(super) is_of_link: bool,
     pub(super) answered: Option<Answered>,
 }
 
@@ -85,12 +85,12 @@ impl Leased {
 
     fn end(&mut self) {
         if let Came::Http1(came) = std::mem::replace(&mut self.0, Came::Nothing) {
-            let (body, Lease { idle, mut terms, answered }) = *came;
+            let (body, Lease { idle, mut terms, is_of_link, answered }) = *came;
             // A body that nobody asked for goes with its connection.
             drop(answered);
             if let Some(connection) = body.into_connection() {
                 terms.idle_since = Instant::now();
-                idle.put(Http1 { connection, terms });
+                idle.put(Http1 { connection, terms, is_of_link });
             }
         }
     }

@@ -23,7 +23,7 @@ use super::{
     dial::{Carries, Destination, Dialed},
     pool::Failure,
     sending::Sending,
-    stream::{Carried, OverTcp, Stream, carry, carry_tunnel},
+    stream::{Carried, Resets, Stream, carry, carry_tunnel},
 };
 use crate::{
     balance::{Balancer, Calls, ConnectionSlot, Key, Outcome, Picked},
@@ -210,7 +210,7 @@ impl Link {
     }
 
     /// Carries the application's connection until both sides have ended, or the peer is trusted or expected no longer.
-    pub(crate) fn carry<S: AsyncRead + AsyncWrite + OverTcp + Unpin>(
+    pub(crate) fn carry<S: AsyncRead + AsyncWrite + Resets + Unpin>(
         link: Rewound<Self>,
         downstream: S,
         pool: &Pool,

@@ -10,14 +10,15 @@ mod idle;
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use hashbrown::HashMap;
-use http::{Method, Request, request::Parts};
+use http::{Method, Request, header::UPGRADE, request::Parts};
 use sidegate_codes::Code;
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::task::TaskTracker;
 
 pub(crate) use bounds::Bounds;
 pub(crate) use failure::{Failure, chain};
-pub(super) use idle::Idle;
+pub(super) use idle::Lent;
+use idle::{Idle, Over};
 
 use super::{
     Answer,
@@ -25,7 +26,7 @@ use super::{
     dial::{Destination, Dialer},
     leased::{Lease, Leased},
 };
-use crate::{error::Error, http::expect, resilience::Sent};
+use crate::{error::Error, http::expect, message::Most, resilience::Sent};
 
 /// The connections of one worker.
 #[derive(Debug)]
@@ -81,13 +82,19 @@ impl Pool {
         body: Sent,
         bounds: Bounds<'_>,
     ) -> Result<Answer, Failure> {
-        let idle = self.idle_at(destination);
-        let reused = if bounds.is_fresh { None } else { idle.take(Instant::now()) };
+        let idle = self.idle_at(destination).lend();
+        let over = match bounds.is_fresh || head.headers.contains_key(UPGRADE) {
+            true => Over::Own,
+            false if idle.is_busy() => Over::Link,
+            false => Over::Either,
+        };
+        let most = Most::of(&self.dialer.limits);
+        let reused = if bounds.is_fresh { None } else { idle.take(over, most, Instant::now()) };
         let is_reused = reused.is_some();
-        let Http1 { connection, terms } = match reused {
+        let Http1 { connection, terms, is_of_link } = match reused {
             Some(connection) => connection,
             // On the heap, as it is rare: what waits for an answer is smaller without it.
-            None => match Box::pin(self.connect_http1(destination, bounds)).await {
+            None => match Box::pin(self.connect_http1(destination, &idle, over, bounds)).await {
                 Ok(connection) => connection,
                 Err(error) => return Err(Failure::before_sending(error, body)),
             },
@@ -105,7 +112,7 @@ impl Pool {
                 }
                 let answered = expecting.as_ref().map(expect::Expecting::answered);
                 let peer = terms.peer();
-                let lease = Lease { idle, terms, answered };
+                let lease = Lease { idle, terms, is_of_link, answered };
                 Ok(Answer { response: response.map(|body| Leased::http1(body, lease)), peer, opening: None })
             }
             Ok(Err(broken)) => {
@@ -203,7 +210,9 @@ impl Pool {
     fn idle_at(&self, destination: &Destination) -> Rc<Idle> {
         let mut idle = self.idle.borrow_mut();
         let most = || self.dialer.limits.idle_connections.saturating_mul(BETWEEN_PRUNINGS);
-        let at = idle.entry_ref(destination).or_insert_with(|| Idle::new(most()));
+        let at = idle
+            .entry_ref(destination)
+            .or_insert_with(|| Idle::new(most(), matches!(destination, Destination::Peer { .. })));
         Rc::clone(at)
     }
 }

@@ -28,6 +28,8 @@ use crate::{
     balance::ConnectionSlot,
     detect::{NotHttp, Rewound},
     error::Error,
+    mux,
+    snapshot::ALPN_SHARED,
     tls::{Originated, Terminated},
 };
 
@@ -53,6 +55,7 @@ pub(crate) struct Cut {
 enum Io {
     Plain(TcpStream),
     Tls(Originated),
+    Shared(mux::Stream),
 }
 
 #[derive(Debug, Default)]
@@ -94,10 +97,10 @@ impl Carried {
     }
 }
 
-/// A stream over TCP whose end can be told apart: closed in order, or reset.
-pub(crate) trait OverTcp {
-    /// The socket at the bottom.
-    fn tcp(&self) -> &TcpStream;
+/// A stream whose end can be told apart: closed in order, or reset.
+pub(crate) trait Resets {
+    /// Whether it is reset when it is dropped. Else it is then closed in order.
+    fn resets_on_close(&self, resets: bool) -> io::Result<()>;
 }
 
 /// Copies until both directions have ended. A half that closes closes the other's half alone, so protocols that
@@ -112,15 +115,15 @@ pub(super) fn carry<D, U>(
     carried: &Carried,
 ) -> impl Future<Output = io::Result<()>>
 where
-    D: AsyncRead + AsyncWrite + OverTcp + Unpin,
-    U: AsyncRead + AsyncWrite + OverTcp + Unpin,
+    D: AsyncRead + AsyncWrite + Resets + Unpin,
+    U: AsyncRead + AsyncWrite + Resets + Unpin,
 {
     async move {
-        resets_on_close(&downstream, true)?;
-        resets_on_close(&upstream, true)?;
+        downstream.resets_on_close(true)?;
+        upstream.resets_on_close(true)?;
         both_ways(&mut downstream, &mut upstream, carried).await?;
-        resets_on_close(&downstream, false)?;
-        resets_on_close(&upstream, false)
+        downstream.resets_on_close(false)?;
+        upstream.resets_on_close(false)
     }
 }
 
@@ -133,11 +136,11 @@ pub(super) async fn carry_tunnel<D, U>(
 ) -> io::Result<()>
 where
     D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + OverTcp + Unpin,
+    U: AsyncRead + AsyncWrite + Resets + Unpin,
 {
-    resets_on_close(&upstream, true)?;
+    upstream.resets_on_close(true)?;
     both_ways(&mut downstream, &mut upstream, carried).await?;
-    resets_on_close(&upstream, false)
+    upstream.resets_on_close(false)
 }
 
 /// The same for two streams that were HTTP until both sides agreed on another protocol.
@@ -153,10 +156,6 @@ where
     both_ways(&mut downstream, &mut upstream, carried).await
 }
 
-fn resets_on_close(stream: &impl OverTcp, resets: bool) -> io::Result<()> {
-    SockRef::from(stream.tcp()).set_linger(resets.then_some(Duration::ZERO))
-}
-
 impl Stream {
     /// To the local application.
     pub(super) fn plain(tcp: TcpStream) -> Self {
@@ -166,6 +165,21 @@ impl Stream {
     /// To a peer.
     pub(super) fn tls(stream: Originated) -> Self {
         Self::new(Io::Tls(stream))
+    }
+
+    /// One of many over a link to a peer.
+    pub(super) fn shared(stream: mux::Stream) -> Self {
+        Self::new(Io::Shared(stream))
+    }
+
+    /// Whether the peer has agreed that it is a link for many streams.
+    pub(super) fn is_link(&self) -> bool {
+        matches!(&self.io, Io::Tls(stream) if stream.agreed().alpn_protocol() == Some(ALPN_SHARED))
+    }
+
+    /// Whether the peer has said that it takes no more on the link that this is a stream of.
+    pub(super) fn is_left(&self) -> bool {
+        matches!(&self.io, Io::Shared(stream) if stream.is_left())
     }
 
     fn new(io: Io) -> Self {
@@ -206,35 +220,37 @@ impl Severed {
     }
 }
 
-impl OverTcp for TcpStream {
-    fn tcp(&self) -> &TcpStream {
-        self
+impl Resets for TcpStream {
+    fn resets_on_close(&self, resets: bool) -> io::Result<()> {
+        SockRef::from(self).set_linger(resets.then_some(Duration::ZERO))
     }
 }
 
-impl OverTcp for Terminated {
-    fn tcp(&self) -> &TcpStream {
-        self.as_ref().tcp()
+impl Resets for Terminated {
+    fn resets_on_close(&self, resets: bool) -> io::Result<()> {
+        self.tcp().resets_on_close(resets)
     }
 }
 
-impl<S: OverTcp> OverTcp for Rewound<S> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().tcp()
+impl<S: Resets> Resets for Rewound<S> {
+    fn resets_on_close(&self, resets: bool) -> io::Result<()> {
+        self.get_ref().resets_on_close(resets)
     }
 }
 
-impl<S: OverTcp> OverTcp for NotHttp<S> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().tcp()
+impl<S: Resets> Resets for NotHttp<S> {
+    fn resets_on_close(&self, resets: bool) -> io::Result<()> {
+        self.get_ref().resets_on_close(resets)
     }
 }
 
-impl OverTcp for Stream {
-    fn tcp(&self) -> &TcpStream {
+impl Resets for Stream {
+    fn resets_on_close(&self, resets: bool) -> io::Result<()> {
         match &self.io {
-            Io::Plain(tcp) => tcp,
-            Io::Tls(stream) => stream.tcp(),
+            Io::Plain(tcp) => tcp.resets_on_close(resets),
+            Io::Tls(stream) => stream.tcp().resets_on_close(resets),
+            // It is reset unless both sides have ended it.
+            Io::Shared(_) => Ok(()),
         }
     }
 }
@@ -248,6 +264,7 @@ impl AsyncRead for Stream {
         match &mut this.io {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Io::Shared(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -259,6 +276,7 @@ impl AsyncWrite for Stream {
         match &mut this.io {
             Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Io::Shared(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -266,6 +284,7 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().io {
             Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Io::Shared(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -273,6 +292,7 @@ impl AsyncWrite for Stream {
         match &mut self.get_mut().io {
             Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Io::Shared(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -286,6 +306,7 @@ impl AsyncWrite for Stream {
         match &mut this.io {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Io::Shared(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -293,6 +314,7 @@ impl AsyncWrite for Stream {
         match &self.io {
             Io::Plain(stream) => stream.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
+            Io::Shared(stream) => stream.is_write_vectored(),
         }
     }
 }

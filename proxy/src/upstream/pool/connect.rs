@@ -7,13 +7,14 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Bounds, Pool, failure::upstream_failed};
+use super::{Bounds, Idle, Over, Pool, failure::upstream_failed};
 use crate::{
     balance::ConnectionSlot,
     contain::contained,
     error::Error,
     http::{LocalExecutor, STREAM_WINDOW, connection_window},
     message::Most,
+    mux,
     upstream::{
         connection::{Http1, Http2, Settings, Terms},
         dial::{Carries, Destination, Dialed},
@@ -26,13 +27,55 @@ impl Pool {
     pub(super) async fn connect_http1(
         &self,
         destination: &Destination,
+        idle: &Idle,
+        over: Over,
         bounds: Bounds<'_>,
     ) -> Result<Http1, Error> {
         let _pending = bounds.pending()?;
+        if over == Over::Link {
+            let linked = timeout_at(bounds.connected_by(), self.link(destination, idle, bounds)).await;
+            if let Some(stream) = linked.map_err(|_| Error::ConnectTimeout(destination.to_string()))?? {
+                return Ok(stream);
+            }
+        }
         let slot = bounds.connection()?;
         let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
-        let connection = http1::Connection::new(stream.counted(slot), Most::of(&self.dialer.limits));
-        Ok(Http1 { connection, terms })
+        Ok(self.own(stream.counted(slot), terms))
+    }
+
+    fn own(&self, stream: Stream, terms: Terms) -> Http1 {
+        let connection = http1::Connection::new(stream, Most::of(&self.dialer.limits));
+        Http1 { connection, terms, is_of_link: false }
+    }
+
+    /// A stream of a new link, or of one that somebody else has dialed meanwhile. A peer that takes no links has a connection
+    /// instead; `None` if that was found out by somebody else.
+    async fn link(
+        &self,
+        destination: &Destination,
+        idle: &Idle,
+        bounds: Bounds<'_>,
+    ) -> Result<Option<Http1>, Error> {
+        let _linking = idle.linking.lock().await;
+        let most = Most::of(&self.dialer.limits);
+        if let Some(stream) = idle.open(most, Instant::now()) {
+            return Ok(Some(stream));
+        }
+        if !idle.takes_links() {
+            return Ok(None);
+        }
+        let slot = bounds.connection()?;
+        let (stream, terms) = self.connect(destination, Carries::Shared, bounds).await?;
+        let stream = stream.counted(slot);
+        if !stream.is_link() {
+            idle.takes_no_links();
+            return Ok(Some(self.own(stream, terms)));
+        }
+        let link =
+            mux::Link::new(stream, mux::Side::Client, mux::Bounds::of(&self.dialer.limits, bounds.idle));
+        let first = idle.link(link.opener(), terms, most);
+        self.spawn(drive_link(link));
+        Ok(first)
     }
 
     /// A new shared connection, or one that somebody else has dialed meanwhile, and whether it is that. Waiting for another's
@@ -127,6 +170,13 @@ impl Pool {
 async fn drive(connection: impl Future<Output = hyper::Result<()>>, _slot: Option<ConnectionSlot>) {
     if let Err(error) = connection.await {
         tracing::debug!(%error, "upstream connection broke");
+    }
+}
+
+async fn drive_link(mut link: mux::Link<Stream>) {
+    // The other side opens none, so that this is the end.
+    if let Err(error) = link.next().await {
+        tracing::debug!(%error, "a link to an upstream broke");
     }
 }
 

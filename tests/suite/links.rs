@@ -1,0 +1,415 @@
+//! Links between two sidecars: many requests at once share a connection, and each is judged, limited and cut by itself, like one
+//! that has a connection of its own.
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Frame;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::{Barrier, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_stream::{StreamExt, wrappers::IntervalStream};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+
+use crate::{
+    mesh::{
+        Authority, Body, Connection, Does, Endpoint, Http, PATIENCE, Port, Service, Sidecar, body, client_h1,
+        id, stream_of, tls,
+    },
+    websocket::{HANDSHAKE, SWITCHED, chat},
+};
+
+const CALLERS: &str = "
+apiVersion: sidegate.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: callers}
+spec:
+  action: Allow
+  rules:
+  - {name: watch, from: [{serviceAccounts: [shop/orders]}], to: [{paths: [/watch]}]}
+  - {name: rest, from: [{serviceAccounts: [shop/orders]}], to: [{paths: [/kept, /echo, /chat]}]}
+";
+
+/// What two sidecars speak when they have agreed on a link.
+const LINK: &[u8] = b"sidegate-yamux/1";
+/// As many as the callers of one test.
+const MANY: usize = 40;
+
+struct Pair {
+    orders: Sidecar,
+    payments: Sidecar,
+    authority: Authority,
+}
+
+fn pair(app: &Service) -> Pair {
+    let authority = Authority::new();
+    let payments =
+        Sidecar::start("payments", &authority, CALLERS, &[Port::Inbound(app.address, "protocol: http")]);
+    let to_payments = [Port::Outbound("payments", payments.inbound(), "protocol: http")];
+    let orders = Sidecar::start_as(
+        "orders",
+        &authority.svid(&id("orders")),
+        &authority,
+        CALLERS,
+        &to_payments,
+        // One, so that all the requests are under way on the same.
+        "workers: 1",
+    );
+    Pair { orders, payments, authority }
+}
+
+/// Answers nobody until so many ask at once; then each with what it has sent.
+async fn at_once(many: usize) -> Service {
+    let barrier = Arc::new(Barrier::new(many));
+    Service::start(move |request| {
+        let barrier = Arc::clone(&barrier);
+        async move {
+            let said = request.into_body().collect().await.unwrap().to_bytes();
+            barrier.wait().await;
+            Response::new(body(said))
+        }
+    })
+    .await
+}
+
+/// Answers that tick without end.
+async fn ticking() -> Service {
+    Service::start(|_| async {
+        let ticks = IntervalStream::new(tokio::time::interval(Duration::from_millis(10)));
+        Response::new(stream_of(ticks.map(|_| Frame::data(Bytes::from_static(b"tick")))))
+    })
+    .await
+}
+
+fn request(method: &str, target: &str, said: impl Into<Bytes>) -> Request<Body> {
+    Request::builder().method(method).uri(target).header("host", "payments").body(body(said)).unwrap()
+}
+
+/// A call on a connection of its own to the sidecar of the caller.
+async fn call(orders: &Sidecar, request: Request<Body>) -> Response<hyper::body::Incoming> {
+    let mut client = client_h1(TcpStream::connect(orders.outbound()).await.unwrap()).await;
+    let answer = client.send_request(request).await.unwrap();
+    // The connection ends with its sender.
+    tokio::spawn(async move {
+        let _client = client;
+        std::future::pending::<()>().await;
+    });
+    answer
+}
+
+/// A new root with a new SVID for the sidecar itself; the old root is gone.
+fn move_away(sidecar: &Sidecar, account: &str) {
+    let other = Authority::new();
+    let own = other.svid(&id(account));
+    sidecar.replace("svid.pem", &own.chain);
+    sidecar.replace("key.pem", &own.key);
+    sidecar.replace("bundle.pem", &other.bundle());
+}
+
+/// Waits until an answer breaks off.
+async fn is_cut(mut answer: hyper::body::Incoming) {
+    let cut = async {
+        while let Some(frame) = answer.frame().await {
+            if frame.is_err() {
+                return "a cut";
+            }
+        }
+        "an end"
+    };
+    assert_eq!(timeout(PATIENCE, cut).await.expect("it goes on"), "a cut");
+}
+
+/// How many connections of peers a sidecar has seen.
+async fn connections(payments: &Sidecar) -> usize {
+    let metrics = payments.page("/metrics").await.body;
+    let counts = metrics.lines().filter(|line| {
+        line.starts_with("sidegate_connections_total{") && line.contains("direction=\"inbound\"")
+    });
+    counts.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_at_once_share_a_connection_and_each_has_its_own_answer() {
+    let app = at_once(MANY).await;
+    let Pair { orders, payments, .. } = pair(&app);
+    for round in 0..3 {
+        let calls = (0..MANY).map(|n| {
+            // Larger than what a stream takes without being read.
+            let said = format!("{round} {n} ").repeat(if n % 10 == 0 { 100_000 } else { 10 });
+            let orders = &orders;
+            async move {
+                let answer = call(orders, request("POST", "/echo", said.clone())).await;
+                assert_eq!(answer.status(), 200);
+                let heard = answer.into_body().collect().await.unwrap().to_bytes();
+                assert!(heard == said.as_bytes(), "{round} {n}: {} bytes of {}", heard.len(), said.len());
+            }
+        });
+        join_all(calls).await;
+    }
+    let connections = connections(&payments).await;
+    assert!((1..=8).contains(&connections), "{connections} connections for {MANY} requests at once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_takes_no_links_is_called_as_often_at_once() {
+    let authority = Authority::new();
+    let payments = Endpoint::start(&authority, |_| Does::Hangs).await;
+    let to_payments = [Port::Outbound("payments", payments.address, "protocol: http")];
+    let orders = Sidecar::start("orders", &authority, CALLERS, &to_payments);
+    let mut calls = JoinSet::new();
+    for _ in 0..MANY {
+        let mut client = Connection::plain(orders.outbound(), Http::One).await;
+        calls.spawn(async move { client.call("GET", "/kept").await });
+    }
+    payments.reached(MANY).await;
+    assert_eq!(payments.connections(), MANY);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_policy_cuts_the_streams_that_it_denies_and_no_other_of_their_link() {
+    let app = ticking().await;
+    let Pair { orders, payments, .. } = pair(&app);
+    let mut answers = Vec::new();
+    for n in 0..MANY {
+        let target = if n % 2 == 0 { "/watch" } else { "/kept" };
+        answers.push((target, call(&orders, request("GET", target, "")).await.into_body()));
+    }
+    assert!(connections(&payments).await <= 8);
+    payments.replace("policies.yaml", &CALLERS.replace("[/watch]", "[/other]"));
+    payments.accessed_times(MANY / 2, |line| line["code"] == "SG0207" && line["path"] == "/watch");
+    for (target, mut answer) in answers {
+        if target == "/watch" {
+            is_cut(answer).await;
+            continue;
+        }
+        for _ in 0..20 {
+            timeout(PATIENCE, answer.frame()).await.unwrap().unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_carries_nothing_more_when_its_peer_is_trusted_no_longer() {
+    let app = ticking().await;
+    let Pair { orders, payments, .. } = pair(&app);
+    let mut answers = Vec::new();
+    for _ in 0..MANY {
+        answers.push(call(&orders, request("GET", "/kept", "")).await.into_body());
+    }
+    move_away(&payments, "payments");
+    payments.accessed_times(MANY, |line| line["path"] == "/kept" && line["code"] == "SG0311");
+    for answer in answers {
+        is_cut(answer).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_calls_drops_the_streams_of_a_server_that_it_trusts_no_longer() {
+    let app = ticking().await;
+    let Pair { orders, payments: _payments, .. } = pair(&app);
+    let mut answers = Vec::new();
+    for _ in 0..MANY {
+        answers.push(call(&orders, request("GET", "/kept", "")).await.into_body());
+    }
+    move_away(&orders, "orders");
+    for answer in answers {
+        is_cut(answer).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_that_drains_answers_all_that_is_under_way_on_its_links() {
+    let (release, released) = watch::channel(false);
+    let (arrived, mut arrivals) = watch::channel(0);
+    let arrived = Arc::new(arrived);
+    let app = Service::start(move |_| {
+        let mut released = released.clone();
+        arrived.send_modify(|arrived| *arrived += 1);
+        async move {
+            released.wait_for(|released| *released).await.unwrap();
+            Response::new(body("done"))
+        }
+    })
+    .await;
+    let Pair { orders, mut payments, .. } = pair(&app);
+    let calls = join_all((0..MANY).map(|_| async {
+        let answer = call(&orders, request("GET", "/kept", "")).await;
+        let status = answer.status();
+        (status, answer.into_body().collect().await.unwrap().to_bytes())
+    }));
+    let draining = async {
+        timeout(PATIENCE, arrivals.wait_for(|arrived| *arrived == MANY)).await.unwrap().unwrap();
+        payments.terminate();
+        payments.logged(|line| line["message"] == "draining");
+        release.send(true).unwrap();
+    };
+    let (answers, ()) = tokio::join!(calls, draining);
+    for (status, said) in answers {
+        assert_eq!((status.as_u16(), &said[..]), (200, &b"done"[..]));
+    }
+    assert!(payments.wait().success());
+}
+
+#[tokio::test]
+async fn a_websocket_has_a_connection_of_its_own_beside_a_busy_link() {
+    let app = chat(SWITCHED).await;
+    let authority = Authority::new();
+    let payments =
+        Sidecar::start("payments", &authority, CALLERS, &[Port::Inbound(app.address, "protocol: http")]);
+    let to_payments = [Port::Outbound("payments", payments.inbound(), "protocol: http")];
+    let orders = Sidecar::start("orders", &authority, CALLERS, &to_payments);
+    let mut sockets = Vec::new();
+    for _ in 0..10 {
+        let mut socket = TcpStream::connect(orders.outbound()).await.unwrap();
+        socket.write_all(HANDSHAKE.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", head.escape_ascii());
+        sockets.push(socket);
+    }
+    assert_eq!(connections(&payments).await, sockets.len());
+}
+
+/// A link that the test itself speaks, by another implementation of yamux.
+struct Raw {
+    opened: tokio::sync::mpsc::Sender<tokio::sync::oneshot::Sender<yamux::Stream>>,
+    _driving: JoinSet<()>,
+}
+
+impl Raw {
+    async fn to(sidecar: &Sidecar, authority: &Authority, account: &str) -> Self {
+        let svid = authority.svid(&id(account));
+        let stream = tls(sidecar.inbound(), authority, Some(&svid), &id("payments"), LINK).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(LINK));
+        let mut link = yamux::Connection::new(stream.compat(), yamux::Config::default(), yamux::Mode::Client);
+        let (opened, mut wanted) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<_>>(1);
+        let mut driving = JoinSet::new();
+        driving.spawn(async move {
+            loop {
+                tokio::select! {
+                    Some(wants) = wanted.recv() => {
+                        let Ok(stream) = poll_fn(|cx| link.poll_new_outbound(cx)).await else { return };
+                        // Whoever wanted it may have given up.
+                        let _ = wants.send(stream);
+                    }
+                    ended = poll_fn(|cx| link.poll_next_inbound(cx)) => {
+                        assert!(!matches!(ended, Some(Ok(_))), "a server opens no streams");
+                        return;
+                    }
+                }
+            }
+        });
+        Self { opened, _driving: driving }
+    }
+
+    async fn open(&self) -> Compat<yamux::Stream> {
+        let (wants, stream) = tokio::sync::oneshot::channel();
+        self.opened.send(wants).await.unwrap();
+        stream.await.unwrap().compat()
+    }
+
+    /// Says `request` on a stream of its own, and hears until that ends.
+    async fn says(&self, request: &str) -> String {
+        let mut stream = self.open().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut heard = Vec::new();
+        // However it ends.
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("an end");
+        String::from_utf8_lossy(&heard).into_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_request_on_a_link_is_judged_and_checked_like_any_other() {
+    let app = at_once(1).await;
+    let Pair { payments, authority, .. } = pair(&app);
+    let permitted = Raw::to(&payments, &authority, "orders").await;
+    let head = "host: payments\r\nconnection: close\r\n";
+    for (request, status) in [
+        (format!("GET /kept HTTP/1.1\r\n{head}\r\n"), "200"),
+        (format!("GET /secret HTTP/1.1\r\n{head}\r\n"), "403"),
+        (format!("GET /kept/../secret HTTP/1.1\r\n{head}\r\n"), "400"),
+        (
+            format!("POST /kept HTTP/1.1\r\n{head}content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"),
+            "400",
+        ),
+        (format!("GET /kept HTTP/1.1\r\n{head}host: other\r\n\r\n"), "400"),
+    ] {
+        let answer = permitted.says(&request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
+    }
+    let stranger = Raw::to(&payments, &authority, "stranger").await;
+    let answer = stranger.says(&format!("GET /kept HTTP/1.1\r\n{head}\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let line = payments.accessed(|line| line["status"] == 403 && line["path"] == "/kept");
+    assert_eq!((&line["src"], &line["tls"]), (&id("stranger").into(), &"mutual".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_streams_of_a_link_take_places_under_the_limit_of_connections() {
+    let (app, authority) = (at_once(1).await, Authority::new());
+    let ports = [Port::Inbound(app.address, "protocol: http")];
+    let svid = authority.svid(&id("payments"));
+    let more = "limits: {connectionsPerSource: 3}";
+    let payments = Sidecar::start_as("payments", &svid, &authority, CALLERS, &ports, more);
+    let link = Raw::to(&payments, &authority, "orders").await;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let mut stream = link.open().await;
+        stream.write_all(b"GET /kept HTTP/1.1\r\nhost: payments\r\n\r\n").await.unwrap();
+        stream.flush().await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        streams.push(stream);
+    }
+    assert_eq!(link.says("GET /kept HTTP/1.1\r\nhost: payments\r\n\r\n").await, "");
+    payments.accessed(|line| line["code"] == "SG0606");
+    drop(streams);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !link
+        .says("GET /kept HTTP/1.1\r\nhost: payments\r\nconnection: close\r\n\r\n")
+        .await
+        .contains("200")
+    {
+        assert!(std::time::Instant::now() < deadline, "the places are not given back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_breaks_its_protocol_ends_and_is_recorded() {
+    let app = at_once(1).await;
+    let Pair { payments, authority, .. } = pair(&app);
+    let svid = authority.svid(&id("orders"));
+    let ping = [0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1];
+    for frames in [vec![1; 12], ping.repeat(20_000)] {
+        let mut stream =
+            tls(payments.inbound(), &authority, Some(&svid), &id("payments"), LINK).await.unwrap();
+        // It may end before all is said.
+        let _ = stream.write_all(&frames).await;
+        let mut heard = Vec::new();
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut heard)).await.expect("an end");
+        drop(ended);
+    }
+    payments.accessed_times(2, |line| line["code"] == "SG0659" && line["src"] == id("orders").as_str());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_carries_no_requests_to_a_port_of_opaque_bytes() {
+    let (app, authority) = (at_once(1).await, Authority::new());
+    let payments =
+        Sidecar::start("payments", &authority, CALLERS, &[Port::Inbound(app.address, "protocol: tcp")]);
+    let link = Raw::to(&payments, &authority, "orders").await;
+    assert_eq!(link.says("GET /kept HTTP/1.1\r\nhost: payments\r\n\r\n").await, "");
+    payments.accessed(|line| line["code"] == "SG0615");
+}
