@@ -25,7 +25,7 @@ use crate::{
     http::{self as http_stage, Checked, RequestBody, Rules},
     identity::{Client, Peer},
     orig_dst::OrigDst,
-    snapshot::{ALPN_HTTP1, ALPN_HTTP2, ALPN_SHARED, ALPN_TCP, Snapshot},
+    snapshot::{ALPN_HTTP1, ALPN_HTTP2, ALPN_MANY_HTTP1, ALPN_MANY_TCP, ALPN_TCP, Snapshot},
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
     tls::{self, Terminated},
     upstream::{self, Answer, app::Candidate},
@@ -46,10 +46,12 @@ pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) 
             let certificates = stream.agreed().peer_certificates();
             let client = Rc::new(Client::Proven(Peer::of(certificates, Usage::Client, &snapshot.trust)?));
             let alpn = stream.agreed().alpn_protocol().map(<[u8]>::to_vec);
-            if alpn.as_deref() == Some(ALPN_SHARED) {
-                return Box::pin(link::serve(stream, client, arrival, worker)).await;
-            }
-            serve_client(Downstream::Tls(stream), alpn.as_deref(), client, arrival, worker).await
+            let carries = match alpn.as_deref() {
+                Some(ALPN_MANY_HTTP1) => ALPN_HTTP1,
+                Some(ALPN_MANY_TCP) => ALPN_TCP,
+                alpn => return serve_client(Downstream::Tls(stream), alpn, client, arrival, worker).await,
+            };
+            Box::pin(link::serve(stream, carries, client, arrival, worker)).await
         }
         First::Other(first) => {
             let app = snapshot.inbound[port].forward.port();

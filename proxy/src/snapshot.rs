@@ -113,12 +113,14 @@ pub(crate) struct PeerTls {
     pub(crate) identities: Arc<[SpiffeId]>,
     /// Offers HTTP/1.1.
     pub(crate) http1: Arc<ClientConfig>,
-    /// Offers many streams of it, or else one.
-    pub(crate) shared: Arc<ClientConfig>,
     /// Offers HTTP/2.
     pub(crate) http2: Arc<ClientConfig>,
     /// Offers opaque bytes.
     pub(crate) tcp: Arc<ClientConfig>,
+    /// Offers many streams of HTTP/1.1, or else one.
+    pub(crate) many_http1: Arc<ClientConfig>,
+    /// Offers many streams of opaque bytes, or else one.
+    pub(crate) many_tcp: Arc<ClientConfig>,
     /// Offers nothing: the other side finds out what comes.
     pub(crate) any: Arc<ClientConfig>,
 }
@@ -442,9 +444,10 @@ impl Parts {
             generation: self.generation,
             identities: Arc::clone(identities),
             http1: offering(&[ALPN_HTTP1]),
-            shared: offering(&[ALPN_SHARED, ALPN_HTTP1]),
             http2: offering(&[ALPN_HTTP2]),
             tcp: offering(&[ALPN_TCP]),
+            many_http1: offering(&[ALPN_MANY_HTTP1, ALPN_HTTP1]),
+            many_tcp: offering(&[ALPN_MANY_TCP, ALPN_TCP]),
             any: offering(&[]),
         })
     }
@@ -462,11 +465,13 @@ impl Eq for PeerTls {}
 pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
 /// The link carries HTTP/1.1.
 pub(crate) const ALPN_HTTP1: &[u8] = b"http/1.1";
-/// The link carries many streams of HTTP/1.1 ([`crate::mux`]).
-pub(crate) const ALPN_SHARED: &[u8] = b"sidegate-yamux/1";
 /// The link carries one opaque connection. ALPN picks the parser and never an identity.
 pub(crate) const ALPN_TCP: &[u8] = b"sidegate-tcp/1";
+/// The link carries many streams of HTTP/1.1 ([`crate::mux`]).
+pub(crate) const ALPN_MANY_HTTP1: &[u8] = b"sidegate-yamux-http/1";
+/// The link carries many streams of opaque bytes.
+pub(crate) const ALPN_MANY_TCP: &[u8] = b"sidegate-yamux-tcp/1";
 
 /// What is preferred first.
-const SERVER_ALPN: [&[u8]; 4] = [ALPN_SHARED, ALPN_HTTP2, ALPN_HTTP1, ALPN_TCP];
+const SERVER_ALPN: [&[u8]; 5] = [ALPN_MANY_HTTP1, ALPN_MANY_TCP, ALPN_HTTP2, ALPN_HTTP1, ALPN_TCP];
 const DEFAULT_REPORT_INTERVAL: Duration = Duration::from_secs(5);

@@ -1,16 +1,17 @@
-//! Links between two sidecars: many requests at once share a connection, and each is judged, limited and cut by itself, like one
-//! that has a connection of its own.
+//! Shared links between two sidecars: of many requests or opaque connections at once, each is judged, limited and cut by itself, like
+//! one that has a connection of its own.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Frame;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{Barrier, watch},
     task::JoinSet,
     time::timeout,
@@ -37,8 +38,17 @@ spec:
   - {name: rest, from: [{serviceAccounts: [shop/orders]}], to: [{paths: [/kept, /echo, /chat]}]}
 ";
 
-/// What two sidecars speak when they have agreed on a link.
-const LINK: &[u8] = b"sidegate-yamux/1";
+const EVERYTHING: &str = "
+apiVersion: sidegate.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: callers}
+spec:
+  action: Allow
+  rules: [{name: everything, from: [{serviceAccounts: [shop/orders]}]}]
+";
+
+/// What two sidecars speak when they have agreed on a shared link for HTTP.
+const LINK: &[u8] = b"sidegate-yamux-http/1";
 /// As many as the callers of one test.
 const MANY: usize = 40;
 
@@ -412,4 +422,127 @@ async fn a_link_carries_no_requests_to_a_port_of_opaque_bytes() {
     let link = Raw::to(&payments, &authority, "orders").await;
     assert_eq!(link.says("GET /kept HTTP/1.1\r\nhost: payments\r\n\r\n").await, "");
     payments.accessed(|line| line["code"] == "SG0615");
+}
+
+/// What an application of opaque bytes does with each connection: it says back what it hears, and resets it at an `R`.
+async fn resetting() -> (std::net::SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut bytes = vec![0; 64 * 1024];
+                while let Ok(count @ 1..) = tcp.read(&mut bytes).await {
+                    if bytes[..count].contains(&b'R') {
+                        SockRef::from(&tcp).set_linger(Some(Duration::ZERO)).unwrap();
+                        return;
+                    }
+                    if tcp.write_all(&bytes[..count]).await.is_err() {
+                        return;
+                    }
+                }
+                // The end of the one direction is passed on as the end of the other.
+                let _ = tcp.shutdown().await;
+            });
+        }
+    });
+    (address, serving)
+}
+
+fn opaque_pair(app: std::net::SocketAddr) -> (Sidecar, Sidecar) {
+    let authority = Authority::new();
+    let payments = Sidecar::start("payments", &authority, EVERYTHING, &[Port::Inbound(app, "protocol: tcp")]);
+    let to_payments = [Port::Outbound("payments", payments.inbound(), "protocol: tcp")];
+    let svid = authority.svid(&id("orders"));
+    let orders = Sidecar::start_as("orders", &svid, &authority, EVERYTHING, &to_payments, "workers: 1");
+    (orders, payments)
+}
+
+/// Connections that are all open at once: each has said something and heard it.
+async fn all_open(orders: &Sidecar) -> Vec<TcpStream> {
+    let mut open = Vec::new();
+    for _ in 0..MANY {
+        let mut client = TcpStream::connect(orders.outbound()).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'x');
+        open.push(client);
+    }
+    open
+}
+
+/// How a connection ends that was cut.
+async fn reset(mut client: TcpStream) -> io::ErrorKind {
+    let read = timeout(PATIENCE, client.read(&mut [0; 64])).await.expect("it goes on");
+    read.expect_err("a cut must not look like an end").kind()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_opaque_connections_at_once_share_a_connection_and_each_carries_its_own_bytes() {
+    let (app, _serving) = resetting().await;
+    let (orders, payments) = opaque_pair(app);
+    let open = all_open(&orders).await;
+    let shared = connections(&payments).await;
+    assert!((1..=8).contains(&shared), "{shared} connections for {MANY} at once");
+    let talks = open.into_iter().enumerate().map(async |(n, mut client)| {
+        let said = vec![u8::try_from(n).unwrap(); if n % 10 == 0 { 3_000_000 } else { 30_000 }];
+        let (mut read, mut write) = client.split();
+        let saying = async {
+            write.write_all(&said).await.unwrap();
+            write.shutdown().await.unwrap();
+        };
+        let mut heard = Vec::new();
+        let ((), ended) = tokio::join!(saying, read.read_to_end(&mut heard));
+        ended.unwrap();
+        assert!(heard == said, "{n}: {} bytes of {}", heard.len(), said.len());
+    });
+    join_all(talks).await;
+    payments.accessed_times(MANY, |line| {
+        line["protocol"] == "tcp" && line["verdict"] == "allowed" && line["src"] == id("orders").as_str()
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_of_one_opaque_connection_is_one_at_the_other_end_and_of_no_other() {
+    let (app, _serving) = resetting().await;
+    let (orders, _payments) = opaque_pair(app);
+    let mut open = all_open(&orders).await;
+    // The last of them, which are streams of a link.
+    for _ in 0..3 {
+        let mut client = open.pop().unwrap();
+        client.write_all(b"R").await.unwrap();
+        assert_eq!(reset(client).await, io::ErrorKind::ConnectionReset);
+    }
+    for client in &mut open {
+        client.write_all(b"y").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'y');
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opaque_connections_on_a_link_are_cut_when_policy_denies_them() {
+    let (app, _serving) = resetting().await;
+    let (orders, payments) = opaque_pair(app);
+    let open = all_open(&orders).await;
+    payments.replace("policies.yaml", &EVERYTHING.replace("shop/orders", "shop/nobody"));
+    for client in open {
+        assert_eq!(reset(client).await, io::ErrorKind::ConnectionReset);
+    }
+    payments.accessed_times(MANY, |line| line["code"] == "SG0207" && line["bytes_received"] == 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opaque_connections_on_a_link_are_cut_when_either_side_trusts_the_other_no_longer() {
+    let (app, _serving) = resetting().await;
+    for of_server in [true, false] {
+        let (orders, payments) = opaque_pair(app);
+        let open = all_open(&orders).await;
+        let (sidecar, account) = if of_server { (&payments, "payments") } else { (&orders, "orders") };
+        move_away(sidecar, account);
+        for client in open {
+            assert_eq!(reset(client).await, io::ErrorKind::ConnectionReset);
+        }
+        sidecar.accessed_times(MANY, |line| line["code"] == "SG0311" && line["bytes_received"] == 1);
+    }
 }

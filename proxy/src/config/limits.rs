@@ -65,10 +65,10 @@ pub struct Limits {
     #[serde(serialize_with = "as_text")]
     #[schemars(with = "schema::Time")]
     pub connection_grace: Duration,
-    /// Frames per second that are no part of a request, on one HTTP/2 connection; ten seconds' worth at once.
+    /// Frames per second that are no part of a request, on one HTTP/2 connection or shared link; ten seconds' worth at once.
     #[schemars(range(min = 1, max = MOST))]
     pub control_frames: u32,
-    /// Streams reset per second, on one HTTP/2 connection; ten seconds' worth at once.
+    /// Streams reset per second, on one HTTP/2 connection or shared link; ten seconds' worth at once.
     #[schemars(range(min = 1, max = MOST))]
     pub stream_resets: u32,
     /// Bytes of one request head.

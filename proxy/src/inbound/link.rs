@@ -1,4 +1,4 @@
-//! A link of a peer's sidecar: each of its streams is served like a connection of HTTP/1.1, by the same stages, under the limits of
+//! A link of a peer's sidecar: each of its streams is served like a connection, by the same stages, under the limits of
 //! connections and judged by itself. The link says who is at the other end, and nothing else.
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
@@ -11,15 +11,15 @@ use crate::{
     error::Error,
     identity::Client,
     mux::{self, Broken},
-    snapshot::ALPN_HTTP1,
     telemetry::{Direction, Ends, Record, TlsState},
     tls::Terminated,
     worker::{self, Worker},
 };
 
-/// One link, to its end. It takes no more streams when a connection would take no more requests.
+/// One link, to its end. `carries`: the ALPN that each of its streams would have as a connection. It takes no more streams when a connection would take no more requests.
 pub(super) async fn serve(
     stream: Terminated,
+    carries: &'static [u8],
     client: Rc<Client>,
     arrival: Arrival<'_>,
     worker: &Rc<Worker>,
@@ -56,7 +56,7 @@ pub(super) async fn serve(
             next = link.next() => next,
         };
         match next {
-            Ok(Some(stream)) => spawn(stream, &client, downstream, port, worker),
+            Ok(Some(stream)) => spawn(stream, carries, &client, downstream, port, worker),
             Ok(None) => return Ok(()),
             Err(broken) => {
                 Record::ended(&exchange, Err(refused(&broken)));
@@ -67,7 +67,14 @@ pub(super) async fn serve(
 }
 
 /// Serves one stream beside the others.
-fn spawn(stream: mux::Stream, client: &Rc<Client>, downstream: SocketAddr, port: usize, worker: &Rc<Worker>) {
+fn spawn(
+    stream: mux::Stream,
+    carries: &'static [u8],
+    client: &Rc<Client>,
+    downstream: SocketAddr,
+    port: usize,
+    worker: &Rc<Worker>,
+) {
     let (client, serving) = (Rc::clone(client), Rc::clone(worker));
     let served = async move {
         let snapshot = serving.mesh.snapshot();
@@ -75,7 +82,7 @@ fn spawn(stream: mux::Stream, client: &Rc<Client>, downstream: SocketAddr, port:
             Ok(place) => {
                 let arrival = Arrival { downstream, place, port, snapshot: &snapshot };
                 let stream = Downstream::Shared(stream);
-                serve_client(stream, Some(ALPN_HTTP1), client, arrival, &serving).await
+                serve_client(stream, Some(carries), client, arrival, &serving).await
             }
             Err(error) => Err(error),
         };

@@ -488,9 +488,9 @@ const WINDOW: u32 = 256 * 1024;
 const MOST_WINDOW: u32 = 4 * 1024 * 1024;
 const MOST_GROWN: u32 = 16 * 1024 * 1024;
 /// Of one frame, so that a large body leaves room for others.
-const MOST_PAYLOAD: u32 = 16 * 1024;
+const MOST_PAYLOAD: u32 = 64 * 1024;
 /// A stream asks for no more to be gathered from here on.
-const MOST_UNSENT: usize = 256 * 1024;
+const MOST_UNSENT: usize = 128 * 1024;
 /// Streams ask for less; the rest are answers to frames that are no part of one.
 const MOST_UNANSWERED: usize = 2 * MOST_UNSENT;
 /// That the other side may have open at once.

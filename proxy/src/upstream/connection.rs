@@ -71,6 +71,26 @@ impl Terms {
         Self { peer, retires, idle, idle_since: now }
     }
 
+    #[cfg(test)]
+    pub(super) fn until(retires: Option<Instant>) -> Self {
+        Self { peer: None, retires, idle: Duration::MAX, idle_since: Instant::now() }
+    }
+
+    /// The same for another stream of the connection, which is used from `now` on.
+    pub(super) fn used_at(&self, now: Instant) -> Self {
+        Self { idle_since: now, ..self.clone() }
+    }
+
+    /// For how long it may still take new requests, unless that is for as long as anybody likes.
+    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+        self.retires.map(|retires| retires.saturating_duration_since(now))
+    }
+
+    /// Who has proven to be at the other end.
+    pub(super) fn proven(&self) -> Option<Arc<Peer>> {
+        self.peer.clone()
+    }
+
     /// Who is at the other end.
     pub(super) fn peer(&self) -> Option<SpiffeId> {
         self.peer.as_ref().map(|peer| peer.id().clone())

@@ -46,10 +46,12 @@ pub(crate) enum Destination {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Carries {
     Http1,
-    /// Many streams of HTTP/1.1, or one, as the peer takes it.
-    Shared,
     Http2,
     Tcp,
+    /// Many streams of HTTP/1.1, or one, as the peer takes it.
+    ManyHttp1,
+    /// The same of opaque bytes.
+    ManyTcp,
     /// What the peer's sidecar finds out.
     Any,
 }
@@ -153,6 +155,11 @@ impl Dialer {
 }
 
 impl Destination {
+    /// Whether it is another sidecar.
+    pub(crate) fn is_peer(&self) -> bool {
+        matches!(self, Self::Peer { .. })
+    }
+
     /// Whether, after a change, `peer` at the other end is still one that this destination may lead to.
     pub(crate) fn expects(&self, peer: &SpiffeId, snapshot: &Snapshot) -> bool {
         let Self::Peer { tls, .. } = self else { return true };
@@ -168,9 +175,10 @@ impl Destination {
 fn config(tls: &PeerTls, carries: Carries) -> Arc<ClientConfig> {
     Arc::clone(match carries {
         Carries::Http1 => &tls.http1,
-        Carries::Shared => &tls.shared,
         Carries::Http2 => &tls.http2,
         Carries::Tcp => &tls.tcp,
+        Carries::ManyHttp1 => &tls.many_http1,
+        Carries::ManyTcp => &tls.many_tcp,
         Carries::Any => &tls.any,
     })
 }

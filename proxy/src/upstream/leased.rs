@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -18,7 +19,7 @@ use tokio::{
 use super::{
     connection::{Http1, StreamSlot, Terms},
     http1,
-    pool::Lent,
+    pool::{Idle, Lent},
     stream::Stream,
 };
 use crate::{detect::Rewound, http::expect::Answered, message::Broken};
@@ -42,7 +43,8 @@ enum Came {
 /// A connection that is lent.
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) idle: Lent,
+    pub(super) idle: Rc<Idle>,
+    pub(super) _lent: Lent,
     pub(super) terms: Terms,
     pub(super) is_of_link: bool,
     pub(super) answered: Option<Answered>,
@@ -85,7 +87,7 @@ impl Leased {
 
     fn end(&mut self) {
         if let Came::Http1(came) = std::mem::replace(&mut self.0, Came::Nothing) {
-            let (body, Lease { idle, mut terms, is_of_link, answered }) = *came;
+            let (body, Lease { idle, mut terms, is_of_link, answered, .. }) = *came;
             // A body that nobody asked for goes with its connection.
             drop(answered);
             if let Some(connection) = body.into_connection() {

@@ -21,7 +21,7 @@ use super::{
     Answer, Bounds, Pool,
     deadline::time_for,
     dial::{Carries, Destination, Dialed},
-    pool::Failure,
+    pool::{Failure, Lent},
     sending::Sending,
     stream::{Carried, Resets, Stream, carry, carry_tunnel},
 };
@@ -67,7 +67,7 @@ struct Connected {
 #[derive(Debug)]
 enum Under {
     /// The breakers of its service.
-    Breakers { _in_flight: Picked, _connection: ConnectionSlot },
+    Breakers { _in_flight: Picked, _connection: ConnectionSlot, _lent: Lent },
     /// What lets it leave the mesh.
     Leave(Leave),
 }
@@ -164,13 +164,13 @@ pub(crate) async fn connect(reach: Reach<'_>, carries: Carries, record: &mut Rec
         let bounds = reach.bounds(&tries, &picked);
         let (error, reason) =
             match dial(&destination, carries, bounds.connected_by(), &picked, reach.pool).await {
-                Ok((dialed, connection)) => {
+                Ok((dialed, connection, lent)) => {
                     if let Some(peer) = &dialed.peer {
                         record.proven(peer.id());
                     }
                     picked.ended(Outcome::Answered);
                     tries.ended(true);
-                    let under = Under::Breakers { _in_flight: picked, _connection: connection };
+                    let under = Under::Breakers { _in_flight: picked, _connection: connection, _lent: lent };
                     return Ok(Link(Box::new(Connected { dialed, destination, under })));
                 }
                 Err(error @ Error::BreakerOpen { breaker, .. }) if breaker.is_of_endpoint() => {
@@ -197,10 +197,11 @@ async fn dial(
     until: Instant,
     picked: &Picked,
     pool: &Pool,
-) -> Result<(Dialed, ConnectionSlot), Error> {
+) -> Result<(Dialed, ConnectionSlot, Lent), Error> {
     let _pending = picked.pending()?;
     let connection = picked.connection()?;
-    Ok((pool.dialer().dial(destination, carries, until).await?, connection))
+    let (dialed, lent) = pool.tunnel(destination, carries, until).await?;
+    Ok((dialed, connection, lent))
 }
 
 impl Link {

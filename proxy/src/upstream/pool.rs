@@ -6,6 +6,7 @@ mod bounds;
 mod connect;
 mod failure;
 mod idle;
+mod links;
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
@@ -17,13 +18,15 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use bounds::Bounds;
 pub(crate) use failure::{Failure, chain};
-pub(super) use idle::Lent;
-use idle::{Idle, Over};
+pub(super) use idle::Idle;
+use idle::Over;
+pub(super) use links::Lent;
+use links::Links;
 
 use super::{
     Answer,
     connection::{Http1, Http2, StreamSlot},
-    dial::{Destination, Dialer},
+    dial::{Carries, Destination, Dialed, Dialer},
     leased::{Lease, Leased},
 };
 use crate::{error::Error, http::expect, message::Most, resilience::Sent};
@@ -35,6 +38,8 @@ pub(crate) struct Pool {
     tasks: TaskTracker,
     idle: RefCell<HashMap<Destination, Rc<Idle>>>,
     shared: RefCell<HashMap<Destination, Vec<Http2>>>,
+    /// Links whose streams carry opaque bytes.
+    tunnels: RefCell<HashMap<Destination, Rc<Links>>>,
     /// One dial at a time per destination, so that a burst of streams shares one connection. Held across the dial.
     dialing: RefCell<HashMap<Destination, Rc<Mutex<()>>>>,
 }
@@ -47,6 +52,7 @@ impl Pool {
             tasks,
             idle: RefCell::default(),
             shared: RefCell::default(),
+            tunnels: RefCell::default(),
             dialing: RefCell::default(),
         }
     }
@@ -82,10 +88,12 @@ impl Pool {
         body: Sent,
         bounds: Bounds<'_>,
     ) -> Result<Answer, Failure> {
-        let idle = self.idle_at(destination).lend();
+        let idle = self.idle_at(destination);
+        let lent = idle.links.lend();
+        // What becomes a tunnel is carried for itself: nobody waits behind its bytes.
         let over = match bounds.is_fresh || head.headers.contains_key(UPGRADE) {
             true => Over::Own,
-            false if idle.is_busy() => Over::Link,
+            false if idle.links.are_better() => Over::Link,
             false => Over::Either,
         };
         let most = Most::of(&self.dialer.limits);
@@ -112,7 +120,7 @@ impl Pool {
                 }
                 let answered = expecting.as_ref().map(expect::Expecting::answered);
                 let peer = terms.peer();
-                let lease = Lease { idle, terms, is_of_link, answered };
+                let lease = Lease { idle, _lent: lent, terms, is_of_link, answered };
                 Ok(Answer { response: response.map(|body| Leased::http1(body, lease)), peer, opening: None })
             }
             Ok(Err(broken)) => {
@@ -170,6 +178,25 @@ impl Pool {
         }
     }
 
+    /// A stream for opaque bytes to a peer: a connection of its own, or one of a link's if there are many at once. Whoever uses it
+    /// keeps what it comes with.
+    pub(super) async fn tunnel(
+        &self,
+        destination: &Destination,
+        carries: Carries,
+        until: Instant,
+    ) -> Result<(Dialed, Lent), Error> {
+        let links = self.tunnels_to(destination);
+        let lent = links.lend();
+        if carries == Carries::Tcp
+            && links.are_better()
+            && let Some(dialed) = self.tunnel_of_link(destination, &links, until).await?
+        {
+            return Ok((dialed, lent));
+        }
+        Ok((self.dialer.dial(destination, carries, until).await?, lent))
+    }
+
     /// Drops what has been idle too long or may take no more requests. Called every now and then.
     pub(crate) fn prune(&self) {
         let now = Instant::now();
@@ -186,6 +213,14 @@ impl Pool {
         self.shared.borrow_mut().retain(|destination, connections| {
             connections.retain(|connection| connection.is_usable(now) && !connection.is_idle(now));
             self.is_current(destination) && !connections.is_empty()
+        });
+        self.tunnels.borrow_mut().retain(|destination, links| {
+            links.prune(now);
+            let is_current = self.is_current(destination);
+            if !is_current {
+                links.close();
+            }
+            is_current && !links.is_empty()
         });
         self.dialing.borrow_mut().retain(|_, gate| Rc::strong_count(gate) > 1);
     }
@@ -210,10 +245,13 @@ impl Pool {
     fn idle_at(&self, destination: &Destination) -> Rc<Idle> {
         let mut idle = self.idle.borrow_mut();
         let most = || self.dialer.limits.idle_connections.saturating_mul(BETWEEN_PRUNINGS);
-        let at = idle
-            .entry_ref(destination)
-            .or_insert_with(|| Idle::new(most(), matches!(destination, Destination::Peer { .. })));
+        let at = idle.entry_ref(destination).or_insert_with(|| Idle::new(most(), destination.is_peer()));
         Rc::clone(at)
+    }
+
+    fn tunnels_to(&self, destination: &Destination) -> Rc<Links> {
+        let mut tunnels = self.tunnels.borrow_mut();
+        Rc::clone(tunnels.entry_ref(destination).or_insert_with(|| Links::new(destination.is_peer())))
     }
 }
 

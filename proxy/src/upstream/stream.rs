@@ -29,7 +29,7 @@ use crate::{
     detect::{NotHttp, Rewound},
     error::Error,
     mux,
-    snapshot::ALPN_SHARED,
+    snapshot::{ALPN_MANY_HTTP1, ALPN_MANY_TCP},
     tls::{Originated, Terminated},
 };
 
@@ -172,9 +172,15 @@ impl Stream {
         Self::new(Io::Shared(stream))
     }
 
+    /// Whether it is one of many.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.io, Io::Shared(_))
+    }
+
     /// Whether the peer has agreed that it is a link for many streams.
     pub(super) fn is_link(&self) -> bool {
-        matches!(&self.io, Io::Tls(stream) if stream.agreed().alpn_protocol() == Some(ALPN_SHARED))
+        let Io::Tls(stream) = &self.io else { return false };
+        matches!(stream.agreed().alpn_protocol(), Some(ALPN_MANY_HTTP1 | ALPN_MANY_TCP))
     }
 
     /// Whether the peer has said that it takes no more on the link that this is a stream of.

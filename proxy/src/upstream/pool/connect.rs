@@ -7,7 +7,12 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Bounds, Idle, Over, Pool, failure::upstream_failed};
+use super::{
+    Bounds, Idle, Pool,
+    failure::upstream_failed,
+    idle::Over,
+    links::{Links, Until},
+};
 use crate::{
     balance::ConnectionSlot,
     contain::contained,
@@ -32,50 +37,68 @@ impl Pool {
         bounds: Bounds<'_>,
     ) -> Result<Http1, Error> {
         let _pending = bounds.pending()?;
+        let most = Most::of(&self.dialer.limits);
         if over == Over::Link {
-            let linked = timeout_at(bounds.connected_by(), self.link(destination, idle, bounds)).await;
-            if let Some(stream) = linked.map_err(|_| Error::ConnectTimeout(destination.to_string()))?? {
-                return Ok(stream);
+            let linked = self.link(destination, &idle.links, Carries::ManyHttp1, Until::Retired, bounds);
+            if let Some((stream, terms)) = linked.await? {
+                let is_of_link = stream.is_shared();
+                return Ok(Http1 { connection: http1::Connection::new(stream, most), terms, is_of_link });
             }
         }
         let slot = bounds.connection()?;
         let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
-        Ok(self.own(stream.counted(slot), terms))
+        let connection = http1::Connection::new(stream.counted(slot), most);
+        Ok(Http1 { connection, terms, is_of_link: false })
     }
 
-    fn own(&self, stream: Stream, terms: Terms) -> Http1 {
-        let connection = http1::Connection::new(stream, Most::of(&self.dialer.limits));
-        Http1 { connection, terms, is_of_link: false }
+    /// A stream for opaque bytes of a link; `None` if the peer takes none. Its place among the connections of its service it has
+    /// already.
+    pub(super) async fn tunnel_of_link(
+        &self,
+        destination: &Destination,
+        links: &Links,
+        until: Instant,
+    ) -> Result<Option<Dialed>, Error> {
+        let mut linked = links.open(Until::Old, Instant::now());
+        if linked.is_none() {
+            let bounds = Bounds { deadline: until, ..self.unpicked(Duration::ZERO) };
+            linked = Box::pin(self.link(destination, links, Carries::ManyTcp, Until::Old, bounds)).await?;
+        }
+        Ok(linked.map(|(stream, terms)| Dialed { stream, peer: terms.proven() }))
     }
 
-    /// A stream of a new link, or of one that somebody else has dialed meanwhile. A peer that takes no links has a connection
-    /// instead; `None` if that was found out by somebody else.
+    /// A stream of a new link, or of one that somebody else has dialed meanwhile: waiting for that counts towards the connect
+    /// timeout like the dial itself. A peer that takes no links gives a connection instead; `None` if somebody else found that out.
     async fn link(
         &self,
         destination: &Destination,
-        idle: &Idle,
+        links: &Links,
+        carries: Carries,
+        until: Until,
         bounds: Bounds<'_>,
-    ) -> Result<Option<Http1>, Error> {
-        let _linking = idle.linking.lock().await;
-        let most = Most::of(&self.dialer.limits);
-        if let Some(stream) = idle.open(most, Instant::now()) {
-            return Ok(Some(stream));
-        }
-        if !idle.takes_links() {
-            return Ok(None);
-        }
-        let slot = bounds.connection()?;
-        let (stream, terms) = self.connect(destination, Carries::Shared, bounds).await?;
-        let stream = stream.counted(slot);
-        if !stream.is_link() {
-            idle.takes_no_links();
-            return Ok(Some(self.own(stream, terms)));
-        }
-        let link =
-            mux::Link::new(stream, mux::Side::Client, mux::Bounds::of(&self.dialer.limits, bounds.idle));
-        let first = idle.link(link.opener(), terms, most);
-        self.spawn(drive_link(link));
-        Ok(first)
+    ) -> Result<Option<(Stream, Terms)>, Error> {
+        let linked = timeout_at(bounds.connected_by(), async {
+            let _linking = links.linking.lock().await;
+            if let Some(linked) = links.open(until, Instant::now()) {
+                return Ok(Some(linked));
+            }
+            if !links.are_taken() {
+                return Ok(None);
+            }
+            let slot = bounds.connection()?;
+            let (stream, terms) = self.connect(destination, carries, bounds).await?;
+            let stream = stream.counted(slot);
+            if !stream.is_link() {
+                links.refused();
+                return Ok(Some((stream, terms)));
+            }
+            let most = mux::Bounds::of(&self.dialer.limits, bounds.idle);
+            let link = mux::Link::new(stream, mux::Side::Client, most);
+            links.add(link.opener(), terms);
+            self.spawn(drive_link(link));
+            Ok(links.open(until, Instant::now()))
+        });
+        linked.await.unwrap_or_else(|_| Err(Error::ConnectTimeout(destination.to_string())))
     }
 
     /// A new shared connection, or one that somebody else has dialed meanwhile, and whether it is that. Waiting for another's
