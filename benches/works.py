@@ -124,14 +124,19 @@ def _replacing(file):
         thread.join()
 
 
-def connections(pair, tools):
+def connections(at_a_time):
     """CPU of both halves for a connection that is made, used for one answer, and ended."""
-    before = pair.cpu()
-    said = _say(tools, "connect", "--to", f"127.0.0.1:{pair.ports.outbound}", "--seconds", tools.seconds)
-    return {
-        "cpu_us": (pair.cpu() - before) / said["connections"] * 1e6,
-        "per_second": said["connections"] / said["seconds"],
-    }
+
+    def figures(pair, tools):
+        before = pair.cpu()
+        to = f"127.0.0.1:{pair.ports.outbound}"
+        said = _say(tools, "connect", "--to", to, "--at-a-time", at_a_time, "--seconds", tools.seconds)
+        return {
+            "cpu_us": (pair.cpu() - before) / said["connections"] * 1e6,
+            "per_second": said["connections"] / said["seconds"],
+        }
+
+    return figures
 
 
 def bulk(streams):
@@ -181,7 +186,8 @@ WORKS = [
     Work("grpc", "gRPC unary, 8 × 32 streams, saturated", "grpc", requests(_h2load(*GRPC))),
     Work("steady", "HTTP/1.1 at 1,000 requests per second", "http1", steady),
     Work("reload", "HTTP/1.1 at 1,000 requests per second, 1,000 rules replaced each second", "http1", reloaded, "sidegate"),
-    Work("connections", "new connections, opaque, one answer each", "tcp", connections),
+    Work("handshakes", "new connections, opaque, one answer each, two at a time", "tcp", connections(2)),
+    Work("connections", "new connections, opaque, one answer each, eight at a time", "tcp", connections(8)),
     Work("bulk1", "opaque bytes, one stream", "tcp", bulk(1)),
     Work("bulk8", "opaque bytes, eight streams", "tcp", bulk(8)),
     Work("held-http1", "1,000 silent HTTP/1.1 connections", "http1", held("--host", "server")),

@@ -28,6 +28,12 @@ pub(crate) async fn watch(limit: usize, metrics: Arc<Metrics>) -> Infallible {
     }
 }
 
+/// Has the allocator give back to the kernel what has been free for a second. It looks for that only when it takes or gives back a
+/// large piece itself: in silence it would keep what the last burst has left.
+pub(crate) fn settle() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_PIECE)));
+}
+
 /// Above the ceiling nothing new is taken on, until a tenth of it is free: without that it would be on and off.
 fn observe(bytes: u64, ceiling: u64, metrics: &Metrics) {
     metrics.memory.store(bytes, Ordering::Relaxed);
@@ -65,6 +71,8 @@ fn container() -> Option<u64> {
     text.trim().parse().ok()
 }
 
+/// Of more than the allocator keeps for a thread. No byte of it is touched.
+const LARGE_PIECE: usize = 4 * 1024 * 1024;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{
     error::Error,
     external,
     http::LocalExecutor,
-    jwt,
+    jwt, memory,
     route::{Chance, Copies},
     snapshot::Reader,
     telemetry::{
@@ -248,7 +248,7 @@ impl Worker {
         });
     }
 
-    /// Forgets idle connections and endpoints, once a second, for as long as the worker lives.
+    /// Forgets idle connections and endpoints, and gives memory back, once a second, for as long as the worker lives.
     pub(crate) async fn prune(self: Rc<Self>) {
         loop {
             tokio::time::sleep(PRUNE).await;
@@ -256,6 +256,7 @@ impl Worker {
             // An answer serves what asks within a second, and nobody later.
             self.outside.refresh(|_| false).await;
             self.balancer.prune(&self.mesh.load().services);
+            memory::settle();
         }
     }
 

@@ -84,6 +84,29 @@ async fn above_the_memory_limit_nothing_new_is_taken_on_and_it_ends() {
 }
 
 #[tokio::test]
+async fn the_memory_that_a_burst_has_taken_is_given_back_in_silence() {
+    const TAKEN: u64 = 20_000_000;
+    let authority = Authority::new();
+    let nobody = [Port::Outbound("payments", "127.0.0.1:1".parse().unwrap(), "protocol: http")];
+    let sidecar = Sidecar::start("orders", &authority, ORDERS, &nobody);
+    let before = sidecar.resident_bytes();
+    let half = [&b"GET / HTTP/1.1\r\nHost: payments\r\nx: "[..], &vec![b'a'; 60_000]].concat();
+    let mut held = Vec::new();
+    while sidecar.resident_bytes() < before + TAKEN {
+        assert!(held.len() < 2_000, "the memory never grows");
+        let mut stream = TcpStream::connect(sidecar.outbound()).await.unwrap();
+        stream.write_all(&half).await.unwrap();
+        held.push(stream);
+    }
+    drop(held);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while sidecar.resident_bytes() > before + TAKEN / 2 {
+        assert!(std::time::Instant::now() < deadline, "{} of {before} bytes", sidecar.resident_bytes());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
 async fn callers_in_all_places_leave_the_application_its_own_calls() {
     let (app, authority) = (App::start().await, Authority::new());
     let peer =
