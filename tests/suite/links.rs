@@ -89,6 +89,11 @@ async fn at_once(many: usize) -> Service {
     .await
 }
 
+/// The body of a request, as the body of its answer.
+fn echoed(said: hyper::body::Incoming) -> Body {
+    said.map_err(io::Error::other).boxed_unsync()
+}
+
 /// Answers that tick without end.
 async fn ticking() -> Service {
     Service::start(|_| async {
@@ -287,6 +292,82 @@ async fn a_websocket_has_a_connection_of_its_own_beside_a_busy_link() {
         sockets.push(socket);
     }
     assert_eq!(connections(&payments).await, sockets.len());
+}
+
+/// Numbers without an order that anybody sees, the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// One exchange: heard to its end, left in the middle of its answer, or left in the middle of its request.
+async fn exchange(to: std::net::SocketAddr, dice: &mut Dice) {
+    let said = vec![u8::try_from(dice.roll(256)).unwrap(); usize::try_from(dice.roll(200_000)).unwrap()];
+    let mut client = TcpStream::connect(to).await.unwrap();
+    let head = format!("POST /echo HTTP/1.1\r\nhost: payments\r\ncontent-length: {}\r\n\r\n", said.len());
+    client.write_all(head.as_bytes()).await.unwrap();
+    let leaves = dice.roll(4);
+    if leaves == 0 {
+        client.write_all(&said[..said.len() / 2]).await.unwrap();
+        return;
+    }
+    let (mut read, mut write) = client.split();
+    let hearing = async {
+        let mut heard = Vec::new();
+        let mut piece = vec![0; 16 * 1024];
+        loop {
+            let count = timeout(PATIENCE, read.read(&mut piece)).await.expect("it stalls").unwrap();
+            assert!(count > 0, "the answer ends early: {}", heard.len());
+            heard.extend_from_slice(&piece[..count]);
+            let begin = heard.windows(4).position(|bytes| bytes == b"\r\n\r\n").map(|at| at + 4);
+            if begin.is_some_and(|begin| leaves == 1 && heard.len() > begin + said.len() / 2) {
+                return;
+            }
+            if let Some(begin) = begin.filter(|begin| heard.len() >= begin + said.len()) {
+                assert!(heard.starts_with(b"HTTP/1.1 200 "), "{}", heard[..begin].escape_ascii());
+                assert!(heard[begin..] == said, "somebody else's answer, or not all of it");
+                return;
+            }
+        }
+    };
+    let (written, ()) = tokio::join!(write.write_all(&said), hearing);
+    // Whoever leaves early need not have said all.
+    assert!(leaves == 1 || written.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_leave_at_any_moment_disturb_no_other_and_leave_nothing_behind() {
+    let app = Service::start(|request| async move { Response::new(echoed(request.into_body())) }).await;
+    let Pair { orders, payments, .. } = pair(&app);
+    let mut callers = JoinSet::new();
+    for seed in 0..MANY as u64 {
+        let to = orders.outbound();
+        callers.spawn(async move {
+            let mut dice = Dice(seed);
+            for _ in 0..15 {
+                exchange(to, &mut dice).await;
+            }
+        });
+    }
+    while let Some(called) = callers.join_next().await {
+        called.unwrap();
+    }
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let metrics = orders.page("/metrics").await.body;
+        if metrics.contains("sidegate_connections_active{direction=\"outbound\"} 0") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "who has left is still there: {metrics}");
+    }
+    for sidecar in [&orders, &payments] {
+        let metrics = sidecar.page("/metrics").await.body;
+        assert!(metrics.contains("sidegate_connection_panics_total 0"), "{metrics}");
+    }
 }
 
 /// A link that the test itself speaks, by another implementation of yamux.
