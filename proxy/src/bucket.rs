@@ -16,6 +16,11 @@ impl Bucket {
         Self { tokens: per_second.saturating_mul(BURST_SECONDS), per_second, filled: now }
     }
 
+    /// Makes it full.
+    pub(crate) fn refill(&mut self) {
+        self.tokens = self.per_second.saturating_mul(BURST_SECONDS);
+    }
+
     /// `None`: it is empty. The clock is asked only when the bucket seems empty.
     pub(crate) fn take(&mut self, now: &impl Fn() -> Instant) -> Option<()> {
         if self.tokens == 0 {

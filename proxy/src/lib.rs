@@ -9,6 +9,7 @@ pub mod detect;
 pub mod families;
 pub mod http;
 pub mod measured;
+pub mod mux;
 
 mod accept;
 mod admin;
@@ -31,7 +32,6 @@ mod inbound;
 mod jwt;
 mod memory;
 mod message;
-mod mux;
 mod orig_dst;
 mod outbound;
 mod rate;

@@ -27,11 +27,11 @@ use tokio::{
 use crate::{config::Limits, scratch};
 use state::State;
 
-pub(crate) use stream::Stream;
+pub use stream::Stream;
 
 /// One link, which has to be driven for its streams to go on.
 #[derive(Debug)]
-pub(crate) struct Link<T> {
+pub struct Link<T> {
     transport: T,
     state: Rc<RefCell<State>>,
     pulse: Interval,
@@ -45,14 +45,16 @@ pub(crate) struct Opener(Rc<RefCell<State>>);
 
 /// Who has connected opens the streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
+    /// Opens streams, and takes none.
     Client,
+    /// Takes streams, and opens none.
     Server,
 }
 
 /// What the other side may do.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub struct Bounds {
     /// Per second, frames that are no part of a stream.
     control_frames: u32,
     /// Per second, streams that are reset.
@@ -63,19 +65,26 @@ pub(crate) struct Bounds {
 
 /// Why a link ended other than in order.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
+pub enum Broken {
+    /// What no version of the protocol has, or no window takes.
     #[error("{0}")]
     Protocol(&'static str),
+    /// Pings, windows and empty frames.
     #[error("limits.controlFrames: more frames that are no part of a stream than that")]
     Control,
+    /// By whoever was told to open no more.
     #[error("limits.streamResets: more streams reset than that")]
     Resets,
+    /// More answers wait than a peer leaves that means well.
     #[error("it asks, and takes no answers")]
     Deaf,
+    /// Nothing comes.
     #[error("it is silent when asked whether it is there")]
     Silent,
+    /// In order by the transport, and not by the link.
     #[error("the connection ended under its streams")]
     Truncated,
+    /// The transport broke.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -91,14 +100,14 @@ impl Side {
 
 impl Bounds {
     /// `idle`: how long a link may have no stream.
-    pub(crate) fn of(limits: &Limits, idle: Duration) -> Self {
+    pub fn of(limits: &Limits, idle: Duration) -> Self {
         Self { control_frames: limits.control_frames, stream_resets: limits.stream_resets, idle }
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     /// Over `transport`, on which nothing was said.
-    pub(crate) fn new(transport: T, side: Side, bounds: Bounds) -> Self {
+    pub fn new(transport: T, side: Side, bounds: Bounds) -> Self {
         let mut pulse = interval_at(Instant::now() + PULSE, PULSE);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let state = Rc::new(RefCell::new(State::new(side, bounds)));
@@ -111,12 +120,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     }
 
     /// Takes no more streams: when the last is over, so is the link.
-    pub(crate) fn go_away(&self) {
+    pub fn go_away(&self) {
         self.state.borrow_mut().go_away();
     }
 
     /// Drives the link until the other side opens a stream; `None` when it has ended in order.
-    pub(crate) async fn next(&mut self) -> Result<Option<Stream>, Broken> {
+    pub async fn next(&mut self) -> Result<Option<Stream>, Broken> {
         let next = poll_fn(|cx| self.poll_next(cx)).await;
         let Err(broken) = next else { return next };
         self.refuse(&broken).await;

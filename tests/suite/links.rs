@@ -316,7 +316,7 @@ async fn exchange(to: std::net::SocketAddr, dice: &mut Dice) {
         return;
     }
     let (mut read, mut write) = client.split();
-    let hearing = async {
+    let reading = async {
         let mut heard = Vec::new();
         let mut piece = vec![0; 16 * 1024];
         loop {
@@ -334,7 +334,7 @@ async fn exchange(to: std::net::SocketAddr, dice: &mut Dice) {
             }
         }
     };
-    let (written, ()) = tokio::join!(write.write_all(&said), hearing);
+    let (written, ()) = tokio::join!(write.write_all(&said), reading);
     // Whoever leaves early need not have said all.
     assert!(leaves == 1 || written.is_ok());
 }

@@ -118,7 +118,12 @@ impl State {
             return None;
         }
         let id = self.next;
-        self.next = self.next.checked_add(2)?;
+        let Some(next) = self.next.checked_add(2) else {
+            // No number is used twice.
+            self.go_away();
+            return None;
+        };
+        self.next = next;
         // At once: streams are opened in the order of their numbers, whichever is used first.
         self.put(Header::new(Kind::Window, SYN, id, 0));
         Some((id, self.insert(id, 0)))
@@ -226,7 +231,7 @@ impl State {
         }
         let channel = self.streams.get(&header.stream).cloned();
         if header.has(RST) {
-            self.resets.take(&Instant::now).ok_or(Broken::Resets)?;
+            self.reset()?;
             if let Some(channel) = &channel {
                 channel.borrow_mut().fail(io::ErrorKind::ConnectionReset);
             }
@@ -276,12 +281,26 @@ impl State {
         }
         self.last = stream;
         if self.has_gone || self.streams.len() >= MOST_STREAMS {
-            self.resets.take(&Instant::now).ok_or(Broken::Resets)?;
+            self.reset()?;
             self.put(Header::new(Kind::Window, RST, stream, 0));
             return Ok(());
         }
         let channel = self.insert(stream, ACK);
         self.arrived.push_back((stream, channel));
+        Ok(())
+    }
+
+    /// The other side has reset a stream, or opened one too many. Whoever does that too often opens no more, and those of others that
+    /// share the link go on; whoever does not heed that is left.
+    fn reset(&mut self) -> Result<(), Broken> {
+        if self.resets.take(&Instant::now).is_some() {
+            return Ok(());
+        }
+        if self.has_gone {
+            return Err(Broken::Resets);
+        }
+        self.resets.refill();
+        self.go_away();
         Ok(())
     }
 
@@ -458,8 +477,9 @@ impl Channel {
         Ok(())
     }
 
+    /// What was reset does not end in order any more.
     fn end(&mut self) {
-        self.has_ended = true;
+        self.has_ended |= self.broken.is_none();
         self.wake_reader();
     }
 

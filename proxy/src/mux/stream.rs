@@ -16,7 +16,7 @@ use super::state::{Channel, State};
 
 /// One stream.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub struct Stream {
     id: u32,
     channel: Rc<RefCell<Channel>>,
     link: Rc<RefCell<State>>,

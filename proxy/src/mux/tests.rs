@@ -429,15 +429,46 @@ async fn whoever_asks_without_end_and_takes_no_answers_is_left() {
     }
 }
 
+/// So many streams that are opened and reset at once.
+fn opened_and_reset(count: u32) -> Vec<u8> {
+    let one = |n: u32| [data(SYN, 2 * n + 1, b"x"), frame(Kind::Window, RST, 2 * n + 1, 0)].concat();
+    (0..count).flat_map(one).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_resets_too_many_streams_opens_no_more_and_those_that_are_open_go_on() {
+    LocalSet::new()
+        .run_until(async {
+            let most = BOUNDS.stream_resets * 10;
+            let (near, far) = duplex(PIPE);
+            spawn_local(drive(far, echo));
+            let opener = client(near);
+            let mut open = opener.open().unwrap();
+            open.write_all(b"x").await.unwrap();
+            open.read_exact(&mut [0; 1]).await.unwrap();
+            for n in 0..=most {
+                assert!(opener.is_open(), "after {n}");
+                let mut stream = opener.open().unwrap();
+                stream.write_all(b"x").await.unwrap();
+                stream.read_exact(&mut [0; 1]).await.unwrap();
+                drop(stream);
+            }
+            while opener.is_open() {
+                tokio::task::yield_now().await;
+            }
+            open.write_all(b"y").await.unwrap();
+            open.read_exact(&mut [0; 1]).await.unwrap();
+        })
+        .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn streams_that_are_opened_and_reset_at_once_are_bounded() {
     let most = BOUNDS.stream_resets * 10;
-    let reset = |count: u32| -> Vec<u8> {
-        let one = |n: u32| [data(SYN, 2 * n + 1, b"x"), frame(Kind::Window, RST, 2 * n + 1, 0)].concat();
-        (0..count).flat_map(one).collect()
-    };
-    assert!(said_of(Side::Server, &reset(most)).await.is_ok());
-    assert!(matches!(said_of(Side::Server, &reset(most + 1)).await, Err(Broken::Resets)));
+    assert!(said_of(Side::Server, &opened_and_reset(most)).await.is_ok());
+    // Once it has been told to open no more, a stream counts twice: it is refused, and reset.
+    let heedless = said_of(Side::Server, &opened_and_reset(most + 1 + most)).await;
+    assert!(matches!(heedless, Err(Broken::Resets)), "{heedless:?}");
 }
 
 #[tokio::test(start_paused = true)]
