@@ -317,19 +317,19 @@ async fn exchange(to: std::net::SocketAddr, dice: &mut Dice) {
     }
     let (mut read, mut write) = client.split();
     let reading = async {
-        let mut heard = Vec::new();
+        let mut answer = Vec::new();
         let mut piece = vec![0; 16 * 1024];
         loop {
             let count = timeout(PATIENCE, read.read(&mut piece)).await.expect("it stalls").unwrap();
-            assert!(count > 0, "the answer ends early: {}", heard.len());
-            heard.extend_from_slice(&piece[..count]);
-            let begin = heard.windows(4).position(|bytes| bytes == b"\r\n\r\n").map(|at| at + 4);
-            if begin.is_some_and(|begin| leaves == 1 && heard.len() > begin + said.len() / 2) {
+            assert!(count > 0, "the answer ends early: {}", answer.len());
+            answer.extend_from_slice(&piece[..count]);
+            let begin = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").map(|at| at + 4);
+            if begin.is_some_and(|begin| leaves == 1 && answer.len() > begin + said.len() / 2) {
                 return;
             }
-            if let Some(begin) = begin.filter(|begin| heard.len() >= begin + said.len()) {
-                assert!(heard.starts_with(b"HTTP/1.1 200 "), "{}", heard[..begin].escape_ascii());
-                assert!(heard[begin..] == said, "somebody else's answer, or not all of it");
+            if let Some(begin) = begin.filter(|begin| answer.len() >= begin + said.len()) {
+                assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer[..begin].escape_ascii());
+                assert!(answer[begin..] == said, "somebody else's answer, or not all of it");
                 return;
             }
         }
