@@ -255,7 +255,13 @@ impl Link {
                 biased;
                 ended = untrusted => Err(ended),
                 idle = carried.until_idle(pool.dialer().limits.opaque_idle_timeout) => Err(idle),
-                result = carrying(stream) => result.map_err(|error| failed(&error)),
+                result = carrying(stream) => result.map_err(|error| match &peer {
+                    // Its link was severed, which somebody else has noticed first.
+                    Some(peer) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                        Error::PeerEnded(format!("{} is trusted no longer", peer.id()))
+                    }
+                    _ => failed(&error),
+                }),
             }
         }
     }
