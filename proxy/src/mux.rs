@@ -5,6 +5,7 @@
 //! The frames are yamux' (<https://github.com/hashicorp/yamux/blob/master/spec.md>). Each stream has a window of its own, so that one
 //! whose reader is slow holds up no other.
 
+mod channel;
 mod frame;
 mod state;
 mod stream;
@@ -135,32 +136,34 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Stream>, Broken>> {
-        if let Some(arrived) = self.state.borrow_mut().arrived() {
-            return Poll::Ready(Ok(Some(Stream::new(arrived, &self.state))));
+        if let Some(arrived) = self.arrived() {
+            return Poll::Ready(Ok(Some(arrived)));
         }
         self.state.borrow_mut().driven_by(cx.waker());
         while self.pulse.poll_tick(cx).is_ready() {
             self.look_after()?;
         }
         let has_ended = self.poll_receive(cx)?;
-        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
-            return Poll::Ready(Err(error.into()));
-        }
-        let mut state = self.state.borrow_mut();
-        if let Some(arrived) = state.arrived() {
-            drop(state);
-            return Poll::Ready(Ok(Some(Stream::new(arrived, &self.state))));
+        let sent = self.poll_send(cx)?;
+        if let Some(arrived) = self.arrived() {
+            return Poll::Ready(Ok(Some(arrived)));
         }
         if has_ended {
-            return Poll::Ready(if state.count() == 0 { Ok(None) } else { Err(Broken::Truncated) });
+            let is_idle = self.state.borrow().count() == 0;
+            return Poll::Ready(if is_idle { Ok(None) } else { Err(Broken::Truncated) });
         }
-        if !state.is_over() {
+        if !self.state.borrow().is_over() {
             return Poll::Pending;
         }
-        drop(state);
-        ready!(self.poll_send(cx))?;
+        ready!(sent);
         // However that ends: nothing is left to be said.
         Pin::new(&mut self.transport).poll_shutdown(cx).map(|_| Ok(None))
+    }
+
+    /// What the other side has opened and nobody has taken yet.
+    fn arrived(&self) -> Option<Stream> {
+        let arrived = self.state.borrow_mut().arrived()?;
+        Some(Stream::new(arrived, &self.state))
     }
 
     /// Reads what there is; whether that was the last. Also while nothing can be sent: the other side may wait for that in turn, and
@@ -216,7 +219,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
             Broken::Io(error) => error.kind(),
             Broken::Truncated => io::ErrorKind::UnexpectedEof,
             Broken::Protocol(_) | Broken::Control | Broken::Resets | Broken::Deaf | Broken::Silent => {
-                self.state.borrow_mut().refuse(frame::PROTOCOL_ERROR);
+                self.state.borrow_mut().refuse();
                 // Once: a side that takes nothing is not waited for.
                 let _ = poll_fn(|cx| Poll::Ready(self.poll_send(cx))).await;
                 io::ErrorKind::ConnectionReset

@@ -10,12 +10,12 @@ use std::{
     time::Instant,
 };
 
-use bytes::BytesMut;
 use hashbrown::HashMap;
 
 use super::{
     Bounds, Broken, Side,
-    frame::{ACK, FIN, HEADER, Header, Kind, NORMAL, RST, SYN},
+    channel::{Channel, WINDOW},
+    frame::{ACK, FIN, HEADER, Header, Kind, NORMAL, PROTOCOL_ERROR, RST, SYN},
 };
 use crate::bucket::Bucket;
 
@@ -50,30 +50,6 @@ pub(super) struct State {
     pings: u32,
     /// By how much the windows of all streams are larger than at their beginning.
     grown: u32,
-}
-
-/// One stream, as this side sees it.
-#[derive(Debug)]
-pub(super) struct Channel {
-    /// What came and nobody has read yet.
-    pub(super) incoming: BytesMut,
-    /// Bytes that the other side may still send, of `limit` at most, and those that were read since it was last told.
-    due: u32,
-    taken: u32,
-    limit: u32,
-    /// Bytes that were read.
-    read: u64,
-    /// Bytes that this side may still send.
-    pub(super) window: u32,
-    /// What the first frame that goes out says beside: that the stream is taken.
-    greeting: u16,
-    /// Nothing more comes; nothing more goes.
-    pub(super) has_ended: bool,
-    pub(super) is_shut: bool,
-    /// The stream or its link is broken.
-    pub(super) broken: Option<io::ErrorKind>,
-    pub(super) reader: Option<Waker>,
-    pub(super) writer: Option<Waker>,
 }
 
 /// The rest of a DATA frame.
@@ -148,20 +124,7 @@ impl State {
     }
 
     fn insert(&mut self, id: u32, greeting: u16) -> Rc<RefCell<Channel>> {
-        let channel = Rc::new(RefCell::new(Channel {
-            incoming: BytesMut::new(),
-            due: WINDOW,
-            taken: 0,
-            limit: WINDOW,
-            read: 0,
-            window: WINDOW,
-            greeting,
-            has_ended: false,
-            is_shut: false,
-            broken: None,
-            reader: None,
-            writer: None,
-        }));
+        let channel = Rc::new(RefCell::new(Channel::new(greeting)));
         self.streams.insert(id, Rc::clone(&channel));
         channel
     }
@@ -397,8 +360,8 @@ impl State {
     }
 
     /// The last word to a side that breaks the protocol.
-    pub(super) fn refuse(&mut self, code: u32) {
-        self.put(Header::new(Kind::GoAway, 0, 0, code));
+    pub(super) fn refuse(&mut self) {
+        self.put(Header::new(Kind::GoAway, 0, 0, PROTOCOL_ERROR));
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -454,56 +417,6 @@ impl State {
     }
 }
 
-impl Channel {
-    fn came(&mut self, bytes: &[u8]) {
-        if self.broken.is_none() && !bytes.is_empty() {
-            self.incoming.extend_from_slice(bytes);
-            self.wake_reader();
-        }
-    }
-
-    /// This many bytes are about to come.
-    fn expect(&mut self, length: u32) -> Result<(), Broken> {
-        if self.has_ended && length > 0 {
-            return Err(Broken::Protocol("data behind the end of its stream"));
-        }
-        self.due = self.due.checked_sub(length).ok_or(Broken::Protocol("more data than its window takes"))?;
-        Ok(())
-    }
-
-    fn widen(&mut self, by: u32) -> Result<(), Broken> {
-        self.window = self.window.checked_add(by).ok_or(Broken::Protocol("a window beyond 32 bits"))?;
-        self.wake_writer();
-        Ok(())
-    }
-
-    /// What was reset does not end in order any more.
-    fn end(&mut self) {
-        self.has_ended |= self.broken.is_none();
-        self.wake_reader();
-    }
-
-    fn fail(&mut self, kind: io::ErrorKind) {
-        self.broken.get_or_insert(kind);
-        self.wake_reader();
-        self.wake_writer();
-    }
-
-    fn wake_reader(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-    }
-
-    fn wake_writer(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            writer.wake();
-        }
-    }
-}
-
-/// What each side may send on a stream before it hears of the other (yamux, "Flow Control").
-const WINDOW: u32 = 256 * 1024;
 /// What one stream may grow to, and all of them together.
 const MOST_WINDOW: u32 = 4 * 1024 * 1024;
 const MOST_GROWN: u32 = 16 * 1024 * 1024;

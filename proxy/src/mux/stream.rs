@@ -12,7 +12,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::state::{Channel, State};
+use super::{channel::Channel, state::State};
 
 /// One stream.
 #[derive(Debug)]

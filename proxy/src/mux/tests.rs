@@ -44,6 +44,24 @@ fn client<T: AsyncRead + AsyncWrite + Unpin + 'static>(transport: T) -> Opener {
     opener
 }
 
+/// The client's side of a link whose server says back what it hears.
+fn echoing() -> Opener {
+    let (near, far) = duplex(PIPE);
+    spawn_local(drive(far, echo));
+    client(near)
+}
+
+/// The server's side of a link, and both ends of a stream on which `request` was said.
+async fn opened() -> (Link<DuplexStream>, Stream, Opener, Stream) {
+    let (near, far) = duplex(PIPE);
+    let mut server = Link::new(far, Side::Server, BOUNDS);
+    let opener = client(near);
+    let mut stream = opener.open().unwrap();
+    stream.write_all(b"request").await.unwrap();
+    let taken = server.next().await.unwrap().unwrap();
+    (server, taken, opener, stream)
+}
+
 /// Says back what it hears, until the other side has said all.
 async fn echo(stream: Stream) {
     let (mut read, mut write) = tokio::io::split(stream);
@@ -258,12 +276,7 @@ async fn a_large_body_passes_with_a_window_that_grows_with_it() {
 async fn whoever_goes_away_takes_no_more_streams_and_finishes_those_that_are_open() {
     LocalSet::new()
         .run_until(async {
-            let (near, far) = duplex(PIPE);
-            let mut server = Link::new(far, Side::Server, BOUNDS);
-            let opener = client(near);
-            let mut stream = opener.open().unwrap();
-            stream.write_all(b"request").await.unwrap();
-            let taken = server.next().await.unwrap().unwrap();
+            let (mut server, taken, opener, mut stream) = opened().await;
             server.go_away();
             spawn_local(echo(taken));
             let ended = spawn_local(async move { server.next().await });
@@ -282,12 +295,7 @@ async fn whoever_goes_away_takes_no_more_streams_and_finishes_those_that_are_ope
 async fn a_link_that_ends_under_its_streams_breaks_them() {
     LocalSet::new()
         .run_until(async {
-            let (near, far) = duplex(PIPE);
-            let mut server = Link::new(far, Side::Server, BOUNDS);
-            let opener = client(near);
-            let mut stream = opener.open().unwrap();
-            stream.write_all(b"request").await.unwrap();
-            let mut taken = server.next().await.unwrap().unwrap();
+            let (mut server, mut taken, opener, mut stream) = opened().await;
             taken.write_all(b"half an ans").await.unwrap();
             // Sent, with the rest of the turn.
             tokio::select! {
@@ -312,12 +320,7 @@ async fn a_link_that_ends_under_its_streams_breaks_them() {
 async fn nothing_is_read_behind_a_cut() {
     LocalSet::new()
         .run_until(async {
-            let (near, far) = duplex(PIPE);
-            let mut server = Link::new(far, Side::Server, BOUNDS);
-            let opener = client(near);
-            let mut stream = opener.open().unwrap();
-            stream.write_all(b"request").await.unwrap();
-            let mut taken = server.next().await.unwrap().unwrap();
+            let (server, mut taken, _opener, _stream) = opened().await;
             server.state.borrow_mut().end(io::ErrorKind::ConnectionAborted);
             let cut = taken.read(&mut [0; 8]).await.unwrap_err();
             assert_eq!(cut.kind(), io::ErrorKind::ConnectionAborted);
@@ -360,8 +363,8 @@ async fn a_side_that_has_fallen_silent_is_noticed() {
 #[tokio::test(start_paused = true)]
 async fn whatever_breaks_the_protocol_ends_the_link() {
     let window = u32::try_from(PIPE).unwrap();
-    let opened = data(SYN, 1, b"hello");
-    let then = |next: Vec<u8>| [opened.clone(), next].concat();
+    let first = data(SYN, 1, b"hello");
+    let then = |next: Vec<u8>| [first.clone(), next].concat();
     let cases = [
         ("a version other than 0", Side::Server, [vec![1], vec![0; HEADER - 1]].concat()),
         ("a frame of no known kind", Side::Server, [vec![0, 4], vec![0; HEADER - 2]].concat()),
@@ -440,9 +443,7 @@ async fn whoever_resets_too_many_streams_opens_no_more_and_those_that_are_open_g
     LocalSet::new()
         .run_until(async {
             let most = BOUNDS.stream_resets * 10;
-            let (near, far) = duplex(PIPE);
-            spawn_local(drive(far, echo));
-            let opener = client(near);
+            let opener = echoing();
             let mut open = opener.open().unwrap();
             open.write_all(b"x").await.unwrap();
             open.read_exact(&mut [0; 1]).await.unwrap();
@@ -475,9 +476,7 @@ async fn streams_that_are_opened_and_reset_at_once_are_bounded() {
 async fn a_stream_over_the_limit_is_reset_and_the_others_go_on() {
     LocalSet::new()
         .run_until(async {
-            let (near, far) = duplex(PIPE);
-            spawn_local(drive(far, echo));
-            let opener = client(near);
+            let opener = echoing();
             let mut streams: Vec<_> = (0..257).map(|_| opener.open().unwrap()).collect();
             let mut over = streams.pop().unwrap();
             for stream in &mut streams {
