@@ -28,8 +28,6 @@ use crate::{
 pub(super) struct Http1 {
     pub(super) connection: http1::Connection,
     pub(super) terms: Terms,
-    /// It is a stream of a link, and not a connection of its own.
-    pub(super) is_of_link: bool,
 }
 
 /// Shared by many requests.

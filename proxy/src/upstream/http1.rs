@@ -89,6 +89,11 @@ impl Connection {
         self.0.borrow_mut().is_idle()
     }
 
+    /// Whether it is a stream of a link, and not a connection of its own.
+    pub(super) fn is_shared(&self) -> bool {
+        self.0.borrow().stream.as_ref().is_some_and(|stream| stream.get_ref().is_shared())
+    }
+
     /// Whether a byte of an answer has come since the request began.
     pub(super) fn has_begun(&self) -> bool {
         self.0.borrow().stream.as_ref().is_some_and(Heard::has_begun)

@@ -46,7 +46,6 @@ pub(super) struct Lease {
     pub(super) idle: Rc<Idle>,
     pub(super) _lent: Lent,
     pub(super) terms: Terms,
-    pub(super) is_of_link: bool,
     pub(super) answered: Option<Answered>,
 }
 
@@ -87,12 +86,12 @@ impl Leased {
 
     fn end(&mut self) {
         if let Came::Http1(came) = std::mem::replace(&mut self.0, Came::Nothing) {
-            let (body, Lease { idle, mut terms, is_of_link, answered, .. }) = *came;
+            let (body, Lease { idle, mut terms, answered, .. }) = *came;
             // A body that nobody asked for goes with its connection.
             drop(answered);
             if let Some(connection) = body.into_connection() {
                 terms.idle_since = Instant::now();
-                idle.put(Http1 { connection, terms, is_of_link });
+                idle.put(Http1 { connection, terms });
             }
         }
     }

@@ -99,7 +99,7 @@ impl Pool {
         let most = Most::of(&self.dialer.limits);
         let reused = if bounds.is_fresh { None } else { idle.take(over, most, Instant::now()) };
         let is_reused = reused.is_some();
-        let Http1 { connection, terms, is_of_link } = match reused {
+        let Http1 { connection, terms } = match reused {
             Some(connection) => connection,
             // On the heap, as it is rare: what waits for an answer is smaller without it.
             None => match Box::pin(self.connect_http1(destination, &idle, over, bounds)).await {
@@ -120,7 +120,7 @@ impl Pool {
                 }
                 let answered = expecting.as_ref().map(expect::Expecting::answered);
                 let peer = terms.peer();
-                let lease = Lease { idle, _lent: lent, terms, is_of_link, answered };
+                let lease = Lease { idle, _lent: lent, terms, answered };
                 Ok(Answer { response: response.map(|body| Leased::http1(body, lease)), peer, opening: None })
             }
             Ok(Err(broken)) => {

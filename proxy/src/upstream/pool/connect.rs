@@ -37,18 +37,20 @@ impl Pool {
         bounds: Bounds<'_>,
     ) -> Result<Http1, Error> {
         let _pending = bounds.pending()?;
-        let most = Most::of(&self.dialer.limits);
+        let mut linked = None;
         if over == Over::Link {
-            let linked = self.link(destination, &idle.links, Carries::ManyHttp1, Until::Retired, bounds);
-            if let Some((stream, terms)) = linked.await? {
-                let is_of_link = stream.is_shared();
-                return Ok(Http1 { connection: http1::Connection::new(stream, most), terms, is_of_link });
-            }
+            let link = self.link(destination, &idle.links, Carries::ManyHttp1, Until::Retired, bounds);
+            linked = link.await?;
         }
-        let slot = bounds.connection()?;
-        let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
-        let connection = http1::Connection::new(stream.counted(slot), most);
-        Ok(Http1 { connection, terms, is_of_link: false })
+        let (stream, terms) = if let Some(linked) = linked {
+            linked
+        } else {
+            let slot = bounds.connection()?;
+            let (stream, terms) = self.connect(destination, Carries::Http1, bounds).await?;
+            (stream.counted(slot), terms)
+        };
+        let connection = http1::Connection::new(stream, Most::of(&self.dialer.limits));
+        Ok(Http1 { connection, terms })
     }
 
     /// A stream for opaque bytes of a link; `None` if the peer takes none. Its place among the connections of its service it has

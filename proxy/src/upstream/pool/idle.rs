@@ -64,12 +64,12 @@ impl Idle {
     /// A new stream of a link that has room for it.
     pub(super) fn open(&self, most: Most, now: Instant) -> Option<Http1> {
         let (stream, terms) = self.links.open(Until::Retired, now)?;
-        Some(Http1 { connection: http1::Connection::new(stream, most), terms, is_of_link: true })
+        Some(Http1 { connection: http1::Connection::new(stream, most), terms })
     }
 
     /// Keeps it for the next request, unless nobody wants it any more.
     pub(in crate::upstream) fn put(&self, connection: Http1) {
-        let kept = if connection.is_of_link { &self.streams } else { &self.kept };
+        let kept = if connection.connection.is_shared() { &self.streams } else { &self.kept };
         let mut kept = kept.borrow_mut();
         if !self.is_closed.get() && kept.len() < self.most {
             kept.push(connection);

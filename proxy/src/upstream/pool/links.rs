@@ -79,9 +79,8 @@ impl Links {
 
     /// A new stream of a link that has room for it.
     pub(super) fn open(&self, until: Until, now: Instant) -> Option<(Stream, Terms)> {
-        let mut links = self.kept.borrow_mut();
-        links.retain(|link| link.is_usable(now));
-        links.iter().find_map(|link| link.open(until, now))
+        self.prune(now);
+        self.kept.borrow().iter().find_map(|link| link.open(until, now))
     }
 
     /// There is another.
