@@ -6,12 +6,12 @@
 //!
 //! What begins no TLS skips that stage if an exception of policy may be for it, has no identity, and is judged like the rest.
 
-mod downstream;
 mod link;
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::{Request, Version};
+use rustls::server::UnbufferedServerConnection;
 use sidegate_codes::Code;
 use sidegate_identity::Usage;
 use tokio::net::TcpStream;
@@ -28,10 +28,10 @@ use crate::{
     snapshot::{ALPN_HTTP1, ALPN_HTTP2, ALPN_MANY_HTTP1, ALPN_MANY_TCP, ALPN_TCP, Snapshot},
     telemetry::{Carried, Direction, Ends, Exchange, Record, TlsState},
     tls::{self, Terminated},
+    transport::Transport,
     upstream::{self, Answer, app::Candidate},
     worker::{Link, Worker},
 };
-use downstream::Downstream;
 
 /// One inbound connection, start to end. Each line may end it; each returns what the next one needs.
 pub(crate) async fn serve(accepted: Accepted, port: usize, worker: &Rc<Worker>) -> Result<(), Error> {
@@ -70,6 +70,18 @@ struct Arrival<'a> {
     snapshot: &'a Snapshot,
 }
 
+impl Arrival<'_> {
+    /// What all that happens on it shares.
+    fn exchange(self, client: &Client, worker: &Worker) -> Rc<Exchange> {
+        let Self { downstream, place, port, snapshot } = self;
+        let tls = if client.id().is_some() { TlsState::Mutual } else { TlsState::Plaintext };
+        let ends = Ends { source: client.id().cloned(), destination: snapshot.own_id() };
+        let link = Link { ends, tls, place: Some(place) };
+        let at = snapshot.inbound[port].forward.port();
+        Rc::new(worker.exchange(Direction::Inbound, downstream, at, link))
+    }
+}
+
 /// One connection whose client is known, to its end.
 async fn serve_client(
     stream: Downstream,
@@ -78,12 +90,9 @@ async fn serve_client(
     arrival: Arrival<'_>,
     worker: &Rc<Worker>,
 ) -> Result<(), Error> {
-    let Arrival { downstream, place, port, snapshot } = arrival;
+    let Arrival { downstream, port, snapshot, .. } = arrival;
     let inbound = &snapshot.inbound[port];
-    let tls = if client.id().is_some() { TlsState::Mutual } else { TlsState::Plaintext };
-    let ends = Ends { source: client.id().cloned(), destination: snapshot.own_id() };
-    let link = Link { ends, tls, place: Some(place) };
-    let exchange = Rc::new(worker.exchange(Direction::Inbound, downstream, inbound.forward.port(), link));
+    let exchange = arrival.exchange(&client, worker);
     if !matches!(stream, Downstream::Shared(_)) {
         worker.connected(&exchange);
     }
@@ -257,6 +266,9 @@ fn captured_for(tcp: &TcpStream, worker: &Worker) -> Result<(usize, u16), Error>
     let index = snapshot.inbound.iter().position(is_for).ok_or(Error::UndeclaredPort(port))?;
     Ok((index, port))
 }
+
+/// What comes in.
+type Downstream = Transport<UnbufferedServerConnection>;
 
 /// What a connection carries, after its protocol is known.
 enum Carries {

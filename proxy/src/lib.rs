@@ -43,6 +43,7 @@ mod telemetry;
 #[cfg(test)]
 mod test_authority;
 mod tls;
+mod transport;
 mod upstream;
 mod watch;
 mod worker;

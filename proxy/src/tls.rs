@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client};
 
-pub(crate) use stream::TlsStream;
+pub(crate) use stream::{Session, TlsStream};
 
 use crate::error::Error;
 

@@ -27,7 +27,7 @@ pub(crate) use dial::{Carries, Dialer};
 pub(crate) use leased::{BrokenAnswer, Duplex, Leased, Opened};
 pub(crate) use names::Names;
 pub(crate) use pool::{Bounds, Pool, chain};
-pub(crate) use stream::{Carried, Resets, carry_upgraded};
+pub(crate) use stream::{Carried, carry_upgraded};
 
 /// An upstream's answer, and who it proved to be.
 #[derive(Debug)]

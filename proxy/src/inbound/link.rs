@@ -11,12 +11,13 @@ use crate::{
     error::Error,
     identity::Client,
     mux::{self, Broken},
-    telemetry::{Direction, Ends, Record, TlsState},
+    telemetry::{Direction, Record},
     tls::Terminated,
-    worker::{self, Worker},
+    worker::Worker,
 };
 
-/// One link, to its end. `carries`: the ALPN that each of its streams would have as a connection. It takes no more streams when a connection would take no more requests.
+/// One link, to its end. `carries`: the ALPN that each of its streams would have as a connection. It takes no more streams when a
+/// connection would take no more requests.
 pub(super) async fn serve(
     stream: Terminated,
     carries: &'static [u8],
@@ -24,11 +25,8 @@ pub(super) async fn serve(
     arrival: Arrival<'_>,
     worker: &Rc<Worker>,
 ) -> Result<(), Error> {
-    let Arrival { downstream, place, port, snapshot } = arrival;
-    let ends = Ends { source: client.id().cloned(), destination: snapshot.own_id() };
-    let proven = worker::Link { ends, tls: TlsState::Mutual, place: Some(place) };
-    let at = snapshot.inbound[port].forward.port();
-    let exchange = Rc::new(worker.exchange(Direction::Inbound, downstream, at, proven));
+    let (downstream, port) = (arrival.downstream, arrival.port);
+    let exchange = arrival.exchange(&client, worker);
     worker.connected(&exchange);
 
     let limits = &worker.limits;

@@ -23,7 +23,7 @@ use super::{
     dial::Carries,
     pool::Failure,
     sending::Sending,
-    stream::{Carried, Resets, Stream, carry},
+    stream::{Carried, Stream, carry},
 };
 use crate::{
     authorize::Permit,
@@ -33,6 +33,7 @@ use crate::{
     http::{Checked, PEER, RequestBody},
     resilience::{End, Fault, Reason, is_idempotent},
     telemetry::{Record, metrics::RetryLabels},
+    transport::Resets,
 };
 
 /// Sends a permitted request, with the verified caller's SPIFFE ID in `x-sidegate-peer`, and again where that is safe. Who has

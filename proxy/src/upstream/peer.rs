@@ -23,7 +23,7 @@ use super::{
     dial::{Carries, Destination, Dialed},
     pool::{Failure, Lent},
     sending::Sending,
-    stream::{Carried, Resets, Stream, carry, carry_tunnel},
+    stream::{Carried, Stream, carry, carry_tunnel},
 };
 use crate::{
     balance::{Balancer, Calls, ConnectionSlot, Key, Outcome, Picked},
@@ -35,6 +35,7 @@ use crate::{
     resilience::{Fault, Reason, Stop, Time, Tries},
     snapshot::{PeerTls, Service},
     telemetry::Record,
+    transport::Resets,
 };
 
 /// A service with the means to reach it.

@@ -15,8 +15,8 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use rustls::client::UnbufferedClientConnection;
 use sidegate_codes::Code;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -26,17 +26,17 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::copy::both_ways;
 use crate::{
     balance::ConnectionSlot,
-    detect::{NotHttp, Rewound},
     error::Error,
     mux,
     snapshot::{ALPN_MANY_HTTP1, ALPN_MANY_TCP},
-    tls::{Originated, Terminated},
+    tls::Originated,
+    transport::{Resets, Transport},
 };
 
 /// A connected stream to an upstream.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    io: Io,
+    io: Transport<UnbufferedClientConnection>,
     severed: Arc<Severed>,
     /// Says that the stream is gone.
     closed: DropGuard,
@@ -49,13 +49,6 @@ pub(crate) struct Stream {
 pub(crate) struct Cut {
     severed: Arc<Severed>,
     closed: CancellationToken,
-}
-
-#[derive(Debug)]
-enum Io {
-    Plain(TcpStream),
-    Tls(Originated),
-    Shared(mux::Stream),
 }
 
 #[derive(Debug, Default)]
@@ -95,12 +88,6 @@ impl Carried {
         }
         Error::expired(Code::IdleTimeout, "limits.opaqueIdleTimeout")
     }
-}
-
-/// A stream whose end can be told apart: closed in order, or reset.
-pub(crate) trait Resets {
-    /// Whether it is reset when it is dropped. Else it is then closed in order.
-    fn resets_on_close(&self, resets: bool) -> io::Result<()>;
 }
 
 /// Copies until both directions have ended. A half that closes closes the other's half alone, so protocols that
@@ -159,36 +146,36 @@ where
 impl Stream {
     /// To the local application.
     pub(super) fn plain(tcp: TcpStream) -> Self {
-        Self::new(Io::Plain(tcp))
+        Self::new(Transport::Plain(tcp))
     }
 
     /// To a peer.
     pub(super) fn tls(stream: Originated) -> Self {
-        Self::new(Io::Tls(stream))
+        Self::new(Transport::Tls(stream))
     }
 
     /// One of many over a link to a peer.
     pub(super) fn shared(stream: mux::Stream) -> Self {
-        Self::new(Io::Shared(stream))
+        Self::new(Transport::Shared(stream))
     }
 
     /// Whether it is one of many.
     pub(super) fn is_shared(&self) -> bool {
-        matches!(self.io, Io::Shared(_))
+        matches!(self.io, Transport::Shared(_))
     }
 
     /// Whether the peer has agreed that it is a link for many streams.
     pub(super) fn is_link(&self) -> bool {
-        let Io::Tls(stream) = &self.io else { return false };
+        let Transport::Tls(stream) = &self.io else { return false };
         matches!(stream.agreed().alpn_protocol(), Some(ALPN_MANY_HTTP1 | ALPN_MANY_TCP))
     }
 
     /// Whether the peer has said that it takes no more on the link that this is a stream of.
     pub(super) fn is_left(&self) -> bool {
-        matches!(&self.io, Io::Shared(stream) if stream.is_left())
+        matches!(&self.io, Transport::Shared(stream) if stream.is_left())
     }
 
-    fn new(io: Io) -> Self {
+    fn new(io: Transport<UnbufferedClientConnection>) -> Self {
         Self { io, severed: Arc::default(), closed: CancellationToken::new().drop_guard(), _slot: None }
     }
 
@@ -226,38 +213,9 @@ impl Severed {
     }
 }
 
-impl Resets for TcpStream {
-    fn resets_on_close(&self, resets: bool) -> io::Result<()> {
-        SockRef::from(self).set_linger(resets.then_some(Duration::ZERO))
-    }
-}
-
-impl Resets for Terminated {
-    fn resets_on_close(&self, resets: bool) -> io::Result<()> {
-        self.tcp().resets_on_close(resets)
-    }
-}
-
-impl<S: Resets> Resets for Rewound<S> {
-    fn resets_on_close(&self, resets: bool) -> io::Result<()> {
-        self.get_ref().resets_on_close(resets)
-    }
-}
-
-impl<S: Resets> Resets for NotHttp<S> {
-    fn resets_on_close(&self, resets: bool) -> io::Result<()> {
-        self.get_ref().resets_on_close(resets)
-    }
-}
-
 impl Resets for Stream {
     fn resets_on_close(&self, resets: bool) -> io::Result<()> {
-        match &self.io {
-            Io::Plain(tcp) => tcp.resets_on_close(resets),
-            Io::Tls(stream) => stream.tcp().resets_on_close(resets),
-            // It is reset unless both sides have ended it.
-            Io::Shared(_) => Ok(()),
-        }
+        self.io.resets_on_close(resets)
     }
 }
 
@@ -267,11 +225,7 @@ impl AsyncRead for Stream {
         // Registered first: a cut in between is then seen by the check.
         this.severed.reader.register(cx.waker());
         this.severed.check()?;
-        match &mut this.io {
-            Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            Io::Shared(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        Pin::new(&mut this.io).poll_read(cx, buf)
     }
 }
 
@@ -279,27 +233,15 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.severed.check()?;
-        match &mut this.io {
-            Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-            Io::Shared(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+        Pin::new(&mut this.io).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
-            Io::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Io::Shared(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
-            Io::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Io::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Io::Shared(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -309,19 +251,11 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.severed.check()?;
-        match &mut this.io {
-            Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Io::Shared(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Io::Plain(stream) => stream.is_write_vectored(),
-            Io::Tls(stream) => stream.is_write_vectored(),
-            Io::Shared(stream) => stream.is_write_vectored(),
-        }
+        self.io.is_write_vectored()
     }
 }
 
