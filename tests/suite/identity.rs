@@ -216,12 +216,7 @@ async fn a_removed_root_ends_open_connections_within_a_second() {
     open.write_all(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n").await.unwrap();
     assert_ne!(open.read(&mut [0; 1024]).await.unwrap(), 0);
 
-    // A new root with a new SVID for the sidecar itself; the old root is gone.
-    let other = Authority::new();
-    let own = other.svid(&id("payments"));
-    sidecar.replace("svid.pem", &own.chain);
-    sidecar.replace("key.pem", &own.key);
-    sidecar.replace("bundle.pem", &other.bundle());
+    sidecar.move_away("payments");
     let changed = std::time::Instant::now();
     let read = tokio::time::timeout(PATIENCE, open.read(&mut [0; 1024])).await.expect("still open");
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
@@ -246,11 +241,7 @@ async fn a_removed_root_ends_outbound_streams_too() {
     let mut body = client.open(request).await.unwrap().into_body();
     assert!(body.frame().await.unwrap().is_ok(), "the stream is open");
 
-    let other = Authority::new();
-    let own = other.svid(&id("orders"));
-    orders.replace("svid.pem", &own.chain);
-    orders.replace("key.pem", &own.key);
-    orders.replace("bundle.pem", &other.bundle());
+    orders.move_away("orders");
     let broken = tokio::time::timeout(PATIENCE, async { while let Some(Ok(_)) = body.frame().await {} });
     broken.await.expect("the stream outlives the root of its peer");
     orders.logged(|line| line["code"] == "SG0311");

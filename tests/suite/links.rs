@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use hyper::body::Frame;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,15 +15,15 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_stream::{StreamExt, wrappers::IntervalStream};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
 use crate::{
     mesh::{
         Authority, Body, Connection, Does, Endpoint, Http, PATIENCE, Port, Service, Sidecar, body, client_h1,
-        id, stream_of, tls,
+        id, tls,
     },
-    websocket::{HANDSHAKE, SWITCHED, chat},
+    streams::{breaks_off, ticking},
+    websocket::{SWITCHED, chat, open},
 };
 
 const CALLERS: &str = "
@@ -94,15 +93,6 @@ fn echoed(said: hyper::body::Incoming) -> Body {
     said.map_err(io::Error::other).boxed_unsync()
 }
 
-/// Answers that tick without end.
-async fn ticking() -> Service {
-    Service::start(|_| async {
-        let ticks = IntervalStream::new(tokio::time::interval(Duration::from_millis(10)));
-        Response::new(stream_of(ticks.map(|_| Frame::data(Bytes::from_static(b"tick")))))
-    })
-    .await
-}
-
 fn request(method: &str, target: &str, said: impl Into<Bytes>) -> Request<Body> {
     Request::builder().method(method).uri(target).header("host", "payments").body(body(said)).unwrap()
 }
@@ -117,28 +107,6 @@ async fn call(orders: &Sidecar, request: Request<Body>) -> Response<hyper::body:
         std::future::pending::<()>().await;
     });
     answer
-}
-
-/// A new root with a new SVID for the sidecar itself; the old root is gone.
-fn move_away(sidecar: &Sidecar, account: &str) {
-    let other = Authority::new();
-    let own = other.svid(&id(account));
-    sidecar.replace("svid.pem", &own.chain);
-    sidecar.replace("key.pem", &own.key);
-    sidecar.replace("bundle.pem", &other.bundle());
-}
-
-/// Waits until an answer breaks off.
-async fn is_cut(mut answer: hyper::body::Incoming) {
-    let cut = async {
-        while let Some(frame) = answer.frame().await {
-            if frame.is_err() {
-                return "a cut";
-            }
-        }
-        "an end"
-    };
-    assert_eq!(timeout(PATIENCE, cut).await.expect("it goes on"), "a cut");
 }
 
 /// How many connections of peers a sidecar has seen.
@@ -201,7 +169,7 @@ async fn a_change_of_policy_cuts_the_streams_that_it_denies_and_no_other_of_thei
     payments.accessed_times(MANY / 2, |line| line["code"] == "SG0207" && line["path"] == "/watch");
     for (target, mut answer) in answers {
         if target == "/watch" {
-            is_cut(answer).await;
+            breaks_off(answer).await;
             continue;
         }
         for _ in 0..20 {
@@ -218,10 +186,10 @@ async fn a_link_carries_nothing_more_when_its_peer_is_trusted_no_longer() {
     for _ in 0..MANY {
         answers.push(call(&orders, request("GET", "/kept", "")).await.into_body());
     }
-    move_away(&payments, "payments");
+    payments.move_away("payments");
     payments.accessed_times(MANY, |line| line["path"] == "/kept" && line["code"] == "SG0311");
     for answer in answers {
-        is_cut(answer).await;
+        breaks_off(answer).await;
     }
 }
 
@@ -233,9 +201,9 @@ async fn whoever_calls_drops_the_streams_of_a_server_that_it_trusts_no_longer() 
     for _ in 0..MANY {
         answers.push(call(&orders, request("GET", "/kept", "")).await.into_body());
     }
-    move_away(&orders, "orders");
+    orders.move_away("orders");
     for answer in answers {
-        is_cut(answer).await;
+        breaks_off(answer).await;
     }
 }
 
@@ -282,13 +250,8 @@ async fn a_websocket_has_a_connection_of_its_own_beside_a_busy_link() {
     let orders = Sidecar::start("orders", &authority, CALLERS, &to_payments);
     let mut sockets = Vec::new();
     for _ in 0..10 {
-        let mut socket = TcpStream::connect(orders.outbound()).await.unwrap();
-        socket.write_all(HANDSHAKE.as_bytes()).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(socket.read_u8().await.unwrap());
-        }
-        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", head.escape_ascii());
+        let (socket, head) = open(&orders).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         sockets.push(socket);
     }
     assert_eq!(connections(&payments).await, sockets.len());
@@ -620,7 +583,7 @@ async fn opaque_connections_on_a_link_are_cut_when_either_side_trusts_the_other_
         let (orders, payments) = opaque_pair(app);
         let open = all_open(&orders).await;
         let (sidecar, account) = if of_server { (&payments, "payments") } else { (&orders, "orders") };
-        move_away(sidecar, account);
+        sidecar.move_away(account);
         for client in open {
             assert_eq!(reset(client).await, io::ErrorKind::ConnectionReset);
         }

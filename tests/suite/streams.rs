@@ -29,7 +29,7 @@ fn without_watch() -> String {
 }
 
 /// Answers that tick without end.
-async fn ticking() -> Service {
+pub(crate) async fn ticking() -> Service {
     Service::start(|_| async {
         let ticks = IntervalStream::new(tokio::time::interval(Duration::from_millis(10)));
         Response::new(stream_of(ticks.map(|_| Frame::data(Bytes::from_static(b"tick")))))
@@ -43,7 +43,7 @@ fn get(target: &str) -> Request<Body> {
 }
 
 /// Whether the answer breaks off, and how long that took.
-async fn breaks_off(mut answer: hyper::body::Incoming) -> Duration {
+pub(crate) async fn breaks_off(mut answer: hyper::body::Incoming) -> Duration {
     let start = Instant::now();
     loop {
         match timeout(PATIENCE, answer.frame()).await.expect("a frame or an end") {

@@ -75,7 +75,7 @@ fn pair(app: SocketAddr) -> (Sidecar, Sidecar) {
     (orders, payments)
 }
 
-async fn open(orders: &Sidecar) -> (TcpStream, String) {
+pub(crate) async fn open(orders: &Sidecar) -> (TcpStream, String) {
     let mut client = TcpStream::connect(orders.outbound()).await.unwrap();
     client.write_all(HANDSHAKE.as_bytes()).await.unwrap();
     let answer = head(&mut client).await;

@@ -165,6 +165,15 @@ impl Sidecar {
         fs::rename(beside, self.folder.path().join(file)).unwrap();
     }
 
+    /// Replaces its root by a new one, and its SVID by one of that; the old root is gone.
+    pub(crate) fn move_away(&self, account: &str) {
+        let other = Authority::new();
+        let own = other.svid(&super::id(account));
+        self.replace("svid.pem", &own.chain);
+        self.replace("key.pem", &own.key);
+        self.replace("bundle.pem", &other.bundle());
+    }
+
     /// A folder with the same files; a socket is none.
     pub(crate) fn copy(&self) -> TempDir {
         let copy = TempDir::new().unwrap();
